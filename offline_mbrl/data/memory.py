@@ -1,0 +1,168 @@
+"""A dataset that fits on the device: columns and episode bounds, and pure samplers that run inside the scan."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.data import steps
+from offline_mbrl.types import Array, PyTree, Trajectory, Transition, UsageError
+
+# The names that other libraries give to the same fields.
+SYNONYMS = {
+    "observations": "observation", "actions": "action", "rewards": "reward", "terminals": "is_terminal",
+    "terminations": "is_terminal", "timeouts": "is_truncated", "truncations": "is_truncated",
+    "next_observations": "next_observation", "terminal": "is_terminal", "truncated": "is_truncated",
+}  # fmt: skip
+REQUIRED = ("observation", "action", "reward")
+FLAGS = (*steps.FLAGS, "is_truncated")
+
+
+class Dataset(NamedTuple):
+    """Columns over all R records, frames stored once, and where the N transitions and the episodes' ends are."""
+
+    observation: PyTree  # [R, ...]
+    action: Array  # [R, ...]   meaningless on an episode's last record
+    reward: Array  # [R]
+    discount: Array  # [R]   0 on the step that leads to a true terminal
+    episode_end: Array  # [R] int32 row of the last record of this record's episode
+    starts: Array  # [N] int32 rows that begin a transition
+    extras: PyTree = ()
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, Any]) -> "Dataset":
+        """Your own data: a dict of numpy arrays with one row per step.
+
+        Args:
+          arrays: `observation` (an array or a dict of arrays), `action`, `reward`, all `[N, ...]`, and the ends
+            of episodes in one of two layouts. RLDS: `is_last` and `is_terminal` (a record without action closes
+            each episode). Transitions (D4RL): `is_terminal`, `is_truncated`, optionally `next_observation`.
+            Plural and D4RL names (`observations`, `terminals`, `timeouts`, ...) are understood.
+
+        Raises:
+          UsageError: a field is missing, unknown, of another length, not numeric, or not finite; or no transition
+            is left.
+        """
+        return from_columns(steps.align(records_from_arrays(arrays)))
+
+
+def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Checks a dict of arrays and returns RLDS records; see `Dataset.from_arrays`."""
+    fields = {SYNONYMS.get(name, name): jax.tree.map(np.asarray, value) for name, value in arrays.items()}
+    for name in REQUIRED:
+        if name not in fields:
+            close = difflib.get_close_matches(name, arrays, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"field {name!r} is missing from the arrays (found: {', '.join(sorted(arrays))}){hint}")
+    _check_fields(fields)
+    if not any(name in fields for name in FLAGS):
+        raise UsageError(
+            "nothing tells where episodes end: add `is_last` and `is_terminal` (RLDS), or `is_terminal` and "
+            "`is_truncated` (one row per transition)")  # fmt: skip
+    if "is_last" in fields or "is_first" in fields:
+        return fields
+    fields.setdefault("is_terminal", np.zeros(len(fields["reward"]), bool))
+    return steps.from_transitions(fields)
+
+
+def _check_fields(fields: Mapping[str, Any]) -> None:
+    size = np.shape(fields["reward"])
+    if len(size) != 1:
+        raise UsageError(f"field 'reward' must have one axis [N], got shape {size}")
+    if not size[0]:
+        raise UsageError("the arrays are empty: 0 steps")
+    for path, column in jax.tree_util.tree_leaves_with_path(fields):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if column.ndim == 0 or len(column) != size[0]:
+            raise UsageError(f"field {name!r} has shape {column.shape}, but reward has {size[0]} rows")
+        if column.dtype.kind not in "biuf":
+            raise UsageError(f"field {name!r} has dtype {column.dtype}: numbers or booleans are needed")
+        if name in FLAGS and column.ndim != 1:
+            raise UsageError(f"field {name!r} must have one axis [N], got shape {column.shape}")
+        if column.dtype.kind == "f" and not np.isfinite(column).all():
+            row = int(np.argwhere(~np.isfinite(column))[0][0])
+            raise UsageError(f"field {name!r} is not finite at row {row}; remove or repair that episode first")
+
+
+def from_columns(aligned: steps.Aligned) -> Dataset:
+    """Aligned columns to a Dataset of host arrays: float32, int32 actions, uint8 frames kept as they are."""
+    columns = dict(aligned.columns)
+    size = len(columns["reward"])
+    lengths = np.diff(np.concatenate([[-1], aligned.episode_ends]))
+    episode_end = np.repeat(aligned.episode_ends, lengths).astype(np.int32)
+    starts = np.flatnonzero(np.arange(size) != episode_end).astype(np.int32)
+    if not len(starts):
+        raise UsageError("no transition is left: every episode has a single record")
+    fields = {name: jax.tree.map(_device_dtype, columns.pop(name)) for name in (*REQUIRED, "discount")}
+    return Dataset(**fields, episode_end=episode_end, starts=starts, extras=jax.tree.map(_device_dtype, columns))
+
+
+def _device_dtype(column: np.ndarray) -> np.ndarray:
+    if column.dtype.kind == "f":
+        return np.asarray(column, np.float32)
+    return np.asarray(column, np.int32) if column.dtype in (np.int64, np.uint32, np.uint64) else np.asarray(column)
+
+
+# --- samplers: (dataset, key) -> batch ---
+
+
+def transitions(batch_size: int) -> Callable[[Dataset, Array], Transition]:
+    """A sampler of `batch_size` transitions, uniform over steps, with replacement."""
+
+    def sample(dataset: Dataset, key: Array) -> Transition:
+        rows = _uniform(dataset.starts, key, batch_size)
+        take = lambda tree: jax.tree.map(lambda column: column[rows], tree)  # noqa: E731
+        return Transition(
+            observation=take(dataset.observation), action=take(dataset.action), reward=take(dataset.reward),
+            discount=take(dataset.discount), extras=take(dataset.extras),
+            next_observation=jax.tree.map(lambda column: column[rows + 1], dataset.observation))  # fmt: skip
+
+    return sample
+
+
+def windows(
+    batch_size: int, length: int, *, start_on_final: bool = False
+) -> Callable[[Dataset, Array], Trajectory]:
+    """A sampler of `batch_size` windows of `length` steps, uniform over their first step, with replacement.
+
+    Args:
+      batch_size: B.
+      length: T, so that observations are `[B, T + 1, ...]`.
+      start_on_final: also start on the last record of an episode, as ROSMO's released sampler does; such a window
+        is masked throughout.
+    """
+
+    def sample(dataset: Dataset, key: Array) -> Trajectory:
+        if start_on_final:
+            rows = jax.random.randint(key, (batch_size,), 0, dataset.reward.shape[0])
+        else:
+            rows = _uniform(dataset.starts, key, batch_size)
+        return jax.vmap(lambda row: window(dataset, row, length=length))(rows)
+
+    return sample
+
+
+def window(dataset: Dataset, row: Array, *, length: int) -> Trajectory:
+    """The window of `length` steps that starts at `row` []; see `Trajectory` for what stands past the end."""
+    chex.assert_shape(row, ())
+    end = dataset.episode_end[row]
+    rows = row + jnp.arange(length + 1)
+    happened = rows[:-1] < end
+    terminated = dataset.discount[jnp.maximum(end - 1, 0)] == 0  # how this episode ended
+    rows = jnp.minimum(rows, end)
+    take = lambda tree: jax.tree.map(lambda column: column[rows[:-1]], tree)  # noqa: E731
+    return Trajectory(
+        observation=jax.tree.map(lambda column: column[rows], dataset.observation),
+        action=take(dataset.action),
+        reward=jnp.where(happened, dataset.reward[rows[:-1]], 0.0),
+        discount=jnp.where(happened, dataset.discount[rows[:-1]], 1.0 - terminated),
+        mask=happened.astype(jnp.float32),
+        extras=take(dataset.extras))  # fmt: skip
+
+
+def _uniform(choices: Array, key: Array, size: int) -> Array:
+    return choices[jax.random.randint(key, (size,), 0, choices.shape[0])]

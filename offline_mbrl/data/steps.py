@@ -1,0 +1,97 @@
+"""RLDS steps to aligned columns: the one place where the ends of episodes are decided.
+
+A record is one RLDS step: an observation, the action taken there, and the reward and discount that the action
+caused. The last record of an episode holds only an observation. From every source the same four rules apply:
+
+* an episode ends at `is_last`, at `is_terminal`, before the next `is_first`, and where the source's episode ends;
+* the step out of an episode's last record is no transition;
+* `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never stops bootstrapping;
+* an episode of a single record holds no transition: it is dropped and counted.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+FLAGS = ("is_first", "is_last", "is_terminal")
+
+
+class Aligned(NamedTuple):
+    """Columns over R records of E episodes, and what was left out."""
+
+    columns: dict[str, Any]  # observation, action, reward, discount, and any extras: [R, ...]
+    episode_ends: np.ndarray  # [E] row of each episode's last record
+    dropped: dict[str, int]  # reason -> number of records
+
+
+def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) -> Aligned:
+    """Aligns R consecutive RLDS records.
+
+    Args:
+      records: `observation` (a pytree), `action`, `reward` and any of `is_first`, `is_last`, `is_terminal`, all
+        `[R, ...]`; further fields are carried along. A `discount` in the source is ignored: the flags decide.
+      source_lengths: `[E']` lengths of the source's own episodes, where it has them.
+
+    Returns:
+      Columns with `discount` `[R]`, the episodes' ends, and the number of dropped records by reason.
+    """
+    size = len(records["reward"])
+    first, last, terminal = (np.asarray(records.get(name, np.zeros(size, bool)), bool) for name in FLAGS)
+    ends = last | terminal
+    ends[:-1] |= first[1:]
+    if source_lengths is not None and len(source_lengths):
+        ends[np.cumsum(source_lengths) - 1] = True
+    ends[-1:] = True
+    starts = np.concatenate([[True], ends[:-1]])[:size]
+    single = starts & ends
+    discount = np.ones(size, np.float32)
+    discount[:-1][terminal[1:] & ~ends[:-1]] = 0.0
+    columns = {name: value for name, value in records.items() if name not in (*FLAGS, "discount")}
+    columns |= {"discount": discount}
+    columns = jax.tree.map(lambda column: np.asarray(column)[~single], columns)
+    dropped = {"episodes of a single record": int(single.sum())} if single.any() else {}
+    return Aligned(columns, np.flatnonzero(ends[~single]), dropped)
+
+
+def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Turns a table of transitions (the D4RL layout) into RLDS records.
+
+    Args:
+      fields: `observation`, `action`, `reward` `[N, ...]`; `is_terminal` `[N]`, true where the step ended in a
+        terminal state; optionally `is_truncated` `[N]`, true where it was cut, and `next_observation` `[N, ...]`.
+
+    Returns:
+      Records with one more row per episode, the observation its last step led to. Without `next_observation` the
+      last step of a truncated episode has no known outcome: its record becomes the episode's last; the last step
+      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from.
+    """
+    terminal = np.asarray(fields["is_terminal"], bool)
+    truncated = np.asarray(fields.get("is_truncated", np.zeros_like(terminal)), bool)
+    following = fields.get("next_observation")
+    ends = terminal | truncated
+    ends[-1:] = True
+    extended = ends if following is not None else terminal
+    rows = np.repeat(np.arange(len(ends)), 1 + extended)  # the added row is a copy of its episode's last step
+    added = np.zeros(len(rows), bool)
+    added[1:] = rows[1:] == rows[:-1]
+    records = {
+        name: jax.tree.map(lambda column: np.asarray(column)[rows], value)
+        for name, value in fields.items()
+        if name not in ("is_terminal", "is_truncated", "next_observation")
+    }
+    if following is not None:
+        records["observation"] = jax.tree.map(
+            lambda column, after: _overwrite(column, added, np.asarray(after)[rows[added]]),
+            records["observation"], following)  # fmt: skip
+    records["is_last"] = added | (ends[rows] & ~extended[rows])
+    records["is_terminal"] = added & terminal[rows]
+    records["is_first"] = np.concatenate([[True], records["is_last"][:-1]])[: len(rows)]
+    return records
+
+
+def _overwrite(column: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:
+    column = column.copy()
+    column[where] = values
+    return column

@@ -1,0 +1,25 @@
+"""Settings that every test runs under; they are set here so that pytest really sees them."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MUJOCO_GL", "disabled")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _data_root(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's own datasets."""
+    monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path_factory.getbasetemp() / "data"))
+
+
+@pytest.fixture
+def debug_nans():
+    """Makes every NaN produced under jit an error."""
+    with jax.debug_nans(True):
+        yield
