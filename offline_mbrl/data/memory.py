@@ -52,7 +52,7 @@ class Dataset(NamedTuple):
 
 def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Checks a dict of arrays and returns RLDS records; see `Dataset.from_arrays`."""
-    fields = {SYNONYMS.get(name, name): jax.tree.map(np.asarray, value) for name, value in arrays.items()}
+    fields = {SYNONYMS.get(name, name): _as_arrays(value) for name, value in arrays.items()}
     for name in REQUIRED:
         if name not in fields:
             close = difflib.get_close_matches(name, arrays, n=1)
@@ -67,6 +67,13 @@ def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
         return fields
     fields.setdefault("is_terminal", np.zeros(len(fields["reward"]), bool))
     return steps.from_transitions(fields)
+
+
+def _as_arrays(value: Any) -> PyTree:
+    """A mapping is a tree of columns; anything else is one column, lists included."""
+    if isinstance(value, Mapping):
+        return {name: _as_arrays(inner) for name, inner in value.items()}
+    return np.asarray(value)
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
