@@ -1,0 +1,69 @@
+"""Trunks of networks: flax modules, used through the `init` and `apply` of whoever composes them."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.types import Array, PyTree
+
+
+def fan_in_normal(fan_in: int) -> nn.initializers.Initializer:
+    """Normal cut at two sigma with standard deviation `1 / sqrt(fan_in)`, without variance correction (haiku's)."""
+    return nn.initializers.truncated_normal(stddev=fan_in**-0.5)
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them; the input is flattened."""
+
+    sizes: Sequence[int]
+    activate_final: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """One input of any shape to `[sizes[-1]]`."""
+        x = jnp.ravel(x)
+        for i, size in enumerate(self.sizes):
+            x = nn.Dense(size, kernel_init=fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            if self.activate_final or i + 1 < len(self.sizes):
+                x = nn.relu(x)
+        return x
+
+
+class ActionConditioned(nn.Module):
+    """Dense layers on a state beside a one-hot action, the first split into a state part and a row per action.
+
+    The same function as on their concatenation, but under a vmap over actions alone the state part is computed
+    once, which is where most of a one-step lookahead's time would go.
+    """
+
+    sizes: Sequence[int]
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, x: Array, action: Array) -> Array:
+        """State `[D]` and action `[]` to `[sizes[-1]]`."""
+        init = fan_in_normal(x.shape[0] + self.num_actions)
+        rows = _ActionRows(self.num_actions, self.sizes[0], init, name="action")(action)
+        x = nn.Dense(self.sizes[0], kernel_init=init, name="layer_0")(x) + rows
+        for i, size in enumerate(self.sizes[1:], 1):
+            x = nn.relu(x)
+            x = nn.Dense(size, kernel_init=fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+        return x
+
+
+class _ActionRows(nn.Module):
+    num_actions: int
+    size: int
+    init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, action: Array) -> Array:
+        kernel = self.param("kernel", self.init, (self.num_actions, self.size))
+        return jax.nn.one_hot(action, self.num_actions) @ kernel
+
+
+def flat(observation: PyTree) -> Array:
+    """Any observation as one float vector: leaves in tree order (dict keys sorted), each flattened in C order."""
+    return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(observation)])
