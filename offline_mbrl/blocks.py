@@ -1,0 +1,115 @@
+"""Many updates as one pure function of one seed, and what becomes of a seed that turns non-finite."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.types import Array, Learner, PyTree
+
+NEVER = np.iinfo(np.int32).max
+
+
+class Report(NamedTuple):
+    """What one block tells about one seed."""
+
+    metrics: dict[str, Array]  # [] mean over the block
+    metric_failed_at: dict[str, Array]  # [] int32: the update whose metric was non-finite first, else NEVER
+    leaf_failed: list[Array]  # [] bool per leaf of the state: holds a non-finite value that was finite before
+
+
+def update(learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, split: Callable = lambda batch: batch):
+    """One update: sample, then step.
+
+    Args:
+      learner: the learner.
+      state: its state.
+      dataset: what `learner.sample` draws from.
+      key: consumed.
+      split: applied to the batch (`sharding.split_batch`).
+
+    Returns:
+      (state, metrics).
+    """
+    key_sample, key_step = jax.random.split(key)
+    return learner.step(state, split(learner.sample(dataset, key_sample)), key_step)
+
+
+def run_block(
+    learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, start: Array | int, num_steps: Array | int,
+    split: Callable = lambda batch: batch,
+) -> tuple[PyTree, Report]:  # fmt: skip
+    """`num_steps` updates of one seed. Pure; `start` and `num_steps` may be traced.
+
+    Args:
+      learner: the learner.
+      state: its state before the block.
+      dataset: what `learner.sample` draws from.
+      key: the seed's key for updates; update `t` uses `fold_in(key, t)`.
+      start: [] number of updates done before.
+      num_steps: [] updates to do, at least 1.
+      split: applied to every batch (`sharding.split_batch`).
+
+    Returns:
+      The state after the block, and the block's report.
+    """
+    # A jitted function is traced once for its shapes here and for the loop below; `inline` leaves no call behind.
+    one = lambda state, t: update(learner, state, dataset, jax.random.fold_in(key, t), split=split)  # noqa: E731
+    step = jax.jit(one, inline=True)
+    start = jnp.asarray(start, jnp.int32)
+    names = list(jax.eval_shape(step, state, start)[1])
+
+    def body(t, carry):
+        state, totals, failed_at = carry
+        state, metrics = step(state, t)
+        metrics = {name: jnp.asarray(metrics[name], jnp.float32) for name in names}
+        now = {name: jnp.where(jnp.isfinite(metrics[name]), NEVER, t) for name in names}
+        return state, jax.tree.map(jnp.add, totals, metrics), jax.tree.map(jnp.minimum, failed_at, now)
+
+    zero = {name: jnp.zeros((), jnp.float32) for name in names}
+    never = {name: jnp.full((), NEVER, jnp.int32) for name in names}
+    after, totals, failed_at = jax.lax.fori_loop(start, start + num_steps, body, (state, zero, never))
+    means = {name: total / num_steps for name, total in totals.items()}
+    return after, Report(means, failed_at, newly_nonfinite(state, after))
+
+
+def newly_nonfinite(before: PyTree, after: PyTree) -> list[Array]:
+    """[] bool per leaf: some element is non-finite that was finite before (a state may hold an infinity on purpose)."""
+
+    def changed(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return jnp.zeros((), bool)
+        return jnp.any(jnp.isfinite(old) & ~jnp.isfinite(new))
+
+    return [changed(old, new) for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
+
+
+def freeze(before: PyTree, after: PyTree, alive: Array, report: Report) -> tuple[PyTree, Array]:
+    """Keeps `after` for a seed that is alive and stayed finite, else puts `before` back and marks it dead."""
+    bad = [at < NEVER for at in report.metric_failed_at.values()] + report.leaf_failed
+    alive = alive & ~jnp.any(jnp.stack(bad))
+    return jax.tree.map(lambda new, old: jnp.where(alive, new, old), after, before), alive
+
+
+def validate(
+    learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, num_batches: int,
+    split: Callable = lambda batch: batch,
+) -> dict[str, Array]:  # fmt: skip
+    """Mean metrics of one seed's `learner.step` on batches of held-out data; the states it returns are discarded.
+
+    Args:
+      learner: the learner.
+      state: its state (one seed's).
+      dataset: held-out data that `learner.sample` draws from.
+      key: consumed.
+      num_batches: how many batches to average over.
+      split: applied to every batch (`sharding.split_batch`).
+
+    Returns:
+      [] float32 per metric.
+    """
+    keys = jax.random.split(key, num_batches)
+    metrics = jax.lax.map(lambda key: update(learner, state, dataset, key, split=split)[1], keys)
+    return {name: jnp.mean(jnp.asarray(value, jnp.float32)) for name, value in metrics.items()}

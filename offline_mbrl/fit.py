@@ -1,0 +1,297 @@
+"""The only training loop: blocks of many updates in one dispatch, hooks on the host between them.
+
+Randomness depends only on (key, seed, update): seed `s` has the key `fold_in(key, s)`, and update `t` folds `t` into
+its part of it. So a run that starts again from a saved `FitState` repeats the uninterrupted one, whatever the blocks.
+The number of updates in a block is a traced argument, so neither a shorter last block nor a refresh recompiles.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from offline_mbrl import sharding
+from offline_mbrl.blocks import NEVER, Report, freeze, newly_nonfinite, run_block, validate
+from offline_mbrl.types import Array, Learner, PyTree, UsageError
+
+
+class FitState(NamedTuple):
+    """Everything a run needs to go on, apart from its key."""
+
+    learner: PyTree  # the learner's state; every leaf has a leading axis [S] when seeds are given
+    alive: Array  # [S], or [] without seeds: false once the seed became non-finite and was frozen
+    step: Array  # [] int32 updates done
+
+
+class Progress(NamedTuple):
+    """What a hook sees after a block. `state` is donated to the next block: copy what outlives the call."""
+
+    step: int  # updates done
+    state: FitState
+    metrics: dict[str, np.ndarray]  # mean over the block's updates, [S] or []; NaN for a frozen seed
+    failures: dict[int, str]  # seed -> which figure became non-finite, and when
+    num_updates: int  # updates in this block
+    seconds: float  # wall time of this block, without compilation
+    block_updates: int  # the block length in use (pass it to `fit` when resuming)
+
+
+class FitResult(NamedTuple):
+    """How a run ended."""
+
+    state: FitState
+    failures: dict[int, str]  # seed -> which figure became non-finite, and when; seed 0 where none was given
+    stopped: str | None  # why it ended early, or None
+    compile_seconds: float
+    update_seconds: float  # in blocks and refreshes; hooks and compilation excluded
+    num_updates: int  # updates done by this call
+    flops_per_update: float | None  # of all seeds together, as the compiler counts them; None where it does not
+    block_updates: int
+
+
+Hook = Callable[[Progress], str | None]  # a returned string stops the run and is its reason
+
+
+def keys_for(key: Array, seeds: Sequence[int] | None) -> Array:
+    """[S, 3] keys (or [3] without seeds): of init, of updates, of refreshes."""
+    if seeds is None:
+        return jax.random.split(key, 3)
+    return jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), 3))(jnp.asarray(seeds, jnp.uint32))
+
+
+# --- the learner's state, for one seed or many ---
+
+
+def init(
+    learner: Learner, dataset: PyTree, *, key: Array, seeds: Sequence[int] | None = None, statistics: PyTree = (),
+    given: PyTree = (),
+) -> FitState:  # fmt: skip
+    """The state of a run before its first update; pure, so `jax.eval_shape` of it gives a template to restore into.
+
+    Args:
+      learner: the learner.
+      dataset: what `learner.sample` draws from; an example batch is drawn for `learner.init`.
+      key: the run's key.
+      seeds: S seed numbers, or None for a single unbatched state.
+      statistics: the dataset's statistics, shared by the seeds.
+      given: what earlier stages hand on; with a leading axis [S] when seeds are given.
+    """
+
+    def one(keys: Array, given: PyTree) -> PyTree:
+        key_sample, key_init = jax.random.split(keys[0])
+        return learner.init(key_init, learner.sample(dataset, key_sample), statistics, given)
+
+    many = one if seeds is None else jax.vmap(one)
+    state = many(keys_for(key, seeds), given)
+    return FitState(state, jnp.ones(() if seeds is None else (len(seeds),), bool), jnp.zeros((), jnp.int32))
+
+
+def template(
+    learner: Learner, dataset: PyTree, *, key: Array, seeds: Sequence[int] | None = None, statistics: PyTree = (),
+    given: PyTree = (),
+) -> FitState:  # fmt: skip
+    """Shapes and dtypes of `init`'s result, without computing anything: what `checkpoint.restore` needs."""
+    return jax.eval_shape(
+        lambda dataset, key, statistics, given: init(
+            learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given),
+        dataset, key, statistics, given)  # fmt: skip
+
+
+def policy_params(learner: Learner, state: FitState) -> PyTree:
+    """`learner.policy_params` of a run's state, over all its seeds: what a policy acts with and a next stage gets."""
+    return (jax.vmap(learner.policy_params) if state.alive.ndim else learner.policy_params)(state.learner)
+
+
+# --- the loop ---
+
+
+def fit(
+    learner: Learner, dataset: PyTree, *, key: Array, num_updates: int, seeds: Sequence[int] | None = None,
+    statistics: PyTree = (), given: PyTree = (), start: FitState | None = None,
+    failures: Mapping[int, str] | None = None, block_updates: int | None = None, block_seconds: float = 1.0,
+    mesh: Mesh | None = None, hooks: Sequence[Hook] = (),
+) -> FitResult:  # fmt: skip
+    """Trains until `num_updates` updates are done, a hook stops it, or every seed has failed.
+
+    Args:
+      learner: what to train.
+      dataset: what `learner.sample` draws from; it is placed on the device(s).
+      key: the run's key. Together with `start.step` it decides all randomness.
+      num_updates: updates of the whole run, those before `start` included.
+      seeds: S seed numbers trained side by side by vmap; None for a single unbatched run.
+      statistics: the dataset's statistics, handed to `learner.init`.
+      given: what earlier stages hand on, with a leading axis [S] when seeds are given.
+      start: a state to go on from (of the host or the device; it is copied, not consumed); None starts afresh.
+      failures: what is known of the seeds that failed before `start`.
+      block_updates: updates between two calls of the hooks; blocks end at its multiples, at refreshes and at the
+        end. None measures the learner and takes 1, 2 or 5 times a power of ten that lasts at most `block_seconds`.
+      block_seconds: see `block_updates`.
+      mesh: devices to split every batch over (`sharding.mesh`); None for one device.
+      hooks: called in turn after each block. The first reason that any of them returns ends the run.
+
+    Returns:
+      The final state and how the run ended.
+    """
+    programs, state, compile_seconds = _prepare(
+        learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh)  # fmt: skip
+    block_updates = block_updates or _measure_block(programs.block, state, block_seconds)
+    first, seconds, stopped = int(state.step), 0.0, None
+    failures = _name_failures(state, None, seeds, "before this run went on", dict(failures or {}))
+    while (step := int(state.step)) < num_updates and stopped is None:
+        if not np.any(state.alive):
+            stopped = _all_failed(failures)
+            break
+        began = time.perf_counter()
+        if programs.refresh and step % learner.refresh_every == 0:
+            state, report = programs.refresh(state, np.int32(0))
+            failures = _name_failures(state, report, seeds, f"in the refresh after update {step}", failures)
+        stop = min(num_updates, _next(step, block_updates), _next(step, learner.refresh_every or num_updates))
+        state, report = programs.block(state, np.int32(stop - step))
+        report, alive = jax.device_get((report, state.alive))
+        failures = _name_failures(state, report, seeds, f"between updates {step} and {stop}", failures)
+        metrics = {name: np.where(alive, mean, np.nan) for name, mean in report.metrics.items()}
+        elapsed = time.perf_counter() - began
+        seconds += elapsed
+        progress = Progress(stop, state, metrics, failures, stop - step, elapsed, block_updates)
+        stopped = next(filter(None, [hook(progress) for hook in hooks]), None)  # every hook is called
+        if stopped is None and not alive.any():
+            stopped = _all_failed(failures)
+    return FitResult(
+        state=state, failures=failures, stopped=stopped, compile_seconds=compile_seconds, update_seconds=seconds,
+        num_updates=int(state.step) - first, flops_per_update=programs.flops, block_updates=block_updates)  # fmt: skip
+
+
+class _Programs(NamedTuple):
+    """Compiled: (state, number of updates) -> (state, report). The state is donated."""
+
+    block: Callable[[FitState, np.int32], tuple[FitState, Report]]
+    refresh: Callable[[FitState, np.int32], tuple[FitState, Report]] | None
+    flops: float | None
+
+
+def _prepare(
+    learner: Learner, dataset: PyTree, *, key: Array, seeds: Sequence[int] | None, statistics: PyTree, given: PyTree,
+    start: FitState | None, mesh: Mesh | None,
+) -> tuple[_Programs, FitState, float]:  # fmt: skip
+    """The compiled programs, the state to start from, and the seconds that compiling took."""
+    place = lambda tree: sharding.replicate(tree, mesh)  # noqa: E731
+    dataset, keys = place(dataset), place(keys_for(key, seeds))
+    began = time.perf_counter()
+    if start is None:
+        fresh = _jit(lambda dataset, key, statistics, given: init(
+            learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given), mesh)  # fmt: skip
+        start = fresh(dataset, place(key), place(statistics), place(given))
+    # A copy: the caller's arrays must survive, and one buffer (zeros shared by leaves) cannot be donated twice.
+    state = jax.tree.map(jnp.copy, place(start))
+    split = sharding.split_batch(mesh)
+
+    def block(state, alive, dataset, keys, start, num_steps):
+        after, report = run_block(
+            learner, state, dataset, keys[1], start=start, num_steps=num_steps, split=split)  # fmt: skip
+        return *freeze(state, after, alive, report), report
+
+    def refresh(state, alive, dataset, keys, start, num_steps):
+        del num_steps
+        after = learner.refresh(state, dataset, jax.random.fold_in(keys[2], start))
+        report = Report({}, {}, newly_nonfinite(state, after))
+        return *freeze(state, after, alive, report), report
+
+    def compiled(one: Callable) -> Any:
+        def program(state: FitState, dataset: PyTree, keys: Array, num_steps: Array) -> tuple[FitState, Report]:
+            many = jax.vmap(one, in_axes=(0, 0, None, 0, None, None)) if state.alive.ndim else one
+            inner, alive, report = many(state.learner, state.alive, dataset, keys, state.step, num_steps)
+            return FitState(inner, alive, state.step + num_steps), report
+
+        return _jit(program, mesh, donate_argnums=0).lower(state, dataset, keys, np.int32(1)).compile()
+
+    def bind(executable: Any) -> Callable:
+        return lambda state, num_steps: executable(state, dataset, keys, place(num_steps))
+
+    run = compiled(block)
+    flops = (run.cost_analysis() or {}).get("flops") or None
+    programs = _Programs(bind(run), bind(compiled(refresh)) if learner.refresh_every else None, flops)
+    return programs, state, time.perf_counter() - began
+
+
+def _jit(function: Callable, mesh: Mesh | None, **options: Any) -> Any:
+    return jax.jit(function, out_shardings=sharding.replicated(mesh), **options)
+
+
+def _measure_block(block: Callable, state: FitState, block_seconds: float) -> int:
+    """1, 2 or 5 times a power of ten: as many updates as take at most `block_seconds`."""
+    if jax.process_count() > 1:
+        raise UsageError("with several processes the block length must be given: each would measure its own")
+    trial, num_updates, seconds = jax.tree.map(jnp.copy, state), 1, 0.0
+    while seconds < min(0.1, block_seconds / 2) and num_updates < 100_000:
+        num_updates *= 4
+        began = time.perf_counter()
+        trial, _ = jax.block_until_ready(block(trial, np.int32(num_updates)))
+        seconds = time.perf_counter() - began
+    affordable = max(num_updates * block_seconds / seconds, 1.0)
+    power = 10 ** int(np.log10(affordable))
+    return max(size * power for size in (1, 2, 5) if size * power <= affordable)
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`."""
+    return (step // every + 1) * every
+
+
+def _name_failures(
+    state: FitState, report: Report | None, seeds: Sequence[int] | None, when: str, known: dict[int, str]
+) -> dict[int, str]:
+    """`known`, and a line for each seed that is frozen without one."""
+    alive = np.atleast_1d(jax.device_get(state.alive))
+    seeds = [0] if seeds is None else seeds
+    frozen = [(index, seed) for index, seed in enumerate(seeds) if not alive[index] and seed not in known]
+    if not frozen:
+        return known
+    report = jax.tree.map(np.atleast_1d, jax.device_get(report))
+    return {**known, **{seed: _name_failure(state, report, index, when) for index, seed in frozen}}
+
+
+def _name_failure(state: FitState, report: Report | None, index: int, when: str) -> str:
+    if report is None:
+        return f"a figure became non-finite {when}"
+    failed_at = {name: int(at[index]) for name, at in report.metric_failed_at.items()}
+    earliest = min(failed_at, key=failed_at.__getitem__, default="")
+    if failed_at.get(earliest, NEVER) < NEVER:
+        return f"{earliest} became non-finite at update {failed_at[earliest] + 1} ({when})"
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.learner)]
+    leaf = next(path for path, failed in zip(paths, report.leaf_failed, strict=True) if failed[index])
+    return f"state{leaf} became non-finite {when}"
+
+
+def _all_failed(failures: Mapping[int, str]) -> str:
+    return f"all seeds became non-finite: {'; '.join(f'seed {seed}: {what}' for seed, what in failures.items())}"
+
+
+# --- held-out data ---
+
+
+def validation(
+    learner: Learner, dataset: PyTree, *, key: Array, num_batches: int, mesh: Mesh | None = None
+) -> Callable[[FitState], dict[str, np.ndarray]]:
+    """`validate` over all seeds of a run, compiled on its first call; the same batches each time and for each seed.
+
+    Returns:
+      (state of the run) -> [S] (or []) float32 per metric, NaN for a frozen seed.
+    """
+    dataset, key, split = sharding.replicate(dataset, mesh), sharding.replicate(key, mesh), sharding.split_batch(mesh)
+
+    def one(state: PyTree, dataset: PyTree, key: Array) -> dict[str, Array]:
+        return validate(learner, state, dataset, key, num_batches=num_batches, split=split)
+
+    def program(state: FitState, dataset: PyTree, key: Array) -> dict[str, Array]:
+        return (jax.vmap(one, in_axes=(0, None, None)) if state.alive.ndim else one)(state.learner, dataset, key)
+
+    jitted = _jit(program, mesh)
+
+    def call(state: FitState) -> dict[str, np.ndarray]:
+        metrics, alive = jax.device_get((jitted(state, dataset, key), state.alive))
+        return {name: np.where(alive, value, np.nan) for name, value in metrics.items()}
+
+    return call

@@ -1,0 +1,75 @@
+"""One mesh axis, `data`: states and datasets are replicated, batches are split over devices.
+
+Losses are plain means over the whole batch, so no algorithm knows an axis name: the compiler adds the reductions.
+The same code runs on one device, on many, and on many processes (after `jax.distributed.initialize`).
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from offline_mbrl.types import PyTree, UsageError
+
+AXIS = "data"
+
+
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of one axis over `devices`, by default all devices of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh | None) -> NamedSharding | None:
+    """The sharding of states, keys and datasets: a whole copy on each device. None without a mesh."""
+    return None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
+    """Places every leaf whole on each device of the mesh (on the default device without one).
+
+    Args:
+      tree: arrays of the host or of this process, the same on every process; typed keys are arrays too.
+      mesh: the mesh, or None.
+    """
+    if mesh is None:
+        return jax.tree.map(jax.device_put, tree)
+    sharding = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda leaf: _replicate_globally(leaf, sharding), tree)
+
+
+def _replicate_globally(leaf: PyTree, sharding: NamedSharding | None) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # already placed over all processes
+    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        data = _replicate_globally(jax.random.key_data(leaf), sharding)
+        return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(leaf)))
+    host = np.asarray(leaf)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+
+def split_batch(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
+    """A function that asks the compiler to split a batch's leaves on their leading axis; identity without a mesh.
+
+    It is applied inside the traced update, under the vmap over seeds too (the axis it sees first is the batch's).
+
+    Raises:
+      UsageError: (when traced) the leading axis does not divide by the number of devices.
+    """
+    if mesh is None:
+        return lambda batch: batch
+    sharding, count = NamedSharding(mesh, PartitionSpec(AXIS)), mesh.size
+
+    def split(leaf: jax.Array) -> jax.Array:
+        if not leaf.ndim:
+            return leaf
+        if leaf.shape[0] % count:
+            raise UsageError(
+                f"a batch with leading axis {leaf.shape[0]} cannot be split over {count} devices; "
+                f"choose a batch size that is a multiple of {count}, or fewer devices")  # fmt: skip
+        return jax.lax.with_sharding_constraint(leaf, sharding)
+
+    return lambda batch: jax.tree.map(split, batch)
