@@ -1,0 +1,21 @@
+"""Behaviour Suite: the three environments of the published offline data, with the settings of their first bsuite id."""
+
+import dm_env
+
+# name -> (class, its longest episode): cartpole ends after more than 10 s in steps of 0.01 s.
+ENVIRONMENTS = {"catch": ("Catch", 9), "cartpole": ("Cartpole", 1001), "mountain_car": ("MountainCar", 1000)}
+
+
+def names() -> list[str]:
+    """The known environments."""
+    return list(ENVIRONMENTS)
+
+
+def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
+    """A bsuite environment and its longest episode; time is part of every observation, so all ends are terminals."""
+    del max_steps  # the time limits belong to the tasks
+    from bsuite.environments import cartpole, catch, mountain_car
+
+    module = {"catch": catch, "cartpole": cartpole, "mountain_car": mountain_car}[name]
+    class_name, horizon = ENVIRONMENTS[name]
+    return getattr(module, class_name)(seed=seed), horizon

@@ -1,0 +1,92 @@
+"""Gymnasium environments by their id, for example `Hopper-v4` or `CartPole-v1`, as `dm_env` ones."""
+
+from typing import Any
+
+import dm_env
+import numpy as np
+from dm_env import specs
+
+from offline_mbrl.environments.control_suite import without_display
+from offline_mbrl.types import UsageError
+
+
+def names() -> list[str]:
+    """All registered ids."""
+    without_display()
+    import gymnasium
+
+    return [identifier for identifier in gymnasium.registry if "/" not in identifier]
+
+
+def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
+    """A gymnasium environment and its time limit in steps; reaching it is a truncation (discount 1)."""
+    without_display()
+    import gymnasium
+
+    gymnasium.logger.min_level = gymnasium.logger.ERROR  # not a word about newer versions: the id is the choice
+    try:
+        environment = gymnasium.make(name, max_episode_steps=max_steps or None, disable_env_checker=True)
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ModuleNotFoundError(str(error)) from error
+    limit = environment.spec.max_episode_steps if environment.spec else None
+    return FromGymnasium(environment, seed), int(limit or 0)
+
+
+class FromGymnasium(dm_env.Environment):
+    """A gymnasium environment under dm_env's interface.
+
+    `terminated` becomes discount 0; `truncated` alone ends the episode with discount 1. Both at once is a terminal.
+    """
+
+    def __init__(self, environment: Any, seed: int):
+        """Args: a `gymnasium.Env`, and the seed of its first reset; later resets go on from there."""
+        import gymnasium
+
+        if not isinstance(environment.observation_space, gymnasium.spaces.Box):
+            environment = gymnasium.wrappers.FlattenObservation(environment)
+        self._environment = environment
+        self._seed: int | None = seed
+        self._over = True
+        self._action_spec = _action_spec(environment.action_space)
+
+    def reset(self) -> dm_env.TimeStep:
+        """Starts an episode; only the first reset is seeded."""
+        observation, _ = self._environment.reset(seed=self._seed)
+        self._seed = None
+        self._over = False
+        return dm_env.restart(observation)
+
+    def step(self, action: Any) -> dm_env.TimeStep:
+        """Takes a step, or starts an episode when the last one is over."""
+        if self._over:
+            return self.reset()
+        observation, reward, terminated, truncated, _ = self._environment.step(action)
+        self._over = bool(terminated or truncated)
+        if terminated:
+            return dm_env.termination(float(reward), observation)
+        if truncated:
+            return dm_env.truncation(float(reward), observation, discount=1.0)
+        return dm_env.transition(float(reward), observation)
+
+    def observation_spec(self) -> specs.Array:
+        """The observation space as a spec."""
+        space = self._environment.observation_space
+        return specs.Array(space.shape, space.dtype, "observation")
+
+    def action_spec(self) -> specs.Array:
+        """The action space as a spec, in the simulator's units."""
+        return self._action_spec
+
+    def close(self) -> None:
+        """Frees the simulator."""
+        self._environment.close()
+
+
+def _action_spec(space: Any) -> specs.Array:
+    import gymnasium
+
+    if isinstance(space, gymnasium.spaces.Discrete) and space.start == 0:
+        return specs.DiscreteArray(int(space.n), np.int32, "action")
+    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
+        return specs.BoundedArray(space.shape, space.dtype, space.low, space.high, "action")
+    raise UsageError(f"actions of the kind {space} are not supported: Discrete or a one-dimensional Box")
