@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from offline_mbrl.collect.bsuite import collect, kept_episodes
+from offline_mbrl.types import UsageError
+
+
+def run(environment="catch", **settings):
+    return list(collect(environment, **({"num_episodes": 60, "seed": 0} | settings)))
+
+
+def content(episodes):
+    return b"".join(column.tobytes() for episode in episodes for _, column in sorted(episode["steps"].items()))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return run()
+
+
+def test_same_seed_gives_identical_bytes_and_another_seed_others(plain):
+    assert content(run()) == content(plain)
+    assert content(run(seed=1)) != content(plain)
+
+
+def test_records_have_the_rlds_layout(plain):
+    dtypes = {"observation": np.float32, "action": np.int32, "executed_action": np.int32, "reward": np.float32,
+              "discount": np.float32, "is_first": bool, "is_last": bool, "is_terminal": bool,
+              "behavior_log_prob": np.float32}  # fmt: skip
+    for number, episode in enumerate(plain):
+        steps, metadata = episode["steps"], episode["metadata"]
+        assert {name: column.dtype for name, column in steps.items()} == dtypes
+        assert steps["observation"].shape == (10, 10, 5)
+        assert all(len(column) == 10 for column in steps.values())
+        np.testing.assert_array_equal(steps["is_first"], np.arange(10) == 0)
+        np.testing.assert_array_equal(steps["is_last"], np.arange(10) == 9)
+        np.testing.assert_array_equal(steps["is_terminal"], np.arange(10) == 9)
+        np.testing.assert_array_equal(steps["discount"], np.arange(10) < 8)
+        assert metadata == {"episode_id": number, "episode_return": steps["reward"].sum()}
+
+
+def test_action_and_reward_stand_with_the_observation_they_were_taken_at(plain):
+    for episode in plain:
+        steps = episode["steps"]
+        paddle = steps["observation"][:, -1].argmax(-1)  # on the last record the ball may share its row
+        moved = np.clip(paddle[:-2] + steps["action"][:-2] - 1, 0, 4)
+        np.testing.assert_array_equal(paddle[1:-1], moved)
+        assert abs(steps["reward"][-2]) == 1
+        assert steps["reward"][-1] == 0
+
+
+def test_logged_probability_is_that_of_an_epsilon_greedy_policy(plain):
+    found = np.exp(np.concatenate([episode["steps"]["behavior_log_prob"][:-1] for episode in plain]))
+    greedy = np.isclose(found, 0.95 + 0.05 / 3, atol=1e-6)
+    assert np.isclose(found[~greedy], 0.05 / 3, atol=1e-6).all()
+    assert 0.93 < greedy.mean() < 1
+
+
+def test_without_noise_the_executed_action_is_the_intended_one(plain):
+    assert all((episode["steps"]["action"] == episode["steps"]["executed_action"]).all() for episode in plain)
+
+
+def test_noise_changes_the_executed_action_and_not_the_logged_one():
+    episodes = run(noise=0.5)
+    intended, executed = (
+        np.concatenate([episode["steps"][name][:-1] for episode in episodes]) for name in ("action", "executed_action")
+    )
+    assert np.mean(intended != executed) == pytest.approx(0.5 * 2 / 3, abs=0.06)
+    steps = episodes[0]["steps"]
+    paddle = steps["observation"][:-1, -1].argmax(-1)
+    np.testing.assert_array_equal(paddle[1:], np.clip(paddle[:-1] + steps["executed_action"][:-2] - 1, 0, 4))
+
+
+def test_fraction_takes_episodes_of_the_whole_run_unchanged(plain):
+    part = run(fraction=10)
+    numbers = [episode["metadata"]["episode_id"] for episode in part]
+    assert [number // 10 for number in numbers] == list(range(6))
+    assert content(part) == content([plain[number] for number in numbers])
+
+
+@pytest.mark.parametrize(
+    ("num_episodes", "fraction", "expected"), [(2000, 1, 20), (2000, 10, 200), (7, 100, 7), (5, 33, 2)]
+)
+def test_fraction_takes_one_episode_of_every_block(num_episodes, fraction, expected):
+    kept = kept_episodes(num_episodes, fraction, seed=0)
+    assert kept.sum() == expected
+    assert (np.add.reduceat(kept, np.arange(0, num_episodes, 100 // fraction)) == 1).all()
+
+
+def test_chosen_episodes_are_not_always_the_first_of_their_block():
+    assert len(set(np.flatnonzero(kept_episodes(2000, 1, seed=0)) % 100)) > 10
+
+
+def test_agent_learns_catch_and_reports_progress():
+    done = []
+    episodes = run(num_episodes=800, seed=0, progress=lambda number, total: done.append((number, total)))
+    returns = np.array([episode["metadata"]["episode_return"] for episode in episodes])
+    assert returns[:100].mean() < 0
+    assert returns[-100:].mean() > 0.5
+    assert done == [(number, 800) for number in range(1, 801)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "message"),
+    [("cacth", {}, "unknown environment"), ("catch", {"num_episodes": 0}, "num_episodes"),
+     ("catch", {"noise": 1.5}, "noise"), ("catch", {"fraction": 0}, "fraction")],
+)  # fmt: skip
+def test_bad_input_is_refused_before_anything_runs(environment, settings, message):
+    with pytest.raises(UsageError, match=message):
+        collect(environment, **({"num_episodes": 1} | settings))
