@@ -5,6 +5,7 @@ The same code runs on one device, on many, and on many processes (after `jax.dis
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from offline_mbrl.types import PyTree, UsageError
 AXIS = "data"
 
 
-def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of one axis over `devices`, by default all devices of all processes."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -35,18 +36,18 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """
     if mesh is None:
         return jax.tree.map(jax.device_put, tree)
-    sharding = replicated(mesh)
+    sharding = NamedSharding(mesh, PartitionSpec())
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda leaf: _replicate_globally(leaf, sharding), tree)
 
 
-def _replicate_globally(leaf: PyTree, sharding: NamedSharding | None) -> jax.Array:
+def _replicate_globally(leaf: PyTree, sharding: NamedSharding) -> jax.Array:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf  # already placed over all processes
-    if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _replicate_globally(jax.random.key_data(leaf), sharding)
-        return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(leaf)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
