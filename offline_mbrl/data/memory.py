@@ -104,11 +104,12 @@ def from_columns(aligned: steps.Aligned) -> Dataset:
     starts = np.flatnonzero(np.arange(size) != episode_end).astype(np.int32)
     if not len(starts):
         raise UsageError("no transition is left: every episode has a single record")
-    fields = {name: jax.tree.map(_device_dtype, columns.pop(name)) for name in (*REQUIRED, "discount")}
-    return Dataset(**fields, episode_end=episode_end, starts=starts, extras=jax.tree.map(_device_dtype, columns))
+    fields = {name: jax.tree.map(device_dtype, columns.pop(name)) for name in (*REQUIRED, "discount")}
+    return Dataset(**fields, episode_end=episode_end, starts=starts, extras=jax.tree.map(device_dtype, columns))
 
 
-def _device_dtype(column: np.ndarray) -> np.ndarray:
+def device_dtype(column: np.ndarray) -> np.ndarray:
+    """A column as it is kept: floats as float32, wide integers as int32, everything else as it is."""
     if column.dtype.kind == "f":
         return np.asarray(column, np.float32)
     return np.asarray(column, np.int32) if column.dtype in (np.int64, np.uint32, np.uint64) else np.asarray(column)
@@ -131,9 +132,7 @@ def transitions(batch_size: int) -> Callable[[Dataset, Array], Transition]:
     return sample
 
 
-def windows(
-    batch_size: int, length: int, *, start_on_final: bool = False
-) -> Callable[[Dataset, Array], Trajectory]:
+def windows(batch_size: int, length: int, *, start_on_final: bool = False) -> Callable[[Dataset, Array], Trajectory]:
     """A sampler of `batch_size` windows of `length` steps, uniform over their first step, with replacement.
 
     Args:

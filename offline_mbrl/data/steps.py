@@ -7,6 +7,8 @@ caused. The last record of an episode holds only an observation. From every sour
 * the step out of an episode's last record is no transition;
 * `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never stops bootstrapping;
 * an episode of a single record holds no transition: it is dropped and counted.
+
+What a source stores beside an episode's last observation is meaningless (RLDS) and becomes 0.
 """
 
 from collections.abc import Mapping
@@ -51,8 +53,12 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
     columns = {name: value for name, value in records.items() if name not in (*FLAGS, "discount")}
     columns |= {"discount": discount}
     columns = jax.tree.map(lambda column: np.asarray(column)[~single], columns)
+    episode_ends = np.flatnonzero(ends[~single])
+    for name, column in columns.items():
+        if name not in ("observation", "discount"):
+            _clear(column, episode_ends)
     dropped = {"episodes of a single record": int(single.sum())} if single.any() else {}
-    return Aligned(columns, np.flatnonzero(ends[~single]), dropped)
+    return Aligned(columns, episode_ends, dropped)
 
 
 def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +95,11 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     records["is_terminal"] = added & terminal[rows]
     records["is_first"] = np.concatenate([[True], records["is_last"][:-1]])[: len(rows)]
     return records
+
+
+def _clear(tree: Any, rows: np.ndarray) -> None:
+    for column in jax.tree.leaves(tree):
+        column[rows] = 0  # a copy: align made it
 
 
 def _overwrite(column: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:

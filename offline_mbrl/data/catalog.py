@@ -1,0 +1,225 @@
+"""Every dataset by name: what it is, how to get it, and the door through which training loads it.
+
+Generated here   local/catch, local/cartpole, local/mountain_car; variants are written into the name:
+                 local/catch-noise0.1-fraction10-episodes200-seed1
+Official         rlu_control_suite/<task>, rlu_atari/<Game>_run_<1..5>, rlu_atari_checkpoints_ordered/<...>,
+                 d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>, d4rl_antmaze/<config>
+By path          a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file
+By id            minari:<id>
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from offline_mbrl.data import atomic, columns, ingest, memory, normalize, official, specs, steps, store, trees
+from offline_mbrl.data.names import Entry, lookup, names
+from offline_mbrl.data.official import Reference
+from offline_mbrl.data.specs import spec_of
+from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
+
+__all__ = ["Entry", "Loaded", "Reference", "build", "flattened", "load", "lookup", "names", "spec_of"]
+
+FIELDS = ("observation", "action", "reward", "discount")
+EXTRAS = ("behavior_log_prob", "executed_action")  # of those that a dataset has, what goes to the learner
+REFUSE, DROP_EPISODE = "refuse", "drop-episode"
+
+# (environment, *, num_episodes, noise, fraction, seed) -> episodes; see collect.bsuite
+Collect = Callable[..., Iterator[dict[str, Any]]]
+
+
+class Loaded(NamedTuple):
+    """A dataset, ready for training."""
+
+    name: str
+    dataset: memory.Dataset  # the training episodes; continuous actions in [-1, 1]
+    validation: memory.Dataset | None
+    spec: EnvironmentSpec
+    statistics: normalize.Statistics  # of the training episodes' observations
+    fingerprint: str
+    simulator: str | None  # None: there is nothing to act in
+    reference: Reference | None
+
+
+def load(
+    name: str,
+    *,
+    verify: str = "touched",
+    on_nonfinite: str = REFUSE,
+    build: bool = True,
+    collect: Collect | None = None,
+    extras: tuple[str, ...] = EXTRAS,
+) -> Loaded:
+    """Loads a dataset, and builds its column store first where that is absent.
+
+    Args:
+      name: see the top of this file.
+      verify: `touched` checks the hashes of the fields that are read, `full` those of all.
+      on_nonfinite: `refuse` data that hold NaN or infinities, or `drop-episode`: leave out the episodes that do.
+      build: whether an absent store is built.
+      collect: generates the episodes of `local/` datasets; only needed while such a dataset is absent.
+      extras: further fields for the learner, where the dataset has them.
+
+    Raises:
+      UsageError: the name is unknown, the data cannot be read, are damaged, not finite, or outside their range.
+    """
+    _choose("verify", verify, ("touched", "full"))
+    _choose("on_nonfinite", on_nonfinite, (REFUSE, DROP_EPISODE))
+    opened = open_named(name, build=build, collect=collect)
+    if verify == "full":
+        store.verify_all(opened)
+    spec = specs.from_json(opened.manifest["spec"])
+    parts = {split: _healthy(opened, split, on_nonfinite, extras) for split in store.SPLITS}
+    dataset, validation = (_dataset(part, spec.action) if part else None for part in parts.values())
+    if dataset is None:
+        raise UsageError(f"{name}: no training episode is left after dropping those that are not finite")
+    entry = lookup(name)
+    simulator = entry.simulator or opened.manifest["simulator"]
+    return Loaded(
+        entry.name, dataset, validation, spec, normalize.statistics(dataset), _fingerprint(opened, on_nonfinite),
+        simulator, entry.reference or official.REFERENCES.get((simulator or "").split("?")[0]))  # fmt: skip
+
+
+def build(name: str, *, collect: Collect | None = None, force: bool = False) -> Path:
+    """Makes the column store of a dataset unless it is there.
+
+    Args:
+      name: see the top of this file.
+      collect: generates the episodes of `local/` datasets.
+      force: make it anew, for `local/` from the first step.
+
+    Returns:
+      The store's directory.
+
+    Raises:
+      UsageError: the name is unknown, or the source cannot be had or read.
+    """
+    entry = lookup(name)
+    directory = store_directory(entry)
+    if force or not store.is_complete(directory):
+        ingest.ingest(lambda: _source(entry, collect, force), directory, name=entry.name, force=force)
+    return directory
+
+
+def open_named(name: str, *, build: bool = True, collect: Collect | None = None) -> store.Store:
+    """The open store of a dataset, for a look at its manifest or its columns; see `load`."""
+    directory = store_directory(lookup(name))
+    if not store.is_complete(directory):
+        if not build:
+            raise UsageError(f"{name} is not built yet: run `offline-mbrl data build {name}`")
+        _build(name, collect=collect)
+    return store.open_store(directory)
+
+
+_build = build  # `load` and `open_named` have an argument of that name
+
+
+def store_directory(entry: Entry) -> Path:
+    """Where a dataset's column store is. A file that changes gets another store."""
+    if entry.kind in ("local", "tfds"):
+        return atomic.root() / "store" / entry.name
+    location = Path(entry.location)
+    content = [(str(location.resolve()), entry.kind)]
+    for path in sorted([location, *location.rglob("*")]) if location.exists() else []:
+        if path.is_file():
+            content.append((str(path.relative_to(location)), f"{path.stat().st_size} {path.stat().st_mtime_ns}"))
+    key = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
+    return atomic.root() / "store" / "path" / f"{location.stem or 'data'}-{key}"
+
+
+def flattened(loaded: Loaded) -> Loaded:
+    """The same with observations that are one vector `[D]`, where they are a dict of numbers; see `trees`."""
+    if not trees.is_state(loaded.spec.observation):
+        return loaded
+    dataset = trees.flatten_dataset(loaded.dataset)
+    validation = loaded.validation and trees.flatten_dataset(loaded.validation)
+    return loaded._replace(
+        dataset=dataset, validation=validation, spec=trees.flatten_spec(loaded.spec),
+        statistics=normalize.Statistics(*map(trees.observation_vector, loaded.statistics)))  # fmt: skip
+
+
+# --- sources ---
+
+
+def _source(entry: Entry, collect: Collect | None, force: bool) -> ingest.Source:
+    from offline_mbrl.data import ingest_files, ingest_tfds
+
+    if entry.kind == "local":
+        return ingest_tfds.directory_source(_collected(entry, collect, force))
+    if entry.kind == "tfds":
+        return ingest_tfds.builder_source(entry.location, gamma=entry.gamma, horizon=entry.horizon)
+    if entry.kind == "rlds":
+        return ingest_tfds.directory_source(Path(entry.location))
+    if entry.kind == "hdf5":
+        return ingest_files.hdf5_source(Path(entry.location))
+    return ingest_files.minari_source(Path(entry.location) if entry.kind == "minari" else entry.location)
+
+
+def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
+    """The RLDS dataset of a `local/` name; its episodes are generated if they are not there."""
+    from offline_mbrl.data import writer
+
+    directory = atomic.root() / "rlds" / entry.name
+    if force or not writer.is_rlds(directory):
+        if collect is None:
+            raise UsageError(f"{entry.name} is not generated yet: run `offline-mbrl data build {entry.name}`")
+        variant = entry.variant
+        episodes = collect(
+            entry.location, num_episodes=variant.episodes, noise=variant.noise, fraction=variant.fraction,
+            seed=variant.seed)  # fmt: skip
+        writer.write_rlds(
+            directory, iter(episodes), action=DiscreteActions(official.LOCAL[entry.location].num_actions),
+            gamma=entry.gamma, horizon=entry.horizon, force=force,
+            metadata={"behavior": "DQN, its whole online run", "environment": entry.location,
+                      "simulator": entry.simulator, **variant._asdict()})  # fmt: skip
+    return directory
+
+
+# --- from the store to the learner ---
+
+
+def _healthy(opened: store.Store, split: str, on_nonfinite: str, extras: tuple[str, ...]) -> steps.Aligned | None:
+    part = store.aligned(opened, split, fields=(*FIELDS, *extras))
+    if part is None:
+        return None
+    found = opened.manifest["health"][split]
+    nonfinite = [finding for finding in found["nonfinite"] if finding["field"].split("/")[0] in (*FIELDS, *extras)]
+    if nonfinite and on_nonfinite == REFUSE:
+        raise UsageError(_describe(opened, split, nonfinite) + "; repair the source, or drop such episodes by "
+                         "`--on-nonfinite drop-episode`")  # fmt: skip
+    if found["action_range"]:
+        raise UsageError(_describe(opened, split, found["action_range"]) + "; rescale the actions, or state their "
+                         "bounds in the source")  # fmt: skip
+    chosen = np.ones(len(part.episode_ends), bool)
+    chosen[[finding["episode"] for finding in nonfinite]] = False
+    return columns.take_episodes(part, chosen) if chosen.any() else None
+
+
+def _describe(opened: store.Store, split: str, found: list[dict[str, Any]]) -> str:
+    first = found[0]
+    more = f" ({len(found) - 1} more such places)" if len(found) > 1 else ""
+    return (
+        f"{opened.manifest['name']}: field {first['field']!r} {first['message']} at row {first['row']}, episode "
+        f"{first['episode']} of the {split} split{more}")  # fmt: skip
+
+
+def _dataset(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> memory.Dataset:
+    dataset = memory.from_columns(part)
+    if isinstance(action, DiscreteActions) or specs.has_unit_bounds(action):
+        return dataset
+    return dataset._replace(action=specs.to_unit_bounds(action, np.asarray(dataset.action)))
+
+
+def _fingerprint(opened: store.Store, on_nonfinite: str) -> str:
+    whole = opened.manifest["fingerprint"]
+    if on_nonfinite == REFUSE or not any(found["nonfinite"] for found in opened.manifest["health"].values()):
+        return whole
+    return hashlib.sha256(f"{whole} {on_nonfinite}".encode()).hexdigest()
+
+
+def _choose(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{argument}={value!r} is unknown; choose one of {', '.join(choices)}")

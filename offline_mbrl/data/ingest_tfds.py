@@ -1,0 +1,193 @@
+"""RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they are used."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from offline_mbrl.data import ingest, specs, steps, trees, writer
+from offline_mbrl.types import UsageError
+
+FIELDS = ("observation", "action", "reward", "discount", *steps.FLAGS)
+WINDOW = 4096  # steps that are read at once
+WRONG_ENDS = "wrong last observation (a known fault of the D4RL builders)"
+
+
+def directory_source(directory: Path) -> ingest.Source:
+    """A TFDS/RLDS dataset on disk.
+
+    Args:
+      directory: the one with `dataset_info.json`, or one that has a single such directory below it.
+
+    Raises:
+      UsageError: no dataset is there, TFDS is missing, or a file that we wrote is damaged.
+    """
+    directory = find(directory)
+    writer.verify(directory)
+    tfds = _tfds()
+    try:
+        builder = tfds.builder_from_directory(str(directory))
+        source = _source(builder, str(directory))
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a damaged JSON file makes TFDS raise
+        raise UsageError(f"{directory} cannot be opened as a TFDS dataset: {ingest.first_line(error)}") from error
+    sidecar = writer.read_sidecar(directory)
+    if sidecar is None:
+        return source
+    told = {name: value for name, value in sidecar.items() if name not in ("files", "spec")}
+    spec = sidecar["spec"]
+    return source._replace(
+        provenance={**source.provenance, "written_by": told}, action=specs.action_from_json(spec["action"]),
+        gamma=spec["gamma"], horizon=spec["horizon"], simulator=sidecar.get("simulator"))  # fmt: skip
+
+
+def builder_source(name: str, *, gamma: float, horizon: int) -> ingest.Source:
+    """An official TFDS dataset, prepared (downloaded) by TFDS if it is not.
+
+    Args:
+      name: `builder/config`, for example `rlu_control_suite/cartpole_swingup`.
+      gamma: the benchmark's discount factor.
+      horizon: longest episode in steps; 0 when unknown.
+
+    Raises:
+      UsageError: TFDS or TensorFlow is missing, TFDS has no such dataset, or it cannot be prepared here.
+    """
+    tfds = _tfds()
+    try:
+        builder = tfds.builder(name)
+    except Exception as error:
+        raise UsageError(f"TFDS has no dataset {name!r}: {ingest.first_line(error)}") from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise UsageError(
+            f"TFDS cannot prepare {name!r} here: {ingest.first_line(error)}; prepare it where there is a network, "
+            "and give the directory that holds its dataset_info.json as the dataset's name") from error  # fmt: skip
+    return _source(builder, name)._replace(gamma=gamma, horizon=horizon)
+
+
+def find(directory: Path) -> Path:
+    """The directory with `dataset_info.json`: this one or the single one below it."""
+    if writer.is_rlds(directory):
+        return directory
+    below = sorted(path.parent for path in directory.rglob(writer.DATASET_INFO))
+    if len(below) != 1:
+        found = f"{len(below)} below it: {', '.join(map(str, below[:3]))}" if below else "none below it"
+        raise UsageError(f"{directory} is no RLDS dataset: no dataset_info.json there, and {found}")
+    return below[0]
+
+
+def has_wrong_ends(name: str) -> bool:
+    """Whether a builder's episodes end in an observation of another episode.
+
+    Files with `next_observations` (MuJoCo v2) get a last step whose observation comes from the end of the file.
+    """
+    builder, _, config = name.partition("/")
+    return builder.startswith("d4rl_mujoco_") and config.startswith("v2")
+
+
+# --- reading ---
+
+
+def _source(builder: Any, name: str) -> ingest.Source:
+    info = builder.info
+    splits = ["train"] if not info.splits or "train" in info.splits else sorted(info.splits)
+    full_name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
+    if "steps" not in (info.features or {}):
+        raise UsageError(f"{name} is no RLDS dataset: its examples have no `steps`")
+    episodes = [_examples(builder, split, name) for split in splits]
+    batches = (_batch(steps) for split in episodes for steps in split)
+    if has_wrong_ends(full_name):
+        batches = (_without_last_record(batch) for batch in batches)
+    return ingest.Source(
+        batches=ingest.grouped(batches),
+        provenance={"source": "tfds", "builder": full_name, "builder_version": str(info.version), "splits": splits},
+        episodes=sum(sum(info.splits[split].shard_lengths) for split in splits) if info.splits else None)  # fmt: skip
+
+
+def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]]:
+    """The stacked steps of each episode of a split."""
+    read = _from_array_record if builder.info.file_format.value == "array_record" else _from_tfrecord
+    try:
+        yield from read(builder, split)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        reason = ingest.first_line(error)
+        raise UsageError(f"{name} cannot be read to its end: {reason}; fetch or write it again") from error
+
+
+def _from_array_record(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.example_parser import ExampleParserNp
+
+    features = builder.info.features["steps"].feature
+    parser = ExampleParserNp(builder.info.features.get_serialized_info())
+    source = builder.as_data_source(
+        split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)  # fmt: skip
+    for index in range(len(source)):
+        yield _decode(features, parser.parse_example(source[index])["steps"])
+
+
+def _decode(feature: Any, stacked: Any) -> Any:
+    """Columns `[T, ...]` of one episode; entries that are stored as they are need no loop over steps."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {key: _decode(inner, stacked[key]) for key, inner in feature.items()}
+    stored, given = feature.get_serialized_info(), feature.get_tensor_info()
+    if (getattr(stored, "shape", None), getattr(stored, "np_dtype", None)) == (given.shape, given.np_dtype):
+        return stacked
+    return np.stack([feature.decode_example_np(step) for step in stacked])
+
+
+def _from_tfrecord(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
+    tfds, rlds = _tfds(), _rlds()
+    config = tfds.ReadConfig(interleave_cycle_length=1)  # the files' own order
+    for episode in builder.as_dataset(split=split, shuffle_files=False, read_config=config):
+        windows = rlds.transformations.batch(episode["steps"], size=WINDOW, shift=WINDOW)
+        parts = [jax.tree.map(np.asarray, window) for window in tfds.as_numpy(windows)]
+        if parts:
+            yield jax.tree.map(lambda *columns: np.concatenate(columns), *parts)
+
+
+def _batch(stacked: Mapping[str, Any]) -> ingest.Batch:
+    records = trees.unflatten(trees.flatten(stacked))
+    if not any(flag in records for flag in steps.FLAGS):
+        raise UsageError(f"steps hold none of {', '.join(steps.FLAGS)}: nothing tells how episodes end")
+    for unread in ("infos",):  # simulator state in D4RL: large, and no learner reads it
+        records.pop(unread, None)
+    return ingest.Batch(records, np.array([len(records["reward"])]))
+
+
+def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
+    """Drops an episode's last record: the step before it has lost its outcome and becomes the last, a truncation."""
+    records = jax.tree.map(lambda column: column[:-1], dict(batch.records))
+    lengths = batch.lengths - 1
+    return batch._replace(records=records, lengths=lengths[lengths > 0], dropped={WRONG_ENDS: len(batch.lengths)})
+
+
+# --- optional libraries ---
+
+
+def _tfds() -> Any:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UsageError(
+            "reading RLDS datasets needs tensorflow-datasets: pip install 'offline_mbrl[data]'") from error  # fmt: skip
+    return tfds
+
+
+def _rlds() -> Any:
+    try:
+        import rlds
+        import tensorflow  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            "this dataset is stored as TFRecord, which only TensorFlow reads: pip install 'offline_mbrl[tfrecord]', "
+            "or write it again with file_format='array_record'") from error  # fmt: skip
+    return rlds

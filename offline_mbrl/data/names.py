@@ -1,0 +1,140 @@
+"""Names of datasets: the list, and what a name says."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from offline_mbrl.data import official
+from offline_mbrl.data.official import Reference
+from offline_mbrl.types import UsageError
+
+VARIANT = re.compile(r"-(noise|fraction|episodes|seed)(\d+(?:\.\d+)?)")
+HDF5 = (".hdf5", ".h5")
+
+
+class Variant(NamedTuple):
+    """How a `local/` dataset was generated; the defaults do not show in its name."""
+
+    noise: float = 0.0  # probability that the environment replaces an action by a uniform one
+    fraction: int = 100  # percent of the run's episodes, spread over the whole run
+    episodes: int = 0  # of the run
+    seed: int = 0
+
+
+class Entry(NamedTuple):
+    """What a name says, before anything is read."""
+
+    name: str  # canonical
+    kind: str  # local, tfds, rlds, hdf5, minari (a directory), minari-id
+    location: str  # environment, TFDS name, path, or id
+    simulator: str | None = None
+    reference: Reference | None = None
+    gamma: float = 0.99
+    horizon: int = 0  # longest episode in steps; 0 when unknown
+    variant: Variant = Variant()
+
+
+def names() -> list[str]:
+    """All names but variants, paths and ids."""
+    return [
+        *(f"local/{name}" for name in official.LOCAL),
+        *(f"rlu_control_suite/{task}" for task in official.CONTROL),
+        *(f"d4rl_mujoco_{task}/{config}" for task in official.D4RL_SIMULATORS for config in official.D4RL_CONFIGS),
+        *(f"d4rl_antmaze/{config}" for config in official.ANTMAZE_CONFIGS),
+        *(f"{builder}/{game}_run_{run}" for builder in official.ATARI_BUILDERS for game in official.ATARI_GAMES
+          for run in range(1, official.ATARI_RUNS + 1)),
+    ]  # fmt: skip
+
+
+def lookup(name: str) -> Entry:
+    """What a name says.
+
+    Raises:
+      UsageError: the name is unknown (the closest ones are given), a variant is out of range, or a path is missing.
+    """
+    if name.startswith("local/"):
+        return _local(name)
+    if name in names():
+        return _official(name)
+    if name.startswith("minari:"):
+        return Entry(name, "minari-id", name.removeprefix("minari:"))
+    return _path(name)
+
+
+def local_name(environment: str, variant: Variant) -> str:
+    """The canonical name of a variant, for example `local/catch-noise0.1`."""
+    standard = Variant(episodes=official.LOCAL[environment].num_episodes)
+    told = [f"-{what}{value:g}" if what == "noise" else f"-{what}{value}"
+            for what, value in variant._asdict().items() if value != getattr(standard, what)]  # fmt: skip
+    return f"local/{environment}" + "".join(told)
+
+
+def _local(name: str) -> Entry:
+    environment = VARIANT.sub("", name.removeprefix("local/"))
+    if environment not in official.LOCAL:
+        _unknown(name)
+    facts = official.LOCAL[environment]
+    given = dict(VARIANT.findall(name))
+    try:
+        variant = Variant(
+            float(given.get("noise", 0)), *(int(given.get(what, standard)) for what, standard in (
+                ("fraction", 100), ("episodes", facts.num_episodes), ("seed", 0))))  # fmt: skip
+    except ValueError as error:
+        raise UsageError(f"dataset {name!r}: fraction, episodes and seed are whole numbers") from error
+    check(name, variant)
+    simulator = f"bsuite/{environment}" + (f"?noise={variant.noise:g}" if variant.noise else "")
+    return Entry(
+        local_name(environment, variant), "local", environment, simulator, facts.reference, horizon=facts.horizon,
+        variant=variant)  # fmt: skip
+
+
+def check(name: str, variant: Variant) -> None:
+    """Refuses a variant that cannot be generated.
+
+    Raises:
+      UsageError: a number is out of range.
+    """
+    for what, value, low, high in (
+        ("noise", variant.noise, 0, 1), ("fraction", variant.fraction, 1, 100),
+        ("episodes", variant.episodes, 1, 10**9), ("seed", variant.seed, 0, 2**32 - 1),
+    ):  # fmt: skip
+        if not low <= value <= high:
+            raise UsageError(f"dataset {name!r}: {what} must be from {low} to {high}, got {value:g}")
+
+
+def _official(name: str) -> Entry:
+    builder, config = name.split("/")
+    if builder == "rlu_control_suite":
+        simulator = None if config in official.CONTROL_WITHOUT_SIMULATOR else f"control/{config}"
+        return Entry(name, "tfds", name, simulator, horizon=official.CONTROL_HORIZON)
+    if builder in official.ATARI_BUILDERS:
+        return Entry(name, "tfds", name, f"atari/{config.rpartition('_run_')[0]}")
+    if builder == "d4rl_antmaze":
+        return Entry(name, "tfds", name)
+    task = builder.removeprefix("d4rl_mujoco_")
+    return Entry(
+        name, "tfds", name, official.D4RL_SIMULATORS[task], official.D4RL_REFERENCES[task],
+        horizon=official.D4RL_HORIZON)  # fmt: skip
+
+
+def _path(name: str) -> Entry:
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix in HDF5:
+            return Entry(name, "hdf5", str(path))
+        raise UsageError(f"{name} is a file of unknown kind: give a {' or '.join(HDF5)} file or a directory")
+    if path.is_dir():
+        is_minari = (path / "data" / "metadata.json").is_file() or (path / "main_data.hdf5").is_file()
+        return Entry(name, "minari" if is_minari else "rlds", str(path))
+    if path.suffix in HDF5 or name.startswith((".", "/", "~")):
+        raise UsageError(f"there is no file or directory {name}")
+    return _unknown(name)
+
+
+def _unknown(name: str) -> Entry:
+    stem = VARIANT.sub("", name)
+    close = difflib.get_close_matches(stem, names(), n=3, cutoff=0.5)
+    close = close or [known for known in names() if known.split("/")[-1] == stem.split("/")[-1]][:3]
+    hint = f"did you mean {', '.join(close)}?" if close else "`offline-mbrl data list` shows all, or give a path"
+    raise UsageError(f"unknown dataset {name!r}; {hint}")

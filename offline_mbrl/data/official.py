@@ -1,0 +1,74 @@
+"""Names and facts of the official RLDS datasets and of the ones generated here; no data, no imports of TFDS."""
+
+from typing import NamedTuple
+
+
+class Reference(NamedTuple):
+    """Undiscounted returns that stand for 0 and 1 of the normalized score."""
+
+    random: float
+    expert: float
+
+
+# --- generated here: a DQN's whole online run (RL Unplugged's bsuite sets, ROSMO's episode counts) ---
+
+
+class Local(NamedTuple):
+    """A dataset that is generated here."""
+
+    num_episodes: int
+    horizon: int
+    reference: Reference
+    num_actions: int = 3
+
+
+LOCAL = {
+    "catch": Local(2000, 9, Reference(-0.667, 1.0)),
+    "cartpole": Local(1000, 1001, Reference(64.833, 1001.0)),
+    "mountain_car": Local(500, 1000, Reference(-1000.0, -102.167)),
+}
+
+# --- RL Unplugged ---
+
+# TFDS's finger_turn_hard lacks the observation `touch`: policies trained on it do not fit the simulator.
+CONTROL_WITHOUT_SIMULATOR = ("finger_turn_hard",)
+CONTROL = (
+    "cartpole_swingup", "cheetah_run", "finger_turn_hard", "fish_swim", "humanoid_run", "manipulator_insert_ball",
+    "manipulator_insert_peg", "walker_stand", "walker_walk",
+)  # fmt: skip
+CONTROL_HORIZON = 1000
+ATARI_GAMES = (
+    "Alien", "Amidar", "Assault", "Asterix", "Atlantis", "BankHeist", "BattleZone", "BeamRider", "Boxing", "Breakout",
+    "Carnival", "Centipede", "ChopperCommand", "CrazyClimber", "DemonAttack", "DoubleDunk", "Enduro", "FishingDerby",
+    "Freeway", "Frostbite", "Gopher", "Gravitar", "Hero", "IceHockey", "Jamesbond", "Kangaroo", "Krull", "KungFuMaster",
+    "MsPacman", "NameThisGame", "Phoenix", "Pong", "Pooyan", "Qbert", "Riverraid", "RoadRunner", "Robotank", "Seaquest",
+    "SpaceInvaders", "StarGunner", "TimePilot", "UpNDown", "VideoPinball", "WizardOfWor", "YarsRevenge", "Zaxxon",
+)  # fmt: skip
+ATARI_RUNS = 5
+ATARI_BUILDERS = ("rlu_atari", "rlu_atari_checkpoints_ordered")
+
+# --- D4RL ---
+
+# The data are from gym's v2 tasks; gymnasium's v4 are the same where it has them. Its Ant has other observations.
+D4RL_SIMULATORS = {
+    "halfcheetah": "gym/HalfCheetah-v4", "hopper": "gym/Hopper-v4", "walker2d": "gym/Walker2d-v4", "ant": None,
+}  # fmt: skip
+D4RL_REFERENCES = {
+    "halfcheetah": Reference(-280.18, 12135.0), "hopper": Reference(-20.27, 3234.3),
+    "walker2d": Reference(1.63, 4592.3), "ant": Reference(-325.6, 3879.7),
+}  # fmt: skip
+_LATER = ("expert", "full-replay", "medium", "medium-expert", "medium-replay", "random")
+D4RL_CONFIGS = (
+    *(f"v0-{kind}" for kind in ("expert", "medium", "medium-expert", "mixed", "random")),
+    *(f"{version}-{kind}" for version in ("v1", "v2") for kind in _LATER),
+)
+D4RL_HORIZON = 1000
+ANTMAZE_CONFIGS = tuple(
+    f"{maze}-{version}" for version in ("v0", "v2") for maze in (
+        "umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-diverse", "large-play")
+)  # fmt: skip
+
+# Normalized scores of data whose simulator is known, wherever the data come from.
+REFERENCES = {f"bsuite/{name}": local.reference for name, local in LOCAL.items()} | {
+    D4RL_SIMULATORS[task]: reference for task, reference in D4RL_REFERENCES.items() if D4RL_SIMULATORS[task]
+}
