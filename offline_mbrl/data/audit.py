@@ -60,8 +60,8 @@ def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dic
 def shapes(part: steps.Aligned, spec: EnvironmentSpec) -> list[Finding]:
     """Fields whose shape or dtype is not the spec's."""
     expected = {("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(spec.observation).items()}
-    discrete = isinstance(spec.action, DiscreteActions)
-    expected["action",] = ((), np.int32) if discrete else ((spec.action.size,), np.float32)
+    kind = spec.action
+    expected["action",] = ((), np.int32) if isinstance(kind, DiscreteActions) else ((kind.size,), np.float32)
     expected["reward",] = ((), np.float32)
     found = {p: (leaf.shape[1:], leaf.dtype) for p, leaf in trees.flatten(part.columns).items()}
     listed = []
@@ -177,7 +177,7 @@ def _chunks(leaf: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _any_nonfinite(chunk: np.ndarray) -> np.ndarray:
-    return ~np.isfinite(chunk).all(axis=tuple(range(1, chunk.ndim)))
+    return np.asarray((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1))
 
 
 def _first_nonfinite(row: np.ndarray) -> int:

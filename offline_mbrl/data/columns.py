@@ -37,7 +37,7 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
     """
     with ExitStack() as opened:
         leaves: dict[tuple[str, trees.Path], Leaf] = {}
-        rows = dict.fromkeys(store.SPLITS, 0)
+        rows: dict[str, int] = dict.fromkeys(store.SPLITS, 0)
         episodes = 0
         for batch in batches:
             for split, part in _split(batch, first_episode=episodes):

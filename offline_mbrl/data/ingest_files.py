@@ -27,7 +27,8 @@ def hdf5_source(path: Path) -> ingest.Source:
     import h5py
 
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r") as opened:
+            file: Any = opened
             fields = _table_fields(path, file)
             size = len(file[fields["reward"]])
             action = _action_bounds(file, file[fields["action"]].shape)

@@ -100,8 +100,8 @@ def from_columns(aligned: steps.Aligned) -> Dataset:
     columns = dict(aligned.columns)
     size = len(columns["reward"])
     lengths = np.diff(np.concatenate([[-1], aligned.episode_ends]))
-    episode_end = np.repeat(aligned.episode_ends, lengths).astype(np.int32)
-    starts = np.flatnonzero(np.arange(size) != episode_end).astype(np.int32)
+    episode_end: Any = np.repeat(aligned.episode_ends, lengths).astype(np.int32)
+    starts: Any = np.flatnonzero(np.arange(size) != episode_end).astype(np.int32)
     if not len(starts):
         raise UsageError("no transition is left: every episode has a single record")
     fields = {name: jax.tree.map(device_dtype, columns.pop(name)) for name in (*REQUIRED, "discount")}

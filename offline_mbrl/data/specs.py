@@ -49,7 +49,7 @@ def first_outside(kind: DiscreteActions | BoundedActions, action: np.ndarray, ro
     if isinstance(kind, DiscreteActions):
         wrong = (taken < 0) | (taken >= kind.num_actions)
     else:
-        low, high = np.float32(kind.minimum), np.float32(kind.maximum)
+        low, high = np.asarray(kind.minimum, np.float32), np.asarray(kind.maximum, np.float32)
         slack = TOLERANCE * (high - low)
         wrong = ((taken < low - slack) | (taken > high + slack)).any(axis=-1)
     return int(rows[np.argmax(wrong)]) if wrong.any() else None
@@ -71,7 +71,7 @@ def has_unit_bounds(kind: DiscreteActions | BoundedActions) -> bool:
 
 def to_unit_bounds(kind: BoundedActions, action: np.ndarray) -> np.ndarray:
     """Actions `[..., A]` in the simulator's units to [-1, 1]; an unbounded dimension stays as it is."""
-    low, high = np.float32(kind.minimum), np.float32(kind.maximum)
+    low, high = np.asarray(kind.minimum, np.float32), np.asarray(kind.maximum, np.float32)
     bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
     low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
     return np.asarray((action - low) / (high - low) * 2 - 1, np.float32)

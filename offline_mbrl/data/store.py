@@ -126,7 +126,7 @@ def chunk_hashes(file: Path) -> list[str]:
         return [hashlib.sha256(chunk).hexdigest() for chunk in iter(lambda: opened.read(CHUNK), b"")]
 
 
-def fingerprint(columns: Mapping[str, list[Mapping[str, Any]]], spec: Mapping[str, Any]) -> str:
+def fingerprint(columns: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     """A name for the content: equal for equal columns and spec, wherever and whenever they were made."""
     content = {"format": FORMAT, "columns": columns, "spec": spec}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -169,7 +169,7 @@ def column(directory: Path, entry: Mapping[str, Any]) -> Column:
 
 
 def _verify(column: Column, data: np.ndarray, chunks: range) -> None:
-    content = memoryview(data.reshape(-1).view(np.uint8))
+    content: Any = data.reshape(-1).view(np.uint8)
     for chunk in chunks:
         if chunk in column.verified:
             continue

@@ -1,0 +1,211 @@
+"""`offline-mbrl data list|info|build|audit`: what datasets there are, what is in them, and what is wrong with them."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from offline_mbrl.commands import arguments
+from offline_mbrl.data import atomic, audit, catalog, names, official, specs, store
+from offline_mbrl.types import UsageError
+
+PROG = "offline-mbrl data"
+Name = tyro.conf.Positional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class List:
+    """Datasets by name, and which of them are built."""
+
+    all: bool = False  # every official name, one a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """Counts, spec, origin and fingerprint of a dataset; builds it if it is absent."""
+
+    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
+    json: bool = False  # the manifest as JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """Makes a dataset's column store; `local/` datasets are generated first."""
+
+    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    noise: float | None = None  # local/: probability that the environment replaces an action by a uniform one
+    episodes: int | None = None  # local/: episodes of the behavior's run
+    fraction: int | None = None  # local/: percent of those episodes that are kept, spread over the whole run
+    seed: int | None = None  # local/: fixes everything
+    force: bool = False  # make it anew even if it is there
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """What is wrong with a dataset. The exit code is 1 when there are errors; warnings are for you to judge."""
+
+    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; see `cli`."""
+    commands = {"list": (List, run_list), "info": (Info, run_info), "build": (Build, run_build),
+                "audit": (Audit, run_audit)}  # fmt: skip
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {PROG} {{{'|'.join(commands)}}} ...\n")
+        for name, (options, _) in commands.items():
+            print(f"  {name:<6} {(options.__doc__ or '').splitlines()[0]}")
+        return 0
+    if argv[0] not in commands:
+        raise UsageError(f"unknown command 'data {argv[0]}'; choose one of {', '.join(commands)}")
+    options, run = commands[argv[0]]
+    return run(arguments.parse(options, argv[1:], prog=f"{PROG} {argv[0]}"), Console())
+
+
+def run_list(options: List, console: Console) -> int:
+    """Prints names."""
+    if options.all:
+        print("\n".join(names.names()))
+        return 0
+    table = Table("dataset", "simulator", "here", box=None)
+    for column in table.columns:
+        column.overflow = "fold"
+    built = _built()
+    for environment in official.LOCAL:
+        name = f"local/{environment}"
+        table.add_row(name, names.lookup(name).simulator, built.get(name, "not built"))
+    for name, size in sorted(built.items()):
+        if name not in names.names():
+            table.add_row(name, None, size)
+    for family in dict.fromkeys(name.split("/")[0] for name in names.names() if not name.startswith("local/")):
+        listed = [name for name in names.names() if name.startswith(f"{family}/")]
+        here = f"{sum(name in built for name in listed)} of {len(listed)}"
+        table.add_row(listed[0] + ", ...", names.lookup(listed[0]).simulator, here)
+    console.print(table, highlight=False)
+    console.print(
+        "local/ datasets are generated here, the others are official and fetched by TFDS (every name: --all). "
+        "Variants: local/catch-noise0.1-fraction10-episodes200-seed1. Your own: an RLDS or Minari directory, a "
+        "D4RL-style .hdf5 file, minari:<id>.", highlight=False)  # fmt: skip
+    return 0
+
+
+def run_info(options: Info, console: Console) -> int:
+    """Prints a dataset's manifest."""
+    opened = _open(options.name, options.verify)
+    manifest = opened.manifest
+    if options.json:
+        print(json.dumps({name: value for name, value in manifest.items() if name != "columns"}, indent=1))
+        return 0
+    table = Table("", "", show_header=False, box=None)
+    table.columns[1].overflow = "fold"
+    spec, counts = specs.from_json(manifest["spec"]), manifest["counts"]
+    dropped = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items()) or "none"
+    for what, value in {
+        "name": manifest["name"], "store": opened.directory, "fingerprint": manifest["fingerprint"],
+        "simulator": catalog.lookup(options.name).simulator or manifest["simulator"] or "none: evaluation is skipped",
+        "episodes": f"{counts['episodes']} ({len(_ends(opened, 'validation'))} of them for validation)",
+        "transitions": counts["transitions"], "steps read": counts["steps"], "steps dropped": dropped,
+        "observation": spec.observation, "action": spec.action, "gamma": spec.gamma,
+        "horizon": spec.horizon or "unknown", "origin": json.dumps(manifest["provenance"]),
+    }.items():  # fmt: skip
+        table.add_row(what, str(value))
+    for split in opened.columns:
+        for path, column in opened.columns[split].items():
+            shape = "x".join(map(str, column.shape))
+            table.add_row(f"{split} {'/'.join(path[1:] or path)}", f"{column.dtype.name} {shape}")
+    console.print(table, highlight=False)
+    return 0
+
+
+def run_build(options: Build, console: Console) -> int:
+    """Builds a dataset."""
+    name = options.name
+    flags = {flag: getattr(options, flag) for flag in names.Variant._fields if getattr(options, flag) is not None}
+    if flags:
+        entry = names.lookup(name)
+        if entry.kind != "local":
+            raise UsageError(f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not")
+        names.check(name, entry.variant._replace(**flags))
+        name = names.local_name(entry.location, entry.variant._replace(**flags))
+    with _progress() as collect:
+        directory = catalog.build(name, collect=collect, force=options.force)
+    counts = store.open_store(directory).manifest["counts"]
+    console.print(f"{name}: {counts['episodes']} episodes, {counts['transitions']} transitions in {directory}",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+    return 0
+
+
+def run_audit(options: Audit, console: Console) -> int:
+    """Prints what is wrong with a dataset."""
+    opened = _open(options.name, options.verify)
+    spec = specs.from_json(opened.manifest["spec"])
+    parts = {split: store.aligned(opened, split) for split in opened.columns}
+    summaries = {split: audit.episodes(part) for split, part in parts.items() if part}
+    summary = Table("", *summaries, box=None)
+    for statistic in summaries["train"]:
+        summary.add_row(statistic, *(f"{values[statistic]:g}" for values in summaries.values()))
+    console.print(summary, highlight=False)
+    found = [(split, finding) for split, part in parts.items() if part for finding in audit.findings(part, spec)]
+    for split, finding in found:
+        where = "".join(f", {what} {at}" for what, at in (("row", finding.row), ("episode", finding.episode))
+                        if at is not None)  # fmt: skip
+        console.print(f"{finding.severity}: {split} {finding.field}{where}: {finding.message}", highlight=False)
+    if not found:
+        console.print("nothing found")
+    return 1 if any(finding.severity == audit.ERROR for _, finding in found) else 0
+
+
+def _open(name: str, verify: str) -> store.Store:
+    with _progress() as collect:
+        opened = catalog.open_named(name, collect=collect)
+    if verify == "full":
+        chunks = store.verify_all(opened)
+        Console(stderr=True).print(f"{chunks} chunks verified")
+    return opened
+
+
+@contextmanager
+def _progress() -> Iterator[catalog.Collect]:
+    """The collector of `local/` datasets, with a progress bar that appears when it is used."""
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+
+        def collect(environment: str, **options):
+            from offline_mbrl.collect import bsuite
+
+            task = bar.add_task(f"generating {environment}", total=options["num_episodes"])
+            show = functools.partial(_show, bar, task)
+            return bsuite.collect(environment, **options, progress=show)
+
+        yield collect
+
+
+def _show(bar: Progress, task, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
+
+
+def _ends(opened: store.Store, split: str):
+    return store.read(opened.columns[split][store.ENDS]) if split in opened.columns else ()
+
+
+def _built() -> dict[str, str]:
+    """Name -> size of every store on this machine."""
+    root: Path = atomic.root() / "store"
+    found = {}
+    for path in sorted(root.rglob(store.MANIFEST)) if root.is_dir() else []:
+        try:
+            manifest = store.open_store(path.parent).manifest
+        except UsageError:
+            found[str(path.parent.relative_to(root))] = "damaged"
+            continue
+        found[manifest["name"]] = f"{manifest['counts']['transitions']} transitions"
+    return found
