@@ -48,7 +48,7 @@ class FitResult(NamedTuple):
     compile_seconds: float
     update_seconds: float  # in blocks and refreshes; hooks and compilation excluded
     num_updates: int  # updates done by this call
-    flops_per_update: float | None  # of all seeds together, as the compiler counts them; None where it does not
+    flops_per_update: float | None  # of all seeds on one device, as the compiler counts; None where it does not
     block_updates: int
 
 

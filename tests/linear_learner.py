@@ -1,11 +1,13 @@
 """A learner small enough to reason about: linear regression of the reward on the observation, by Adam."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from offline_mbrl.data import memory
 from offline_mbrl.types import Learner
@@ -73,3 +75,17 @@ def refresh(state: State, data, key) -> State:
 
 def make(batch_size: int = 16, **fields) -> Learner:
     return Learner(memory.transitions(batch_size), init, step, None, lambda state: state.params)._replace(**fields)
+
+
+@contextlib.contextmanager
+def compilation_cache(directory):
+    """JAX's persistent cache for everything that compiles inside."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(directory), 0.0), strict=True):
+        jax.config.update(name, value)
+    jax_cache.reset_cache()  # the decision to use a cache is taken once
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    jax_cache.reset_cache()
