@@ -16,6 +16,11 @@ _HOMES = {
     "Policy": "types",
     "Trajectory": "types",
     "Transition": "types",
+    "UsageError": "types",
+    "load_dataset": "data.catalog:load",
+    "load_policy": "export",
+    "lookup": "registry",
+    "spec_of": "data.specs",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

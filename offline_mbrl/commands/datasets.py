@@ -1,0 +1,28 @@
+"""Datasets for commands: what is absent is generated while a person watches."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+
+from offline_mbrl.commands import display
+from offline_mbrl.data import catalog
+
+
+def load(name: str, console: Console, **settings: Any) -> catalog.Loaded:
+    """`catalog.load` with a progress bar for what has to be generated; states become one vector."""
+    return catalog.flattened(catalog.load(name, collect=collector(console), **settings))
+
+
+def collector(console: Console) -> catalog.Collect:
+    """What generates the episodes of `local/` datasets."""
+
+    def collect(environment: str, *, num_episodes: int, **settings: Any) -> Iterator[dict[str, Any]]:
+        from offline_mbrl.collect import bsuite  # simulators are loaded only where something is generated
+
+        with display.bar(console, f"Generating {environment}", num_episodes) as show:
+            yield from bsuite.collect(
+                environment, num_episodes=num_episodes, progress=lambda done, *_: show(done, "episodes"), **settings
+            )
+
+    return collect

@@ -1,0 +1,46 @@
+"""`offline-mbrl export RUN DIR`: a run's policies as a folder that `offline_mbrl.load_policy` reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from offline_mbrl import export, registry
+from offline_mbrl.commands import arguments
+from offline_mbrl.commands.evaluate import policy_folder
+from offline_mbrl.types import UsageError
+
+ADDED = ("algorithm", "config", "spec", "seeds", "sha256")  # what `export.save` writes by itself
+
+
+@dataclass(frozen=True)
+class Options:
+    """Writes policy.json and params.npz."""
+
+    run: tyro.conf.Positional[Path]  # run folder
+    directory: tyro.conf.Positional[Path]  # where to write; made where it is absent
+    seed: int | None = None  # one seed of the run; default: all
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command; see `cli`."""
+    options = arguments.parse(Options, argv, prog="offline-mbrl export")
+    exported = export.load(policy_folder(options.run))
+    about, params = exported.description, exported.params
+    seeds = about["seeds"] if options.seed is None else [options.seed]
+    if not set(seeds) <= set(about["seeds"]):
+        raise UsageError(f"the run has no seed {options.seed}: it holds {', '.join(map(str, about['seeds']))}")
+    rows = np.array([about["seeds"].index(seed) for seed in seeds])
+    export.save(
+        options.directory,
+        algorithm=about["algorithm"],
+        config=export.config_from_json(registry.lookup(about["algorithm"]).config, about["config"]),
+        spec=exported.spec,
+        params=jax.tree.map(lambda leaf: leaf[rows], params),
+        seeds=seeds,
+        description={name: value for name, value in about.items() if name not in ADDED},
+    )
+    print(f"wrote {options.directory}: policy = offline_mbrl.load_policy({str(options.directory)!r})")
+    return 0

@@ -1,0 +1,192 @@
+"""What happens between blocks: rows, TensorBoard, evaluations, checkpoints, and the wish to stop."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from offline_mbrl import checkpoint, export
+from offline_mbrl import fit as fitting
+from offline_mbrl.commands import display, folder, playing
+from offline_mbrl.types import Learner, PyTree
+
+POLICY = "policy"  # folder of the run that holds the last checkpoint's policy
+VALIDATION_BATCHES = 10
+
+
+class Stage(NamedTuple):
+    """One stage of a run, as its recorder sees it."""
+
+    run: Any  # commands.train.Run
+    name: str
+    learner: Learner
+    num_updates: int
+    saved: Mapping[str, Any]  # metadata of the checkpoint that the stage goes on from
+
+
+class Recorder(NamedTuple):
+    """A hook for `fit`, and what to call when the stage has ended."""
+
+    hook: fitting.Hook
+    close: Callable[[fitting.FitResult], dict[str, float]]  # saves the last checkpoint; timings of the whole stage
+
+
+Figures = Callable[[fitting.Progress], dict[str, np.ndarray]]  # [S] per name; empty where nothing is due
+
+
+@contextlib.contextmanager
+def recorder(stage: Stage) -> Iterator[Recorder]:
+    """The recorder of one stage.
+
+    Args:
+      stage: what is trained.
+
+    Yields:
+      A hook that writes one row per block and seed, with the evaluations that are due, and saves a checkpoint every
+      `checkpoint_seconds` and when the run is asked to stop.
+    """
+    run, began = stage.run, time.monotonic()
+    spent = dict(stage.saved.get("timings", {"compile_seconds": 0.0, "update_seconds": 0.0, "updates": 0}))
+    last_saved = [began]
+    extra = [_validation(stage), _evaluation(stage)]
+
+    def save(progress: fitting.Progress) -> None:
+        _save(stage, progress, spent)
+        last_saved[0] = time.monotonic()
+
+    with display.bar(run.console, stage.name, stage.num_updates, int(spent["updates"])) as show, _boards(stage) as log:
+
+        def hook(progress: fitting.Progress) -> str | None:
+            spent["update_seconds"] += progress.seconds
+            spent["updates"] = progress.step
+            figures = dict(progress.metrics)
+            for figure in extra:
+                figures |= figure(progress)
+            folder.append_rows(run.folder, _rows(stage, progress.step, figures))
+            log(progress.step, figures)
+            show(progress.step, _in_words(figures))
+            terminated = run.terminated()
+            due = time.monotonic() - last_saved[0] >= run.options.checkpoint_seconds
+            if due or terminated or progress.step >= stage.num_updates:
+                save(progress)
+            return "terminated" if terminated else None
+
+        def close(result: fitting.FitResult) -> dict[str, float]:
+            return spent | {"compile_seconds": spent["compile_seconds"] + result.compile_seconds}
+
+        yield Recorder(hook, close)
+
+
+def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) -> None:
+    """A checkpoint of all, and for the last stage the policy alone. A run whose seeds have all failed saves nothing:
+    what it wrote last is the last good state."""
+    if not np.any(jax.device_get(progress.state.alive)):
+        return
+    run = stage.run
+    metadata = {
+        "config": run.identity["config"], "fingerprint": run.identity["fingerprint"], "timings": dict(spent),
+        "failures": {str(seed): what for seed, what in progress.failures.items()},
+        "block_updates": progress.block_updates, "vmap_width": len(run.seeds),
+    }  # fmt: skip
+    checkpoint.save(run.folder / "checkpoints" / stage.name, progress.step, progress.state, metadata)
+    if stage.learner.policy is not None:
+        params = jax.device_get(fitting.policy_params(stage.learner, progress.state))
+        save_policy(run, run.folder / POLICY, params, progress.step)
+
+
+def save_policy(run: Any, directory: Path, params: PyTree, step: int) -> None:
+    """The policies of all seeds in the format of `offline_mbrl.load_policy`."""
+    reference = run.data.reference
+    export.save(
+        directory, algorithm=run.identity["algorithm"], config=run.config, spec=run.data.spec, params=params,
+        seeds=run.seeds, description={
+            "dataset": run.data.name, "simulator": run.data.simulator, "step": step,
+            "reference": None if reference is None else list(reference), "fingerprint": run.data.fingerprint,
+        })  # fmt: skip
+
+
+# --- figures besides the training metrics ---
+
+
+def _validation(stage: Stage) -> Figures:
+    """Mean metrics of held-out batches."""
+    run = stage.run
+    if run.data.validation is None:
+        return lambda progress: {}
+    measure = fitting.validation(
+        stage.learner, run.data.validation, key=jax.random.key(1), num_batches=VALIDATION_BATCHES
+    )
+
+    def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
+        if not _due(stage, progress):
+            return {}
+        return {f"validation/{name}": value for name, value in measure(progress.state).items()}
+
+    return figures
+
+
+def _evaluation(stage: Stage) -> Figures:
+    """Mean returns in the simulator, acting greedily and by sampling."""
+    run = stage.run
+    if stage.learner.policy is None or run.data.simulator is None or not run.options.episodes:
+        return lambda progress: {}
+    play = playing.make(
+        stage.learner.policy, run.data.simulator, num_seeds=len(run.seeds), num_episodes=run.options.episodes_during
+    )
+
+    def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
+        if not _due(stage, progress):
+            return {}
+        params = fitting.policy_params(stage.learner, progress.state)
+        return {f"evaluation/{how}": np.nanmean(one.returns, axis=1) for how, one in play(params, seed=0).items()}
+
+    return figures
+
+
+def _due(stage: Stage, progress: fitting.Progress) -> bool:
+    """Whether one of the evenly spread evaluation points was passed in this block."""
+    count = stage.run.options.evaluations
+    before = progress.step - progress.num_updates
+    return progress.step * count // stage.num_updates > before * count // stage.num_updates
+
+
+# --- rows ---
+
+
+def _rows(stage: Stage, step: int, figures: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {"stage": stage.name, "step": step, "seed": seed} | {name: float(value[i]) for name, value in figures.items()}
+        for i, seed in enumerate(stage.run.seeds)
+    ]
+
+
+def _in_words(figures: Mapping[str, np.ndarray]) -> str:
+    shown = {
+        name.split("/")[-1]: value for name, value in figures.items() if name.startswith(("loss/total", "evaluation/"))
+    }
+    return "  ".join(f"{name} {np.nanmean(value):.3f}" for name, value in shown.items())
+
+
+@contextlib.contextmanager
+def _boards(stage: Stage) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
+    """TensorBoard: a folder per seed, so that seeds are drawn as runs."""
+    import tensorboardX
+
+    start = int(stage.saved.get("timings", {}).get("updates", 0))
+    place = stage.run.folder / "tensorboard" / stage.name
+    boards = [tensorboardX.SummaryWriter(str(place / f"seed_{seed}"), purge_step=start + 1) for seed in stage.run.seeds]
+
+    def log(step: int, figures: Mapping[str, np.ndarray]) -> None:
+        for i, board in enumerate(boards):
+            for name, value in figures.items():
+                board.add_scalar(name, float(value[i]), step)
+
+    try:
+        yield log
+    finally:
+        for board in boards:
+            board.close()
