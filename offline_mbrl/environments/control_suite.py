@@ -30,5 +30,5 @@ def _tasks() -> dict[str, tuple[str, str]]:
 
 def without_display() -> None:
     """MuJoCo looks for a display on import; nothing here renders, so without one it is told not to look."""
-    if not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "disabled")
+    if not os.environ.get("DISPLAY") and not os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "disabled"

@@ -40,11 +40,7 @@ class FromGymnasium(dm_env.Environment):
 
     def __init__(self, environment: Any, seed: int):
         """Args: a `gymnasium.Env`, and the seed of its first reset; later resets go on from there."""
-        import gymnasium
-
-        if not isinstance(environment.observation_space, gymnasium.spaces.Box):
-            environment = gymnasium.wrappers.FlattenObservation(environment)
-        self._environment = environment
+        self._environment = _one_array(environment)
         self._seed: int | None = seed
         self._over = True
         self._action_spec = _action_spec(environment.action_space)
@@ -80,6 +76,14 @@ class FromGymnasium(dm_env.Environment):
     def close(self) -> None:
         """Frees the simulator."""
         self._environment.close()
+
+
+def _one_array(environment: Any) -> Any:
+    import gymnasium
+
+    if isinstance(environment.observation_space, gymnasium.spaces.Box):
+        return environment
+    return gymnasium.wrappers.FlattenObservation(environment)
 
 
 def _action_spec(space: Any) -> specs.Array:

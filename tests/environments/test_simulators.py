@@ -2,11 +2,13 @@ import subprocess
 import sys
 
 import dm_env
+import gymnasium
 import numpy as np
 import pytest
 
 from offline_mbrl import environments
 from offline_mbrl.environments import simulators, wrappers
+from offline_mbrl.environments.gymnasium import FromGymnasium
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
@@ -190,6 +192,21 @@ def test_older_mujoco_versions_are_not_newer_ones():
     assert environments.spec("gym/Hopper-v4").horizon == 1000
     shapes = {name: environments.spec(f"gym/{name}").observation.shape for name in ("Ant-v4", "Ant-v5")}
     assert shapes == {"Ant-v4": (27,), "Ant-v5": (105,)}
+
+
+def test_discrete_gymnasium_observations_become_one_array():
+    environment = environments.make("gym/FrozenLake-v1", seed=0)
+    np.testing.assert_array_equal(environment.reset().observation, np.eye(16, dtype=np.float32)[0])
+    assert environments.spec("gym/FrozenLake-v1").observation.shape == (16,)
+
+
+def test_actions_of_another_kind_are_refused():
+    class Several(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(0, 1, (1,))
+        action_space = gymnasium.spaces.MultiDiscrete([2, 2])
+
+    with pytest.raises(UsageError, match="not supported"):
+        FromGymnasium(Several(), 0)
 
 
 # --- Atari ---
