@@ -8,9 +8,10 @@ the one before or the new one. No pickle: what cannot be written as arrays and J
 """
 
 import contextlib
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,9 +79,8 @@ def save(directory: str | Path, step: int, state: PyTree, metadata: Mapping[str,
     except (OSError, ValueError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             _clean(directory)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"cannot write the checkpoint {target}: {reason}; free some space or choose a writable folder "
+            f"cannot write the checkpoint {target}: {_reason(error)}; free some space or choose a writable folder "
             "(earlier checkpoints are intact)"
         ) from error
     with contextlib.suppress(OSError):
@@ -94,7 +94,7 @@ def _write(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
     if stored:
         import orbax.checkpoint as ocp
 
-        with _orbax() as checkpointer:
+        with _quiet(), _orbax() as checkpointer:
             checkpointer.save(folder / STATE, args=ocp.args.StandardSave(stored))
 
 
@@ -108,6 +108,23 @@ def _orbax() -> Any:
     )
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     return ocp.Checkpointer(handler, multiprocessing_options=options)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps orbax from printing the tracebacks of its threads: what went wrong is raised as well."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+def _reason(error: Exception) -> str:
+    """What the system said, out of an error that may hold a whole chain of paths."""
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(" [os_error_code")[0].rsplit(": ", 1)[-1]
 
 
 def _label(index: int) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 
+DIRECTORY = "jax_compilation_cache_dir"
 MINIMUM_COMPILE_SECONDS = 0.5  # what compiles faster is not worth a file
 
 
@@ -19,8 +20,8 @@ def enable(directory: str | Path | None = None) -> Path | None:
     Returns:
       The folder in use, or None where none can be written: then there is no cache, and nothing fails.
     """
-    if jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if chosen := getattr(jax.config, DIRECTORY):
+        return Path(chosen)
     try:
         folder = Path(directory or os.environ.get("OFFLINE_MBRL_CACHE") or Path.home() / ".cache/offline_mbrl/xla")
         folder.mkdir(parents=True, exist_ok=True)
@@ -28,6 +29,6 @@ def enable(directory: str | Path | None = None) -> Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update(DIRECTORY, str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MINIMUM_COMPILE_SECONDS)
     return folder
