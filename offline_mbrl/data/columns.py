@@ -14,12 +14,11 @@ VALIDATION_EVERY = 20  # one random episode of every 20 is held out: 5 %, spread
 VALIDATION_SEED = 20260101
 
 
-class Leaf(NamedTuple):
-    """A column that is being written."""
+class Field(NamedTuple):
+    """What all rows of a column have in common."""
 
-    file: BinaryIO
     dtype: np.dtype
-    shape: tuple[int, ...]  # of one row
+    shape: tuple[int, ...]
 
 
 def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[dict[str, Any]]]:
@@ -35,25 +34,26 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
     Raises:
       UsageError: fields, shapes or dtypes change on the way.
     """
+    fields: dict[trees.Path, Field] = {}
     with ExitStack() as opened:
-        leaves: dict[tuple[str, trees.Path], Leaf] = {}
+        files: dict[tuple[str, trees.Path], BinaryIO] = {}
         rows: dict[str, int] = dict.fromkeys(store.SPLITS, 0)
         episodes = 0
         for batch in batches:
+            found = {path: Field(leaf.dtype, leaf.shape[1:]) for path, leaf in _leaves(batch).items()}
+            fields = fields or found
+            _refuse_change(fields, found)
             for split, part in _split(batch, first_episode=episodes):
-                flat = _leaves(part, rows[split])
-                for path, values in flat.items():
-                    if (split, path) not in leaves:
-                        _refuse_new_field(path, rows[split])
-                        file = opened.enter_context((directory / _file_name(split, path, len(leaves))).open("wb"))
-                        leaves[split, path] = Leaf(file, values.dtype, values.shape[1:])
-                    _append(leaves[split, path], path, values)
-                _refuse_lost_field({path for at, path in leaves if at == split} - set(flat))
+                for path, values in _leaves(part, first_row=rows[split]).items():
+                    if (split, path) not in files:
+                        file = directory / _file_name(split, path, len(files))
+                        files[split, path] = opened.enter_context(file.open("wb"))
+                    files[split, path].write(np.ascontiguousarray(values).tobytes())
                 rows[split] += len(part.columns["reward"])
             episodes += len(batch.episode_ends)
     entries: dict[str, list[dict[str, Any]]] = {}
-    for (split, path), leaf in leaves.items():
-        entries.setdefault(split, []).append(_entry(directory, path, leaf))
+    for (split, path), file in files.items():
+        entries.setdefault(split, []).append(_entry(directory / Path(file.name).name, path, fields[path]))
     return entries
 
 
@@ -84,28 +84,21 @@ def _split(batch: steps.Aligned, *, first_episode: int) -> Iterator[tuple[str, s
             yield split, take_episodes(batch, chosen)
 
 
-def _leaves(part: steps.Aligned, first_row: int) -> Mapping[trees.Path, np.ndarray]:
+def _leaves(part: steps.Aligned, first_row: int = 0) -> Mapping[trees.Path, np.ndarray]:
     flat = trees.flatten({"columns": part.columns})
     arrays = {path: memory.device_dtype(np.asarray(leaf)) for path, leaf in flat.items()}
     return arrays | {store.ENDS: np.asarray(part.episode_ends + first_row, np.int64)}
 
 
-def _append(leaf: Leaf, path: trees.Path, values: np.ndarray) -> None:
-    if (values.dtype, values.shape[1:]) != (leaf.dtype, leaf.shape):
-        raise UsageError(
-            f"field {'/'.join(path[1:])!r} changes on the way from {leaf.dtype}{list(leaf.shape)} to "
-            f"{values.dtype}{list(values.shape[1:])}; all episodes must have the same shapes and dtypes")  # fmt: skip
-    leaf.file.write(np.ascontiguousarray(values).tobytes())
-
-
-def _refuse_new_field(path: trees.Path, rows: int) -> None:
-    if rows:
-        raise UsageError(f"field {'/'.join(path[1:])!r} appears after {rows} steps; all episodes must have it")
-
-
-def _refuse_lost_field(lost: set[trees.Path]) -> None:
-    if lost:
-        raise UsageError(f"field {'/'.join(sorted(lost)[0][1:])!r} is missing from later episodes")
+def _refuse_change(fields: Mapping[trees.Path, Field], found: Mapping[trees.Path, Field]) -> None:
+    for path in dict.fromkeys([*fields, *found]):
+        if fields.get(path) != found.get(path):
+            first, later = (
+                f"{f[path].dtype}{list(f[path].shape)}" if path in f else "nothing" for f in (fields, found)
+            )
+            raise UsageError(
+                f"field {'/'.join(path[1:])!r} changes on the way from {first} to {later}; all episodes must have the "
+                "same fields, shapes and dtypes")  # fmt: skip
 
 
 def _file_name(split: str, path: trees.Path, index: int) -> str:
@@ -113,10 +106,8 @@ def _file_name(split: str, path: trees.Path, index: int) -> str:
     return f"{split}.{index:02d}.{'.'.join(plain)}.bin"
 
 
-def _entry(directory: Path, path: trees.Path, leaf: Leaf) -> dict[str, Any]:
-    file = directory / Path(leaf.file.name).name
-    row_bytes = leaf.dtype.itemsize * int(np.prod(leaf.shape))
-    rows = file.stat().st_size // row_bytes if row_bytes else 0
+def _entry(file: Path, path: trees.Path, field: Field) -> dict[str, Any]:
+    rows = file.stat().st_size // (field.dtype.itemsize * int(np.prod(field.shape)))
     return {
-        "path": list(path), "file": file.name, "dtype": leaf.dtype.name, "shape": [rows, *leaf.shape],
+        "path": list(path), "file": file.name, "dtype": field.dtype.name, "shape": [rows, *field.shape],
         "sha256": store.chunk_hashes(file)}  # fmt: skip

@@ -122,6 +122,7 @@ def transitions(batch_size: int) -> Callable[[Dataset, Array], Transition]:
     """A sampler of `batch_size` transitions, uniform over steps, with replacement."""
 
     def sample(dataset: Dataset, key: Array) -> Transition:
+        dataset = jax.tree.map(jnp.asarray, dataset)  # host arrays cannot be indexed by traced rows
         rows = _uniform(dataset.starts, key, batch_size)
         take = lambda tree: jax.tree.map(lambda column: column[rows], tree)  # noqa: E731
         return Transition(
@@ -143,6 +144,7 @@ def windows(batch_size: int, length: int, *, start_on_final: bool = False) -> Ca
     """
 
     def sample(dataset: Dataset, key: Array) -> Trajectory:
+        dataset = jax.tree.map(jnp.asarray, dataset)
         if start_on_final:
             rows = jax.random.randint(key, (batch_size,), 0, dataset.reward.shape[0])
         else:

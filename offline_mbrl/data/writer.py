@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -98,41 +98,53 @@ def verify(directory: Path) -> None:
 
 
 def _write(target: Path, name: str, episodes: Iterator[Episode], metadata: Mapping[str, Any]) -> None:
-    first = next(episodes, None)
+    checked = _checked(episodes)
+    first = next(checked, None)
     if first is None:
         raise UsageError(f"no episodes to write to {name}")
-    first = _checked(0, first)
     features = _features(first)
-    checked = (_checked(index + 1, episode) for index, episode in enumerate(episodes))
-    examples = ({**episode["metadata"], "steps": episode["steps"]} for episode in itertools.chain([first], checked))
-    _prepare(target, "data_" + re.sub(r"\W", "_", name), features, examples)
+    records = (features.serialize_example(episode) for episode in itertools.chain([first], checked))
+    lengths, num_bytes = _write_shards(target, "data_" + re.sub(r"\W", "_", name), records)
+    _describe(target, features, lengths, num_bytes)
     files = {path.name: _describe_file(path) for path in sorted(target.iterdir())}
     sidecar = {**metadata, **provenance.describe(), "files": files}
     (target / SIDECAR).write_text(json.dumps(sidecar, indent=1))
 
 
-def _prepare(target: Path, name: str, features: Any, examples: Iterator[dict[str, Any]]) -> None:
-    """Shards of about `SHARD_BYTES`, in order, and TFDS's description of them."""
-    import tensorflow_datasets as tfds
+def _write_shards(target: Path, name: str, records: Iterator[bytes]) -> tuple[list[int], int]:
+    """Shards of about `SHARD_BYTES`, in order: how many records each holds, and bytes in all."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lengths: list[int] = []
     shard_bytes = total = 0
     with ExitStack() as stack:
-        for example in examples:
+        for record in records:
             if not lengths or shard_bytes >= SHARD_BYTES:
                 stack.close()
                 shard = ArrayRecordWriter(str(target / f"shard-{len(lengths)}"), "group_size:1")
-                stack.callback(shard.close)
+                stack.callback(_try, shard.close)
                 lengths, shard_bytes = [*lengths, 0], 0
-            record = features.serialize_example(example)
-            shard.write(record)
+            _try(shard.write, record)
             lengths[-1] += 1
             shard_bytes, total = shard_bytes + len(record), total + len(record)
     for index in range(len(lengths)):
         final = f"{name}-train.array_record-{index:05d}-of-{len(lengths):05d}"
         (target / f"shard-{index}").rename(target / final)
-    split = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=total)
+    return lengths, total
+
+
+def _try(write: Callable[..., None], *arguments: Any) -> None:
+    try:
+        write(*arguments)
+    except RuntimeError as error:  # the way in which array_record says that the disk is full
+        raise OSError(str(error).split(";")[0]) from error
+
+
+def _describe(target: Path, features: Any, lengths: list[int], num_bytes: int) -> None:
+    """TFDS's own description of the shards."""
+    import tensorflow_datasets as tfds
+
+    split = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=num_bytes)
     tfds.folder_dataset.write_metadata(
         data_dir=str(target), features=features, split_infos=[split], version=VERSION, check_data=False,
         filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", disable_shuffling=True)  # fmt: skip
@@ -144,26 +156,36 @@ def _features(episode: Episode) -> Any:
     def feature(value: np.ndarray, shape: tuple[int, ...]) -> Any:
         return tfds.features.Tensor(shape=shape, dtype=value.dtype) if shape else tfds.features.Scalar(value.dtype)
 
-    steps = jax.tree.map(lambda column: feature(column, column.shape[1:]), dict(episode["steps"]))
+    steps = jax.tree.map(lambda column: feature(column, column.shape[1:]), episode["steps"])
     metadata = {
         name: tfds.features.Text() if isinstance(value, str) else feature(np.asarray(value), np.shape(value))
-        for name, value in episode["metadata"].items()
+        for name, value in episode.items()
+        if name != "steps"
     }
     return tfds.features.FeaturesDict({**metadata, "steps": tfds.features.Dataset(steps)})
 
 
-def _checked(index: int, episode: Episode) -> dict[str, Any]:
-    """An episode with the dtypes and the metadata that every dataset of ours has."""
-    steps = jax.tree.map(np.asarray, dict(episode["steps"]))
-    missing = [name for name in ("observation", "action", *DTYPES) if name not in steps]
-    if missing:
-        raise UsageError(f"episode {index} lacks the field {missing[0]!r}")
-    steps |= {name: steps[name].astype(dtype) for name, dtype in DTYPES.items()}
-    lengths = {len(leaf) for leaf in jax.tree.leaves(steps)}
-    if len(lengths) != 1:
-        raise UsageError(f"episode {index} has fields of different lengths: {sorted(lengths)}")
-    metadata = {"episode_id": np.int64(index), "episode_return": np.float32(steps["reward"][:-1].sum())}
-    return {"steps": steps, "metadata": metadata | dict(episode.get("metadata", {}))}
+def _checked(episodes: Iterator[Episode]) -> Iterator[dict[str, Any]]:
+    """Episodes as TFDS examples, all of one form, with the dtypes and metadata that every dataset of ours has."""
+    form = None
+    for index, episode in enumerate(episodes):
+        steps = jax.tree.map(np.asarray, dict(episode["steps"]))
+        missing = [name for name in ("observation", "action", *DTYPES) if name not in steps]
+        if missing:
+            raise UsageError(f"episode {index} lacks the field {missing[0]!r}")
+        steps |= {name: steps[name].astype(dtype) for name, dtype in DTYPES.items()}
+        lengths = {len(leaf) for leaf in jax.tree.leaves(steps)}
+        if len(lengths) != 1:
+            raise UsageError(f"episode {index} has fields of different lengths: {sorted(lengths)}")
+        metadata = {"episode_id": np.int64(index), "episode_return": np.float32(steps["reward"][:-1].sum())}
+        metadata |= episode.get("metadata", {})
+        found = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype.name), steps), sorted(metadata)
+        form = form or found
+        if found != form:
+            raise UsageError(
+                f"episode {index} has other fields, shapes or dtypes than the first: {found} is not {form}"
+            )
+        yield {**metadata, "steps": steps}
 
 
 def _describe_file(path: Path) -> dict[str, Any]:

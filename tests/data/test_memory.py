@@ -1,0 +1,83 @@
+"""Samplers: windows and transitions at the ends of episodes, and uniformity."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.stats
+from data_examples import episodes
+
+from offline_mbrl.data import ingest, memory, steps
+
+
+def dataset_of(lengths, terminal):
+    """Episodes of these many transitions; observation = row, reward = row + 1."""
+    size = sum(lengths) + len(lengths)
+    ends = np.cumsum(np.array(lengths) + 1) - 1
+    is_last = np.isin(np.arange(size), ends)
+    is_terminal = np.isin(np.arange(size), ends[np.array(terminal)])
+    arrays = {"observation": np.arange(size, dtype=np.float32)[:, None], "action": np.arange(size),
+              "reward": np.arange(1.0, size + 1), "is_last": is_last, "is_terminal": is_terminal}  # fmt: skip
+    return jax.tree.map(jnp.asarray, memory.Dataset.from_arrays(arrays))
+
+
+def test_the_mask_of_the_spec_s_example():
+    dataset = dataset_of([2, 5], [True, True])  # last[2] = 1, first[3] = 1
+    window = memory.window(dataset, jnp.int32(0), length=6)
+    np.testing.assert_array_equal(window.mask, [1, 1, 0, 0, 0, 0])
+    np.testing.assert_array_equal(window.reward, [1, 2, 0, 0, 0, 0])
+    np.testing.assert_array_equal(window.discount, [1, 0, 0, 0, 0, 0])
+    np.testing.assert_array_equal(window.observation[:, 0], [0, 1, 2, 2, 2, 2, 2])
+
+
+def test_after_a_truncation_nothing_is_known_and_the_discount_stays_one():
+    window = memory.window(dataset_of([2, 5], [False, True]), jnp.int32(0), length=4)
+    np.testing.assert_array_equal(window.mask, [1, 1, 0, 0])
+    np.testing.assert_array_equal(window.discount, [1, 1, 1, 1])
+
+
+def test_no_window_shows_anything_of_the_next_episode():
+    dataset = dataset_of([2, 3, 1, 4], [True, False, True, False])
+    for row in range(len(dataset.reward)):
+        window = memory.window(dataset, jnp.int32(row), length=5)
+        assert window.observation.max() <= dataset.episode_end[row]
+        assert window.mask.sum() == min(5, int(dataset.episode_end[row]) - row)
+        assert (np.asarray(window.reward)[np.asarray(window.mask) == 0] == 0).all()
+
+
+def test_a_window_that_starts_on_a_final_record_is_masked_throughout():
+    dataset = dataset_of([2, 5], [True, True])
+    np.testing.assert_array_equal(memory.window(dataset, jnp.int32(2), length=3).mask, 0)
+    starts = memory.windows(4096, 1, start_on_final=True)(dataset, jax.random.key(0)).observation[:, 0, 0]
+    assert set(np.asarray(starts).tolist()) == set(range(9))
+
+
+def test_transitions_never_cross_an_end_and_are_uniform_over_steps():
+    dataset = dataset_of([2, 5, 1], [True, False, True])
+    batch = jax.jit(memory.transitions(8000))(dataset, jax.random.key(0))
+    np.testing.assert_array_equal(batch.next_observation, batch.observation + 1)
+    rows, counts = np.unique(np.asarray(batch.observation)[:, 0], return_counts=True)
+    np.testing.assert_array_equal(rows, [0, 1, 3, 4, 5, 6, 7, 9])
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_windows_start_uniformly_on_transitions():
+    dataset = dataset_of([2, 5, 1], [True, False, True])
+    batch = jax.jit(memory.windows(8000, 3))(dataset, jax.random.key(1))
+    rows, counts = np.unique(np.asarray(batch.observation)[:, 0, 0], return_counts=True)
+    np.testing.assert_array_equal(rows, dataset.starts)
+    assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_windows_hold_the_steps_that_were_collected():
+    listed = episodes(5)
+    joined = next(ingest.grouped(ingest.Batch(e, np.array([len(e["reward"])])) for e in listed))
+    dataset = memory.from_columns(steps.align(joined.records, joined.lengths))
+    row = 0
+    for episode in listed:
+        length = len(episode["reward"]) - 1
+        window = memory.window(jax.tree.map(jnp.asarray, dataset), jnp.int32(row), length=length)
+        np.testing.assert_array_equal(window.observation, episode["observation"])
+        np.testing.assert_array_equal(window.action, episode["action"][:-1])
+        np.testing.assert_array_equal(window.reward, episode["reward"][:-1])
+        assert window.discount[-1] == 1 - episode["is_terminal"][-1]
+        row += length + 1
