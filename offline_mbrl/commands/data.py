@@ -1,19 +1,15 @@
 """`offline-mbrl data list|info|build|audit`: what datasets there are, what is in them, and what is wrong with them."""
 
 import dataclasses
-import functools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from offline_mbrl.commands import arguments
+from offline_mbrl.commands import arguments, datasets
 from offline_mbrl.data import atomic, audit, catalog, names, official, specs, store
 from offline_mbrl.types import UsageError
 
@@ -137,8 +133,7 @@ def run_build(options: Build, console: Console) -> int:
             raise UsageError(f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not")
         names.check(name, entry.variant._replace(**flags))
         name = names.local_name(entry.location, entry.variant._replace(**flags))
-    with _progress() as collect:
-        directory = catalog.build(name, collect=collect, force=options.force)
+    directory = catalog.build(name, collect=datasets.collector(Console(stderr=True)), force=options.force)
     counts = store.open_store(directory).manifest["counts"]
     console.print(f"{name}: {counts['episodes']} episodes, {counts['transitions']} transitions in {directory}",
                   highlight=False, soft_wrap=True)  # fmt: skip
@@ -166,31 +161,11 @@ def run_audit(options: Audit, console: Console) -> int:
 
 
 def _open(name: str, verify: str) -> store.Store:
-    with _progress() as collect:
-        opened = catalog.open_named(name, collect=collect)
+    opened = catalog.open_named(name, collect=datasets.collector(Console(stderr=True)))
     if verify == "full":
         chunks = store.verify_all(opened)
         Console(stderr=True).print(f"{chunks} chunks verified")
     return opened
-
-
-@contextmanager
-def _progress() -> Iterator[catalog.Collect]:
-    """The collector of `local/` datasets, with a progress bar that appears when it is used."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-
-        def collect(environment: str, **options):
-            from offline_mbrl.collect import bsuite
-
-            task = bar.add_task(f"generating {environment}", total=options["num_episodes"])
-            show = functools.partial(_show, bar, task)
-            return bsuite.collect(environment, **options, progress=show)
-
-        yield collect
-
-
-def _show(bar: Progress, task, done: int, total: int) -> None:
-    bar.update(task, completed=done, total=total)
 
 
 def _ends(opened: store.Store, split: str):

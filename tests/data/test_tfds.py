@@ -60,18 +60,24 @@ def test_what_we_write_opens_with_tfds_and_works_with_rlds(tmp_path):
 # --- TFRecord ---
 
 
-def write_tfds(directory, name, steps, examples, *, file_format="tfrecord"):
-    """A dataset as TFDS itself writes it."""
+def write_tfds(directory, name, features, examples):
+    """A TFRecord dataset as TFDS itself writes it."""
     identity = tfds.core.dataset_info.DatasetIdentity(
         name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory / name), module_name="")  # fmt: skip
-    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)} if steps else {"number": np.int64})
     info = tfds.core.DatasetInfo(builder=identity, features=features)
-    info.set_file_format(file_format, override=True)
-    (directory / name).mkdir(parents=True)
+    (directory / name).mkdir()
     opened = tfds.core.SequentialWriter(info, max_examples_per_shard=1000)
     opened.initialize_splits(["train"])
     opened.add_examples({"train": examples})
     opened.close_all()
+    return directory / name
+
+
+def write_array_record(directory, name, features, examples):
+    """The same as array_record."""
+    (directory / name).mkdir()
+    records = (features.serialize_example(example) for example in examples)
+    writer._describe(directory / name, features, *writer._write_shards(directory / name, name, records))
     return directory / name
 
 
@@ -177,7 +183,8 @@ def test_an_official_dataset_that_cannot_be_prepared_is_one_line(monkeypatch):
 
 
 def test_a_dataset_without_steps_is_refused(tmp_path):
-    directory = write_tfds(tmp_path, "plain", None, [{"number": 1}])
+    features = tfds.features.FeaturesDict({"number": np.int64})
+    directory = write_tfds(tmp_path, "plain", features, [{"number": 1}])
     with pytest.raises(UsageError, match="no RLDS dataset: its examples have no `steps`"):
         ingest_tfds.directory_source(directory)
 
@@ -195,9 +202,10 @@ def test_frames_and_compressed_observations_are_decoded(tmp_path):
     example = {"steps": {"observation": {"frame": frames, "state": states}, "action": np.arange(5),
                          "reward": np.ones(5, np.float32), "is_first": np.arange(5) == 0, "is_last": last,
                          "is_terminal": last}}  # fmt: skip
-    for file_format in ("array_record", "tfrecord"):
-        directory = write_tfds(tmp_path, f"frames_{file_format}", steps, [example], file_format=file_format)
-        opened = stored(ingest_tfds.directory_source(directory), tmp_path / f"store_{file_format}")
+    features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
+    for write in (write_array_record, write_tfds):
+        directory = write(tmp_path, write.__name__, features, [example])
+        opened = stored(ingest_tfds.directory_source(directory), tmp_path / f"{write.__name__}_store")
         columns = store.aligned(opened, "train").columns
         np.testing.assert_array_equal(columns["observation"]["frame"], frames)
         np.testing.assert_array_equal(columns["observation"]["state"], states)
