@@ -10,7 +10,7 @@ from offline_mbrl.data import specs, steps, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
 ERROR, WARNING = "error", "warning"
-CHUNK_ROWS = 2**16
+CHUNK_ROWS = 2**13
 
 
 class Finding(NamedTuple):

@@ -11,7 +11,8 @@ import numpy as np
 from offline_mbrl.data import atomic, audit, columns, provenance, specs, steps, store, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
-BATCH_RECORDS = 2**16  # records that are aligned and written together, at least one episode
+BATCH_RECORDS = 2**16  # records that are aligned and written together, or
+BATCH_BYTES = 2**27  # as many as fill this; but at least one episode
 
 
 class Batch(NamedTuple):
@@ -69,11 +70,15 @@ def grouped(episodes: Iterable[Batch], *, records: int = BATCH_RECORDS) -> Itera
             fields = sorted(episode.records), sorted(waiting[0].records)
             raise UsageError(f"episodes hold different fields: {fields[0]} after {fields[1]}")
         waiting.append(episode)
-        if sum(len(batch.records["reward"]) for batch in waiting) >= records:
+        if sum(len(batch.records["reward"]) for batch in waiting) >= records or _bytes(waiting) >= BATCH_BYTES:
             yield _join(waiting)
             waiting = []
     if waiting:
         yield _join(waiting)
+
+
+def _bytes(batches: list[Batch]) -> int:
+    return sum(np.asarray(leaf).nbytes for batch in batches for leaf in jax.tree.leaves(dict(batch.records)))
 
 
 def _join(batches: list[Batch]) -> Batch:
@@ -94,8 +99,8 @@ def _build(source: Source, directory: Path, name: str) -> None:
     dropped: Counter[str] = Counter()
     entries = columns.write(directory, _aligned(source.batches, counts, dropped))
     _check_counts(source, counts, dropped, name)
-    written = {split: store.Store(directory, {}, _opened(directory, entries)) for split in entries}
-    parts = {split: store.aligned(opened, split) for split, opened in written.items()}
+    written = {split: {tuple(e["path"]): store.column(directory, e, name) for e in entries[split]} for split in entries}
+    parts = {split: store.aligned(store.Store(directory, {}, written), split) for split in entries}
     train = parts["train"]
     assert train is not None
     action = source.action or _action_kind([part for part in parts.values() if part], name)
@@ -166,10 +171,6 @@ def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | Bou
     if smallest < 0:
         raise UsageError(f"field 'action' of {name} is discrete and holds {smallest}: actions count from 0")
     return DiscreteActions(max(int(part.columns["action"].max()) for part in parts) + 1)
-
-
-def _opened(directory: Path, entries: Mapping[str, Any]) -> dict[str, dict[trees.Path, store.Column]]:
-    return {split: {tuple(e["path"]): store.column(directory, e) for e in listed} for split, listed in entries.items()}
 
 
 def first_line(error: Exception) -> str:

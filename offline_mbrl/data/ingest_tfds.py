@@ -1,5 +1,6 @@
 """RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they are used."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def _source(builder: Any, name: str) -> ingest.Source:
     episodes = [_examples(builder, split, name) for split in splits]
     batches = (_batch(steps) for split in episodes for steps in split)
     if has_wrong_ends(full_name):
-        batches = (_without_last_record(batch) for batch in batches)
+        batches = map(_without_last_record, batches)
+    elif full_name.startswith("d4rl_"):
+        batches = map(_with_known_end, batches)
     return ingest.Source(
         batches=ingest.grouped(batches),
         provenance={"source": "tfds", "builder": full_name, "builder_version": str(info.version), "splits": splits},
@@ -170,6 +173,19 @@ def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
     return batch._replace(records=records, lengths=lengths[lengths > 0], dropped={WRONG_ENDS: len(batch.lengths)})
 
 
+def _with_known_end(batch: ingest.Batch) -> ingest.Batch:
+    """Files without `next_observations` close a terminal episode with zeros; a copy of the state before stands there.
+
+    Nothing bootstraps from it, as everywhere where a terminal state is not known (`steps.from_transitions`).
+    """
+    observation = batch.records["observation"]
+    leaves = jax.tree.leaves(observation)
+    if len(leaves[0]) < 2 or not batch.records["is_terminal"][-1] or any(leaf[-1].any() for leaf in leaves):
+        return batch
+    known = jax.tree.map(lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), observation)
+    return batch._replace(records={**batch.records, "observation": known})
+
+
 # --- optional libraries ---
 
 
@@ -184,6 +200,7 @@ def _tfds() -> Any:
 
 def _rlds() -> Any:
     try:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its errors come as exceptions too
         import rlds
         import tensorflow  # noqa: F401
     except ImportError as error:

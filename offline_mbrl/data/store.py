@@ -35,6 +35,7 @@ class Column(NamedTuple):
     shape: tuple[int, ...]
     hashes: tuple[str, ...]  # one for each chunk
     verified: set[int]  # chunks that were found whole since the store was opened
+    dataset: str  # the store's name, for messages
 
 
 class Store(NamedTuple):
@@ -61,7 +62,7 @@ def open_store(directory: Path) -> Store:
         found = manifest.get("format")
         raise UsageError(f"{directory} has format {found}, this version reads {FORMAT}; {_rebuild(directory)}")
     columns = {
-        split: {tuple(entry["path"]): column(directory, entry) for entry in entries}
+        split: {tuple(entry["path"]): column(directory, entry, manifest["name"]) for entry in entries}
         for split, entries in manifest["columns"].items()
     }
     return Store(directory, manifest, columns)
@@ -153,8 +154,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     return json.loads(data)
 
 
-def column(directory: Path, entry: Mapping[str, Any]) -> Column:
-    """The column that a manifest's entry describes.
+def column(directory: Path, entry: Mapping[str, Any], dataset: str) -> Column:
+    """The column that an entry in the manifest of `dataset` describes.
 
     Raises:
       UsageError: its file is missing or has another length.
@@ -164,8 +165,8 @@ def column(directory: Path, entry: Mapping[str, Any]) -> Column:
     found = file.stat().st_size if file.is_file() else None
     if found != expected:
         size = "is missing" if found is None else f"has {found} bytes instead of {expected}"
-        raise UsageError(f"column {_name(file)} of {directory} {size}; {_rebuild(directory)}")
-    return Column(file, dtype, shape, tuple(entry["sha256"]), set())
+        raise UsageError(f"column {_name(file)} of {dataset} {size}; {_rebuild(directory, dataset)}")
+    return Column(file, dtype, shape, tuple(entry["sha256"]), set(), dataset)
 
 
 def _verify(column: Column, data: np.ndarray, chunks: range) -> None:
@@ -175,10 +176,9 @@ def _verify(column: Column, data: np.ndarray, chunks: range) -> None:
             continue
         found = hashlib.sha256(content[chunk * CHUNK : (chunk + 1) * CHUNK]).hexdigest()
         if found != column.hashes[chunk]:
-            directory = column.file.parent
             raise UsageError(
-                f"column {_name(column.file)} of {directory} is damaged: chunk {chunk} of {len(column.hashes)} does "
-                f"not match its sha256; {_rebuild(directory)}")  # fmt: skip
+                f"column {_name(column.file)} of {column.dataset} is damaged: chunk {chunk} of {len(column.hashes)} "
+                f"does not match its sha256; {_rebuild(column.file.parent, column.dataset)}")  # fmt: skip
         column.verified.add(chunk)
 
 
@@ -186,8 +186,8 @@ def _name(file: Path) -> str:
     return repr(file.name.removesuffix(".bin"))
 
 
-def _rebuild(directory: Path) -> str:
-    return f"rebuild it: `offline-mbrl data build NAME --force`, or remove {directory}"
+def _rebuild(directory: Path, dataset: str = "NAME") -> str:
+    return f"rebuild it: `offline-mbrl data build {dataset} --force`, or remove {directory}"
 
 
 assert sys.byteorder == "little", "columns are stored little endian"

@@ -172,6 +172,17 @@ def test_the_d4rl_builders_wrong_last_observation_is_never_part_of_a_transition(
     assert opened.manifest["counts"]["dropped"] == {ingest_tfds.WRONG_ENDS: 2}
 
 
+def test_the_d4rl_builders_zeros_after_a_terminal_become_a_copy_of_the_state_before():
+    records = episode(length=3, terminal=True)
+    observation = records["observation"] * (np.arange(4) < 3)[:, None]
+    repaired = ingest_tfds._with_known_end(ingest.Batch(records | {"observation": observation}, np.array([4])))
+    np.testing.assert_array_equal(repaired.records["observation"], observation[[0, 1, 2, 2]])
+    cut = records | {"observation": observation, "is_terminal": np.zeros(4, bool)}
+    for untouched in (records, cut):
+        batch = ingest.Batch(untouched, np.array([4]))
+        assert ingest_tfds._with_known_end(batch) is batch
+
+
 def test_an_official_dataset_that_cannot_be_prepared_is_one_line(monkeypatch):
     def fail(self, **kwargs):
         raise ConnectionError("no route to host\nmore")
