@@ -59,6 +59,16 @@ def test_nested_observations_frames_and_bounds_survive(tmp_path):
     assert (opened.manifest["spec"]["gamma"], opened.manifest["spec"]["horizon"]) == (0.5, 4)
 
 
+def test_records_are_those_that_tfds_itself_would_write():
+    from tensorflow_datasets.core.example_serializer import ExampleSerializer
+
+    steps = episode(length=4, terminal=True) | {"observation": {"a": np.ones((5, 2, 3)), "b": np.arange(5)}}
+    (example,) = writer._checked(iter([{"steps": steps, "metadata": {"name": "x", "number": 3, "pair": [1.5, 2.5]}}]))
+    features = writer._features(example)
+    fast = ExampleSerializer(features.get_serialized_info()).serialize_example(example)
+    assert fast == features.serialize_example(example)
+
+
 def test_origin_is_noted_beside_the_data(tmp_path):
     write(tmp_path / "rlds", episodes(3))
     sidecar = json.loads((tmp_path / "rlds" / writer.SIDECAR).read_text())
