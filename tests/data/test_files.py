@@ -1,5 +1,8 @@
 """HDF5 files and Minari datasets, written here by the libraries that define them."""
 
+import re
+import sys
+
 import gymnasium
 import h5py
 import minari
@@ -7,7 +10,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from offline_mbrl.data import ingest, ingest_files, store
+from offline_mbrl.data import ingest, ingest_files, ingest_tfds, store
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
@@ -195,3 +198,21 @@ def test_action_spaces_that_no_learner_takes_are_refused():
     for space in (spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)):
         with pytest.raises(UsageError, match=r"not supported|must start at 0"):
             ingest_files._minari_actions(space)
+
+
+# --- optional libraries ---
+
+
+@pytest.mark.parametrize(
+    ("library", "read", "extra"),
+    [
+        ("minari", lambda path: ingest_files.minari_source("any/id-v0"), "offline_mbrl[minari]"),
+        ("tensorflow_datasets", lambda path: ingest_tfds.builder_source("any", gamma=1.0, horizon=0),
+         "offline_mbrl[data]"),
+        ("rlds", lambda path: ingest_tfds._rlds(), "offline_mbrl[tfrecord]"),
+    ],
+)  # fmt: skip
+def test_a_missing_library_is_one_line_that_names_the_extra(monkeypatch, tmp_path, library, read, extra):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(UsageError, match=re.escape(f"pip install '{extra}'")):
+        read(tmp_path)
