@@ -1,0 +1,216 @@
+"""Every registered learner, and every earlier stage of one, against the contract."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from offline_mbrl import checkpoint, fit, registry, sharding
+from offline_mbrl.data import toy, trees
+from offline_mbrl.types import BoundedActions, Learner, UsageError
+
+# Settings that make each entry tiny, and the score that it must beat after `LEARNING_UPDATES` on its toy problem.
+TINY = {"bc": {"batch_size": 16}, "rosmo": {"batch_size": 16}, "skeleton": {"batch_size": 16, "hidden_layers": (16,)}}
+LEARNING_UPDATES = 4_000
+LEARNING = {"rosmo": {"gamma": 0.9}}  # the chain's own discount factor: at 0.988 its actions differ by a hundredth
+STATED_SCORE = {"bc": 0.99, "rosmo": 0.99, "skeleton": 0.95}
+CONTINUOUS = {"skeleton"}
+
+
+def problem(name: str) -> toy.Problem:
+    """The chain's data mostly move right, so that cloning them is worth something."""
+    return toy.bandit(0) if name in CONTINUOUS else toy.chain(0, right=0.8)
+
+
+@functools.cache
+def stages(name: str) -> dict[str, tuple[Learner, toy.Problem, dict]]:
+    """Each stage with its problem and what the stages before it hand on."""
+    algorithm, case = registry.ALGORITHMS[name], problem(name)
+    config = algorithm.config(**TINY[name])
+    found, given = {}, {}
+    learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
+    for stage, learner in learners.items():
+        found[stage] = (learner, case, dict(given))
+        given[stage] = learner.policy_params(fit.init(learner, case.dataset, key=jax.random.key(1), given=given).learner)
+    return found
+
+
+CASES = [(name, stage) for name in registry.ALGORITHMS for stage in stages(name)]
+every_stage = pytest.mark.parametrize(("name", "stage"), CASES)
+
+
+def start(name: str, stage: str):
+    learner, case, given = stages(name)[stage]
+    key_sample, key_init = jax.random.split(jax.random.key(0))
+    example = learner.sample(case.dataset, key_sample)
+    return learner, case.dataset, learner.init(key_init, example, (), given), example
+
+
+def assert_close(a, b, tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b)
+
+
+def test_every_algorithm_has_a_case():
+    assert set(TINY) == set(STATED_SCORE) == set(registry.ALGORITHMS)
+
+
+@every_stage
+def test_1_init_works_on_abstract_values(name, stage):
+    learner, case, given = stages(name)[stage]
+    abstract = fit.template(learner, case.dataset, key=jax.random.key(0), seeds=[0, 1], given=jax.tree.map(
+        lambda leaf: jnp.stack([leaf, leaf]), given))  # fmt: skip
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(abstract))
+
+
+@every_stage
+def test_2_three_blocks_trace_the_step_once(name, stage):
+    learner, case, given = stages(name)[stage]
+    traces = []
+    counted = learner._replace(step=lambda *args: (traces.append(1), learner.step(*args))[1])
+    result = fit.fit(counted, case.dataset, key=jax.random.key(0), num_updates=7, block_updates=3, given=given)
+    assert (result.num_updates, len(traces)) == (7, 1)
+
+
+@every_stage
+def test_3_the_state_keeps_structure_shapes_and_dtypes(name, stage):
+    learner, dataset, state, batch = start(name, stage)
+    shape = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)  # noqa: E731
+    after, _ = jax.jit(learner.step)(state, batch, jax.random.key(1))
+    assert shape(after) == shape(state)
+    assert shape(learner.refresh(state, dataset, jax.random.key(2))) == shape(state)
+
+
+@every_stage
+def test_4_metrics_are_finite_scalars_with_the_same_keys(name, stage):
+    learner, dataset, state, batch = start(name, stage)
+    step = jax.jit(learner.step)
+    state, first = step(state, batch, jax.random.key(1))
+    _, second = step(state, learner.sample(dataset, jax.random.key(2)), jax.random.key(3))
+    assert first.keys() == second.keys()
+    assert "loss/total" in first
+    assert all(value.shape == () and np.isfinite(value) for value in (*first.values(), *second.values()))
+
+
+@every_stage
+def test_5_vmap_over_seeds_equals_the_loop_over_seeds(name, stage):
+    learner, case, given = stages(name)[stage]
+    train = functools.partial(fit.fit, learner, case.dataset, key=jax.random.key(0), num_updates=5, block_updates=5)
+    stacked = train(seeds=[3, 8], given=jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), given)).state.learner
+    for index, seed in enumerate([3, 8]):
+        one = train(seeds=[seed], given=jax.tree.map(lambda leaf: leaf[None], given)).state.learner
+        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], stacked),
+                     jax.tree.map(lambda leaf: leaf[0], one), 1e-4)  # fmt: skip
+
+
+@every_stage
+def test_6_a_batch_split_over_eight_devices_equals_one_device(name, stage):
+    learner, case, given = stages(name)[stage]
+    train = functools.partial(
+        fit.fit, learner, case.dataset, key=jax.random.key(0), num_updates=3, block_updates=3, given=given)  # fmt: skip
+    assert_close(train(mesh=sharding.mesh(jax.devices()[:8])).state.learner, train().state.learner, 1e-3)
+
+
+@every_stage
+def test_7_the_key_decides_the_result(name, stage):
+    learner, case, given = stages(name)[stage]
+    train = functools.partial(fit.fit, learner, case.dataset, num_updates=3, block_updates=3, given=given)
+    one, same, other = (train(key=jax.random.key(seed)).state.learner for seed in (0, 0, 1))
+    assert checkpoint.sha256(one) == checkpoint.sha256(same)
+    assert checkpoint.sha256(one) != checkpoint.sha256(other)
+
+
+@every_stage
+def test_8_a_checkpoint_round_trip_is_exact(name, stage, tmp_path):
+    _, _, state, _ = start(name, stage)
+    checkpoint.save(tmp_path, 1, state, {})
+    assert checkpoint.sha256(checkpoint.restore(tmp_path, state).state) == checkpoint.sha256(state)
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_9_the_policy_gives_actions_inside_the_spec(name):
+    learner, dataset, state, _ = start(name, "train")
+    params, spec = learner.policy_params(state), problem(name).spec
+    observations = jax.tree.map(lambda leaf: jnp.asarray(leaf[:4]), dataset.observation)
+    one = learner.policy.mode(params, jax.tree.map(lambda leaf: leaf[0], observations))
+    many = jax.vmap(learner.policy.sample, (None, 0, 0))(params, observations, jax.random.split(jax.random.key(0), 4))
+    assert many.shape == (4, *one.shape)
+    if isinstance(spec.action, BoundedActions):
+        assert one.shape == (spec.action.size,)
+        assert float(jnp.max(jnp.abs(many))) <= 1.0
+    else:
+        assert one.shape == ()
+        assert jnp.issubdtype(many.dtype, jnp.integer)
+        assert set(np.asarray(many).tolist()) <= set(range(spec.action.num_actions))
+    if learner.policy.log_prob is not None:
+        actions = jnp.arange(spec.action.num_actions)
+        log_probs = jax.vmap(learner.policy.log_prob, (None, None, 0))(params, observations[0], actions)
+        np.testing.assert_allclose(jnp.sum(jnp.exp(log_probs)), 1.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
+    learner, _, state, _ = start(name, "train")
+    params = learner.policy_params(state)
+    assert jax.tree.structure(trees.unflatten(trees.flatten(params))) == jax.tree.structure(params)
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_10_it_learns_the_toy_problem(name):
+    algorithm, case, given = registry.ALGORITHMS[name], problem(name), {}
+    config = algorithm.config(batch_size=32, **LEARNING.get(name, {}))
+    learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
+    untrained = None
+    for stage, learner in learners.items():
+        shared = {"key": jax.random.key(5), "seeds": [0, 1], "given": given}
+        before = fit.policy_params(learner, fit.init(learner, case.dataset, **shared))
+        state = fit.fit(learner, case.dataset, num_updates=LEARNING_UPDATES, block_updates=1_000, **shared).state
+        given = {**given, stage: fit.policy_params(learner, state)}
+        untrained = before
+    score = jax.vmap(lambda params: case.score(learners["train"].policy, params))
+    assert float(jnp.min(score(given["train"]))) > STATED_SCORE[name] > float(jnp.max(score(untrained)))
+
+
+# --- configs ---
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_every_setting_is_read(name):
+    """A setting that nothing reads is a silent no-op: the source of the algorithm must mention each by name."""
+    import importlib
+    import inspect
+    import sys
+
+    algorithm = registry.ALGORITHMS[name]
+
+    def unread(cls, owners):
+        text = "".join(inspect.getsource(sys.modules[owner]) for owner in owners)
+        for field in dataclasses.fields(cls):
+            kind = type(getattr(cls(), field.name))
+            if dataclasses.is_dataclass(kind):
+                yield from unread(kind, [kind.__module__])
+            elif f"config.{field.name}" not in text and field.name not in ("num_updates", "model_updates"):
+                yield field.name
+
+    importlib.import_module(algorithm.config.__module__)
+    assert list(unread(algorithm.config, [algorithm.config.__module__])) == []
+
+
+@pytest.mark.parametrize(("name", "preset"), [(n, p) for n, a in registry.ALGORITHMS.items() for p in a.presets])
+def test_every_preset_makes_a_learner(name, preset):
+    algorithm = registry.ALGORITHMS[name]
+    assert isinstance(algorithm.make(algorithm.config(**algorithm.presets[preset]), problem(name).spec), Learner)
+
+
+@pytest.mark.parametrize("name", registry.ALGORITHMS)
+def test_actions_of_the_other_kind_are_refused(name):
+    other = toy.chain(0, num_episodes=2) if name in CONTINUOUS else toy.bandit(0, num_steps=4)
+    with pytest.raises(UsageError, match="actions"):
+        registry.ALGORITHMS[name].make(registry.ALGORITHMS[name].config(), other.spec)
+
+
+def test_an_unknown_algorithm_names_the_closest():
+    with pytest.raises(UsageError, match="rosmo"):
+        registry.lookup("rosmoo")
