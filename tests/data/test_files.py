@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from offline_mbrl.data import ingest, ingest_files, ingest_tfds, store
+from offline_mbrl.data import catalog, ingest, ingest_files, ingest_tfds, store
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
@@ -198,6 +198,16 @@ def test_action_spaces_that_no_learner_takes_are_refused():
     for space in (spaces.MultiDiscrete([2, 3]), spaces.Box(-1, 1, (2, 2)), spaces.Discrete(3, start=1)):
         with pytest.raises(UsageError, match=r"not supported|must start at 0"):
             ingest_files._minari_actions(space)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_catalog_knows_minari_by_id_and_by_path(minari_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "data"))
+    create(nested=True)
+    loaded = [catalog.load(name) for name in ("minari:test/own-v0", str(minari_root / "test" / "own-v0"))]
+    assert loaded[0].fingerprint == loaded[1].fingerprint
+    np.testing.assert_allclose(np.asarray(loaded[0].dataset.action)[:3], 0.125)  # 0.25 of bounds [-2, 2]
+    assert catalog.flattened(loaded[1]).spec.observation.shape == (2,)
 
 
 # --- optional libraries ---
