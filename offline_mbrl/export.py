@@ -58,7 +58,7 @@ def save(
     np.savez(buffer, allow_pickle=False, **flat)
     about = dict(description or {}) | {
         "algorithm": algorithm, "config": dataclasses.asdict(config), "spec": specs.to_json(spec),
-        "seeds": list(seeds), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+        "seeds": [int(seed) for seed in seeds], "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
     }  # fmt: skip
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -86,16 +86,23 @@ def load(directory: str | Path) -> Exported:
         content = (directory / PARAMS).read_bytes()
     except FileNotFoundError as error:
         raise UsageError(f"{directory} holds no policy ({Path(error.filename).name} is missing)") from None
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be read as a policy: {error.strerror}") from error
     except ValueError:
-        raise UsageError(f"{directory / POLICY} is damaged; export the policy again") from None
-    if hashlib.sha256(content).hexdigest() != about.get("sha256"):
+        about, content = {}, b""
+    if not isinstance(about, dict) or not about.keys() >= {"algorithm", "config", "spec", "seeds", "sha256"}:
+        raise UsageError(f"{directory / POLICY} is damaged; export the policy again")
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise UsageError(f"{directory / PARAMS} is damaged or of another export; export the policy again")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        params = trees.unflatten({tuple(name.split(SEPARATOR)): jnp.asarray(arrays[name]) for name in arrays.files})
-    spec = specs.from_json(about["spec"])
     algorithm = registry.lookup(about["algorithm"])
-    policy = algorithm.make(config_from_json(algorithm.config, about["config"]), spec).policy
-    return Exported(policy, params, spec, about)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            params = trees.unflatten({tuple(name.split(SEPARATOR)): jnp.asarray(arrays[name]) for name in arrays.files})
+        spec = specs.from_json(about["spec"])
+        config = config_from_json(algorithm.config, about["config"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{directory / POLICY} does not describe a policy ({error}); export it again") from error
+    return Exported(algorithm.make(config, spec).policy, params, spec, about)
 
 
 def load_policy(directory: str | Path, *, seed: int | None = None) -> Callable[..., Array]:
@@ -122,16 +129,27 @@ def load_policy(directory: str | Path, *, seed: int | None = None) -> Callable[.
     mode, sample = jax.jit(exported.policy.mode), jax.jit(exported.policy.sample)
 
     def act(observation: PyTree, key: Array | None = None) -> Array:
-        observation = jax.tree.map(_checked, spec.observation, observation)
+        observation = _checked(spec.observation, observation)
         return _native(spec, mode(params, observation) if key is None else sample(params, observation, key))
 
     return act
 
 
-def _checked(wanted: jax.ShapeDtypeStruct, leaf: Any) -> Array:
-    if np.shape(leaf) != wanted.shape:
-        raise UsageError(f"the policy takes one observation of shape {wanted.shape}, got {np.shape(leaf)}")
-    return jnp.asarray(leaf, wanted.dtype)
+def _checked(wanted: PyTree, observation: PyTree) -> PyTree:
+    """The observation as arrays of the spec's dtypes.
+
+    Raises:
+      UsageError: it has other fields, or a field another shape.
+    """
+    leaves, structure = jax.tree.flatten(wanted)
+    if jax.tree.structure(observation) != structure and len(leaves) > 1:
+        raise UsageError(f"the policy takes one observation with the fields {sorted(wanted)}")
+    found = jax.tree.leaves(observation) if len(leaves) > 1 else [observation]
+    for leaf, given in zip(leaves, found, strict=True):
+        if np.shape(given) != leaf.shape:
+            raise UsageError(f"the policy takes one observation of shape {leaf.shape}, got {np.shape(given)}")
+    arrays = [jnp.asarray(given, leaf.dtype) for leaf, given in zip(leaves, found, strict=True)]
+    return jax.tree.unflatten(structure, arrays)
 
 
 def _native(spec: EnvironmentSpec, action: Array) -> Array:

@@ -1,6 +1,7 @@
 """Command lines from dataclasses, by tyro; what it refuses becomes one line."""
 
 import contextlib
+import difflib
 import io
 import re
 from typing import Any, TypeVar
@@ -27,19 +28,56 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: Any = None, desc
       SystemExit: with code 0, after printing the help.
     """
     refused = io.StringIO()
-    options = {} if default is None else {"default": default}
+    options = {"prog": prog, "description": description} | ({} if default is None else {"default": default})
     try:
         with contextlib.redirect_stderr(refused):
-            return tyro.cli(cls, args=argv, prog=prog, description=description, **options)
+            return tyro.cli(cls, args=argv, **options)
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        raise UsageError(_one_line(refused.getvalue(), prog)) from None
+    flags = _known_flags(cls, options)
+    raise UsageError(f"{_unknown_flag(argv, flags) or _in_one_line(refused.getvalue())} (see {prog} --help)")
 
 
-def _one_line(text: str, prog: str) -> str:
-    """The words of tyro's error box."""
+def _known_flags(cls: type, options: dict[str, Any]) -> list[str]:
+    """What the help lists."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        tyro.cli(cls, args=["--help"], **options)
+    return re.findall(r"--[a-z][\w.-]*", text.getvalue())
+
+
+def _unknown_flag(argv: list[str], flags: list[str]) -> str | None:
+    for argument in argv:
+        given = argument.split("=", 1)[0].replace("_", "-")
+        if given.startswith("--") and given not in flags:
+            close = difflib.get_close_matches(given, flags, n=1) or _same_ending(given, flags)
+            return f"unknown option {argument.split('=', 1)[0]}" + (f"; did you mean {close[0]}?" if close else "")
+    return None
+
+
+def _same_ending(given: str, flags: list[str]) -> list[str]:
+    """`--batch-size` is meant for `--config.batch-size`."""
+    ends = {flag.rpartition(".")[2]: flag for flag in flags if "." in flag}
+    return [ends[end] for end in difflib.get_close_matches(given.removeprefix("--"), ends, n=1)]
+
+
+def _in_one_line(text: str) -> str:
+    """The words of tyro's error box, without its title, its rules and the help of the argument."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip(" │|╭╮╰╯─━") for line in text.splitlines()]
-    words = " ".join(line for line in lines if line and not line.startswith(("For full helptext", "Parsing error")))
-    return f"{words} (see {prog} --help)"
+    lines = [line.strip(" │|╭╮╰╯") for line in text.splitlines()]
+    parts = [[]]
+    for line in lines[1:]:  # the first holds the title
+        if line.startswith("──"):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    if lines and "Required" in lines[0]:
+        missing = [
+            line.split()[0] for line in parts[0] if re.match(r"--[a-z]|[A-Z{\[]", line) and "Missing" not in line
+        ]
+        return f"{' and '.join(missing)} must be given"
+    words = " ".join(parts[0])
+    if words.startswith("Error parsing") and len(parts) > 1 and len(parts[1]) > 1:
+        return f"cannot read {parts[1][1]}: {words.partition(': ')[2]}"  # the flag with the kind of value it takes
+    return words.replace("Unrecognized options:", "unexpected argument")

@@ -1,17 +1,22 @@
 """What a person watches while a command runs."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 
 from rich import progress
 from rich.console import Console
 
+WIDTH = 120  # of tables in files and pipes
 Show = Callable[[int, str], None]  # (updates done, figures in words)
 
 
 def console(*, plain: bool = False) -> Console:
-    """The console of results: stdout."""
-    return Console(highlight=False, soft_wrap=True, force_terminal=False if plain else None)
+    """The console of results: stdout. Text is printed as it is: a path may hold brackets."""
+    found = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, force_terminal=False if plain else None)
+    if not found.is_terminal and "COLUMNS" not in os.environ:
+        found.width = WIDTH
+    return found
 
 
 @contextlib.contextmanager

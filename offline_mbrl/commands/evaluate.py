@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.table import Table
 
 from offline_mbrl import compilation, export
 from offline_mbrl.commands import arguments, display, folder, playing, recording, results
@@ -24,32 +23,44 @@ class Options:
 def main(argv: list[str]) -> int:
     """Runs the command; see `cli`. Exit code 1 when the simulator did not finish."""
     options = arguments.parse(Options, argv, prog="offline-mbrl evaluate")
+    if options.episodes < 1:
+        raise UsageError(f"--episodes must be at least 1, got {options.episodes}")
+    if not 0 <= options.seed < 2**32:
+        raise UsageError(f"--seed must be from 0 to 2^32 - 1, got {options.seed}")
     exported = export.load(policy_folder(options.run))
     about = exported.description
     simulator = options.simulator or about.get("simulator")
     if simulator is None:
         raise UsageError(f"{options.run} was trained without a simulator; name one by --simulator")
-    if options.episodes < 1:
-        raise UsageError(f"--episodes must be at least 1, got {options.episodes}")
+    playing.check(simulator, exported.spec)
     compilation.enable()
-    play = playing.make(
-        exported.policy, simulator, num_seeds=len(about["seeds"]), num_episodes=options.episodes
-    )  # fmt: skip
-    played = play(exported.params, seed=options.seed)
+    console, size = display.console(), {"num_seeds": len(about["seeds"]), "num_episodes": options.episodes}
+    play = playing.make(exported.policy, simulator, **size)
+    with display.bar(console, "evaluation", playing.num_played(**size)) as show:
+        played = play(exported.params, seed=options.seed, show=show)
     outcome = {
-        "step": about.get("step"), "seeds": about["seeds"], "failures": {}, "simulator": simulator,
+        "step": about.get("step"), "seeds": about["seeds"], "failures": {},
         "evaluation": playing.summarize(played, about.get("reference")),
     }  # fmt: skip
-    shown: Table = results.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome)
-    display.console().print(shown)
+    console.print(results.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
     for how, one in outcome["evaluation"].items():
         if one["message"]:
-            print(f"{how}: {one['message']}")
-    return 0 if all(one["complete"] for one in outcome["evaluation"].values()) else 1
+            console.print(f"{how}: {one['message']}")
+    return 0 if results.is_complete(outcome) else 1
 
 
 def policy_folder(path: Path) -> Path:
-    """The policy inside a run's folder, or the folder itself when it is an exported one."""
-    if (path / folder.RUN).exists() and not (path / recording.POLICY / export.POLICY).exists():
-        raise UsageError(f"{path} has no checkpoint of a policy yet")
-    return path / recording.POLICY if (path / folder.RUN).exists() else path
+    """The policy inside a finished run's folder, or the folder itself when it is an exported one.
+
+    Raises:
+      UsageError: there is no such folder, or its run is not finished.
+    """
+    if not path.is_dir():
+        raise UsageError(f"there is no folder {path}: give a run's folder or an exported one")
+    if not (path / folder.RUN).exists():
+        return path
+    inside = path / recording.POLICY
+    if not (path / folder.EVALUATION).exists():
+        has = f", or give its last checkpoint's policy: {inside}" if (inside / export.POLICY).exists() else ""
+        raise UsageError(f"the run in {path} is not finished: repeat its command to go on{has}")
+    return inside

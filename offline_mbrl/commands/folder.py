@@ -2,8 +2,10 @@
 
 run.json            what was asked for: algorithm, dataset and fingerprint, config, seeds, revision, versions
 metrics.jsonl       one row per stage, block and seed
+blocks.json         updates in a block of each stage, as measured by the first process: a later one cuts the same rows
 tensorboard/        the same figures
 checkpoints/STAGE/  the last two checkpoints of each stage
+policy/             the policies of the last checkpoint, as `offline_mbrl.load_policy` reads them
 evaluation.json     the result of the last checkpoint; its presence says that the run is complete
 report.md, learning_curve.png
 """
@@ -12,7 +14,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,22 @@ import filelock
 from offline_mbrl import manifest
 from offline_mbrl.types import UsageError
 
-RUN, METRICS, EVALUATION = "run.json", "metrics.jsonl", "evaluation.json"
+RUN, METRICS, EVALUATION, BLOCKS = "run.json", "metrics.jsonl", "evaluation.json", "blocks.json"
 IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config")  # what may not change when a run goes on
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that certainly cannot be made or written; touches nothing.
+
+    Raises:
+      UsageError: something on the way to it is not a directory, or not ours to write.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    why = "is not a directory" if not existing.is_dir() else None if os.access(existing, os.W_OK) else "is read-only"
+    if why:
+        raise UsageError(f"cannot write the run folder {folder}: {existing} {why}; choose another --run-dir")
 
 
 @contextlib.contextmanager
@@ -43,7 +59,7 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
     except filelock.Timeout:
         raise UsageError(f"another process is training in {folder}; wait for it, or choose another --run-dir") from None
     except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror}; choose another --run-dir") from error
+        raise UsageError(f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir") from error
     try:
         if (folder / RUN).exists():
             _check_same(folder, run)
@@ -72,56 +88,74 @@ def read_json(path: Path) -> dict[str, Any]:
       UsageError: it is missing or damaged.
     """
     try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{path} is missing: is {path.parent} the folder of a run?") from None
     except ValueError:  # not JSON, or not text
-        raise UsageError(f"{path} is damaged; train again in a new run folder") from None
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path} is damaged; train again in a new run folder")
+    return value
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all; figures that are not finite become null."""
+    _write_whole(path, json.dumps(_finite(value), indent=1, allow_nan=False))
+
+
+def _write_whole(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}.unfinished")
     with unfinished.open("w") as file:
-        json.dump(_finite(value), file, indent=1)
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)
 
 
 def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to `metrics.jsonl`; they are with the system when this returns."""
-    text = "".join(json.dumps(_finite(row)) + "\n" for row in rows)
+    """Adds rows to `metrics.jsonl`; they are on the disk when this returns, so that no checkpoint is ahead of them."""
+    text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
     with (folder / METRICS).open("a") as file:
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of `metrics.jsonl`; a last line that a killed process left half-written is passed over."""
     try:
-        lines = (folder / METRICS).read_text().split("\n")
+        lines = (folder / METRICS).read_text(errors="replace").split("\n")
     except FileNotFoundError:
         return []
     rows = []
     for number, line in enumerate(lines[:-1], 1):  # a whole line ends in a newline
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            _, _, _ = row["stage"], row["step"], row["seed"]
+        except (ValueError, TypeError, KeyError):
             raise UsageError(f"{folder / METRICS} is damaged in line {number}; remove that line to go on") from None
+        rows.append(row)
     return rows
 
 
-def rewind(folder: Path, stages: Sequence[str], stage: str, step: int) -> None:
-    """Drops the rows after update `step` of `stage`: they are written again as the run goes on from there."""
+def rewind(folder: Path, stage: str, step: int) -> None:
+    """Drops a stage's rows after update `step`: they are written again as the run goes on from there."""
     if not (folder / METRICS).exists():
         return
-    earlier = stages[: stages.index(stage)]
-    kept = [
-        row for row in read_rows(folder) if row["stage"] in earlier or (row["stage"] == stage and row["step"] <= step)
-    ]
-    unfinished = folder / f".{METRICS}.unfinished"
-    unfinished.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    unfinished.rename(folder / METRICS)
+    kept = [row for row in read_rows(folder) if row["stage"] != stage or row["step"] <= step]
+    _write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_block(folder: Path, stage: str) -> int | None:
+    """Updates in a block of a stage, where an earlier process has measured it."""
+    return read_json(folder / BLOCKS).get(stage) if (folder / BLOCKS).exists() else None
+
+
+def write_block(folder: Path, stage: str, num_updates: int) -> None:
+    """Keeps the block length of a stage for later processes; called before its first row is written."""
+    if read_block(folder, stage) != num_updates:
+        known = read_json(folder / BLOCKS) if (folder / BLOCKS).exists() else {}
+        write_json(folder / BLOCKS, known | {stage: num_updates})
 
 
 def _finite(value: Any) -> Any:

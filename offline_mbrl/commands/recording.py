@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,42 +49,41 @@ def recorder(stage: Stage) -> Iterator[Recorder]:
       `checkpoint_seconds` and when the run is asked to stop.
     """
     run, began = stage.run, time.monotonic()
-    spent = dict(stage.saved.get("timings", {"compile_seconds": 0.0, "update_seconds": 0.0, "updates": 0}))
-    last_saved = [began]
+    before = {"compile_seconds": 0.0, "update_seconds": 0.0, "updates": 0} | dict(stage.saved.get("timings", {}))
+    spent, last_saved = dict(before), [began]
     extra = [_validation(stage), _evaluation(stage)]
 
-    def save(progress: fitting.Progress) -> None:
-        _save(stage, progress, spent)
-        last_saved[0] = time.monotonic()
-
     with display.bar(run.console, stage.name, stage.num_updates, int(spent["updates"])) as show, _boards(stage) as log:
+        show(int(spent["updates"]), "compiling")
 
         def hook(progress: fitting.Progress) -> str | None:
+            if spent["compile_seconds"] == before["compile_seconds"]:  # until `close` knows it exactly
+                spent["compile_seconds"] += time.monotonic() - began - progress.seconds
+                folder.write_block(run.folder, stage.name, progress.block_updates)
             spent["update_seconds"] += progress.seconds
             spent["updates"] = progress.step
             figures = dict(progress.metrics)
-            for figure in extra:
+            any_alive = bool(np.any(jax.device_get(progress.state.alive)))
+            for figure in extra if any_alive else []:
                 figures |= figure(progress)
             folder.append_rows(run.folder, _rows(stage, progress.step, figures))
             log(progress.step, figures)
             show(progress.step, _in_words(figures))
-            terminated = run.terminated()
             due = time.monotonic() - last_saved[0] >= run.options.checkpoint_seconds
-            if due or terminated or progress.step >= stage.num_updates:
-                save(progress)
-            return "terminated" if terminated else None
+            # When all seeds have failed, nothing is saved: what was written last is the last good state.
+            if any_alive and (due or run.stopping.requested() or progress.step >= stage.num_updates):
+                _save(stage, progress, spent)
+                last_saved[0] = time.monotonic()
+            return "terminated" if run.stopping.requested() else None
 
         def close(result: fitting.FitResult) -> dict[str, float]:
-            return spent | {"compile_seconds": spent["compile_seconds"] + result.compile_seconds}
+            return spent | {"compile_seconds": before["compile_seconds"] + result.compile_seconds}
 
         yield Recorder(hook, close)
 
 
 def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) -> None:
-    """A checkpoint of all, and for the last stage the policy alone. A run whose seeds have all failed saves nothing:
-    what it wrote last is the last good state."""
-    if not np.any(jax.device_get(progress.state.alive)):
-        return
+    """A checkpoint of all, and for the last stage the policy alone."""
     run = stage.run
     metadata = {
         "config": run.identity["config"], "fingerprint": run.identity["fingerprint"], "timings": dict(spent),
@@ -94,16 +92,15 @@ def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) 
     }  # fmt: skip
     checkpoint.save(run.folder / "checkpoints" / stage.name, progress.step, progress.state, metadata)
     if stage.learner.policy is not None:
-        params = jax.device_get(fitting.policy_params(stage.learner, progress.state))
-        save_policy(run, run.folder / POLICY, params, progress.step)
+        save_policy(run, fitting.policy_params(stage.learner, progress.state), progress.step)
 
 
-def save_policy(run: Any, directory: Path, params: PyTree, step: int) -> None:
+def save_policy(run: Any, params: PyTree, step: int) -> None:
     """The policies of all seeds in the format of `offline_mbrl.load_policy`."""
     reference = run.data.reference
     export.save(
-        directory, algorithm=run.identity["algorithm"], config=run.config, spec=run.data.spec, params=params,
-        seeds=run.seeds, description={
+        run.folder / POLICY, algorithm=run.identity["algorithm"], config=run.config, spec=run.data.spec,
+        params=jax.device_get(params), seeds=run.seeds, description={
             "dataset": run.data.name, "simulator": run.data.simulator, "step": step,
             "reference": None if reference is None else list(reference), "fingerprint": run.data.fingerprint,
         })  # fmt: skip
@@ -141,8 +138,13 @@ def _evaluation(stage: Stage) -> Figures:
     def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
         if not _due(stage, progress):
             return {}
-        params = fitting.policy_params(stage.learner, progress.state)
-        return {f"evaluation/{how}": np.nanmean(one.returns, axis=1) for how, one in play(params, seed=0).items()}
+        played = play(fitting.policy_params(stage.learner, progress.state), seed=0)
+        for how, one in played.items():
+            if not one.complete:
+                run.console.print(
+                    f"note: the {how} evaluation after update {progress.step} is incomplete: {one.message}"
+                )
+        return {f"evaluation/{how}": playing.mean_returns(one) for how, one in played.items()}
 
     return figures
 
@@ -166,9 +168,11 @@ def _rows(stage: Stage, step: int, figures: Mapping[str, np.ndarray]) -> list[di
 
 def _in_words(figures: Mapping[str, np.ndarray]) -> str:
     shown = {
-        name.split("/")[-1]: value for name, value in figures.items() if name.startswith(("loss/total", "evaluation/"))
+        name.split("/")[-1]: value[np.isfinite(value)]
+        for name, value in figures.items()
+        if name.startswith(("loss/total", "evaluation/"))
     }
-    return "  ".join(f"{name} {np.nanmean(value):.3f}" for name, value in shown.items())
+    return "  ".join(f"{name} {value.mean():.3f}" if value.size else f"{name} -" for name, value in shown.items())
 
 
 @contextlib.contextmanager

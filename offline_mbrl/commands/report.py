@@ -12,8 +12,9 @@ from rich.table import Table
 
 from offline_mbrl.commands import arguments, display, folder, results
 from offline_mbrl.evaluation import aggregate
+from offline_mbrl.types import UsageError
 
-CURVE = "learning_curve.png"
+CURVE, PAGE = "learning_curve.png", "report.md"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Options:
 def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
     options = arguments.parse(Options, argv, prog="offline-mbrl report")
+    if not options.runs:
+        raise UsageError("name at least one run folder: offline-mbrl report RUN ...")
     console = display.console()
     compared = Table(title="runs")
     for column in ("run", "algorithm", "dataset", "update", "seeds", "greedy", "sampled"):
@@ -38,7 +41,7 @@ def main(argv: list[str]) -> int:
         compared.add_row(run_folder.name, run["algorithm"], run["dataset"], *sizes, *played)
     console.print(compared)
     for run_folder in options.runs:
-        console.print(f"report: {run_folder / 'report.md'}")
+        console.print(f"report: {run_folder / PAGE}")
     return 0
 
 
@@ -61,8 +64,9 @@ def write(run_folder: Path) -> Path:
         "## Settings",
         f"```json\n{json.dumps(run['config'], indent=1)}\n```\n",
     ]
-    path = run_folder / "report.md"
-    path.write_text("\n\n".join(lines))
+    path, unfinished = run_folder / PAGE, run_folder / f".{PAGE}.unfinished"
+    unfinished.write_text("\n\n".join(lines))
+    unfinished.rename(path)
     return path
 
 
@@ -79,14 +83,14 @@ def _provenance(run: Mapping[str, Any]) -> list[str]:
 def _table(outcome: Mapping[str, Any]) -> list[str]:
     evaluation = outcome.get("evaluation")
     if evaluation is None:
-        rows = outcome["validation"]
+        rows = outcome["figures"]
         names = list(next(iter(rows.values()), {}))
-        lines = [["validation figure", *(f"seed {seed}" for seed in rows)]]
-        return _markdown(lines + [[name, *(f"{row[name]:.4g}" for row in rows.values())] for name in names])
+        lines = [["figure", *(f"seed {seed}" for seed in rows)]]
+        return _markdown(lines + [[name, *(results.number(row.get(name)) for row in rows.values())] for name in names])
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
     lines = [["seed", *(f"{how}: {kind}" for how in evaluation), "episodes"]]
     for i, seed in enumerate(outcome["seeds"]):
-        scores = ["-" if one["scores"][i] is None else f"{one['scores'][i]:.3f}" for one in evaluation.values()]
+        scores = [results.number(one["scores"][i]) for one in evaluation.values()]
         lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
     lines.append(["interquartile mean [95 %]", *map(results.aggregate_in_words, evaluation.values()), ""])
     return _markdown(lines)
@@ -116,7 +120,9 @@ def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
     axes.set(xlabel="updates", ylabel=_axis(curves, run), title=f"{run['algorithm']} on {run['dataset']}")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(run_folder / CURVE, dpi=150)
+    unfinished = run_folder / f".{CURVE}.unfinished"
+    figure.savefig(unfinished, dpi=150, format="png")
+    unfinished.rename(run_folder / CURVE)
 
 
 def _curves(

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl import fit as fitting
-from offline_mbrl.commands import folder, playing
+from offline_mbrl.commands import display, folder, playing, recording
 from offline_mbrl.data import provenance
 from offline_mbrl.types import Learner
 
@@ -33,37 +33,74 @@ def read(run_folder: Path) -> dict[str, Any] | None:
     return folder.read_json(path) if path.exists() else None
 
 
-def finish(run: Any, learner: Learner, result: fitting.FitResult, timings: Mapping[str, float]) -> None:
-    """Evaluates the final state, never the best one, and writes the result and the report."""
+def is_complete(outcome: Mapping[str, Any]) -> bool:
+    """Whether every episode of the last evaluation was finished; one without a simulator always is."""
+    return all(one["complete"] for one in outcome.get("evaluation", {}).values())
+
+
+def plays(run: Any, learner: Learner) -> bool:
+    """Whether a run's policies are evaluated in a simulator."""
+    return run.data.simulator is not None and run.options.episodes > 0 and learner.policy is not None
+
+
+def finish(
+    run: Any, learner: Learner, state: fitting.FitState, failures: Mapping[int, str], timings: Mapping[str, float]
+) -> dict[str, Any]:
+    """Evaluates the final state, never the best one, and writes the policies, the result and the report.
+
+    Args:
+      run: commands.running.Run.
+      learner: of the last stage.
+      state: its last.
+      failures: seed -> what became non-finite, over all stages.
+      timings: of the last stage.
+
+    Returns:
+      What was written to `evaluation.json`.
+    """
     from offline_mbrl.commands import report
 
-    params = fitting.policy_params(learner, result.state)
+    params = fitting.policy_params(learner, state)
+    if learner.policy is not None:
+        recording.save_policy(run, params, int(state.step))  # a process killed while saving left an earlier one
     outcome: dict[str, Any] = {
-        "step": int(result.state.step), "seeds": list(run.seeds), "timings": timings,
-        "updates_per_second": timings["updates"] / timings["update_seconds"],
-        "flops_per_update": result.flops_per_update,
-        "failures": {str(seed): what for seed, what in result.failures.items()},
+        "step": int(state.step), "seeds": list(run.seeds), "timings": dict(timings),
+        "updates_per_second": timings["updates"] / max(timings["update_seconds"], 1e-9),
+        "failures": {str(seed): what for seed, what in failures.items()},
     }  # fmt: skip
-    if run.data.simulator is not None and run.options.episodes and learner.policy is not None:
-        with run.console.status("evaluating"):
-            play = playing.make(
-                learner.policy, run.data.simulator, num_seeds=len(run.seeds), num_episodes=run.options.episodes
-            )
-            outcome["evaluation"] = playing.summarize(play(params, seed=1), run.data.reference)
+    if learner.policy is not None and plays(run, learner):
+        size = {"num_seeds": len(run.seeds), "num_episodes": run.options.episodes}
+        play = playing.make(learner.policy, run.data.simulator, **size)
+        with display.bar(run.console, "evaluation", playing.num_played(**size)) as show:
+            outcome["evaluation"] = playing.summarize(play(params, seed=1, show=show), run.data.reference)
     else:
-        outcome["validation"] = _last_validation(run.folder)
+        outcome["figures"] = _last_figures(run.folder)
     folder.write_json(run.folder / folder.EVALUATION, outcome)
     report.write(run.folder)
+    return outcome
 
 
-def _last_validation(run_folder: Path) -> dict[str, dict[str, float]]:
-    """Per seed, the held-out figures of the last row that has them."""
-    last: dict[str, dict[str, float]] = {}
-    for row in folder.read_rows(run_folder):
-        figures = {name: value for name, value in row.items() if name.startswith("validation/")}
-        if row["stage"] == "train" and figures:
-            last[str(row["seed"])] = {"step": row["step"]} | figures
-    return last
+def restore_report(run_folder: Path) -> None:
+    """Writes the report of a complete run again if a process was killed before it had."""
+    from offline_mbrl.commands import report
+
+    if not (run_folder / report.PAGE).exists():
+        report.write(run_folder)
+
+
+def _last_figures(run_folder: Path) -> dict[str, dict[str, float | None]]:
+    """Per seed, the last row's held-out figures; the training losses where nothing was held out."""
+    rows = [row for row in folder.read_rows(run_folder) if row["stage"] == "train"]
+    for prefix in ("validation/", ""):
+        having = [row for row in rows if any(name.startswith(prefix) and "/" in name for name in row)]
+        last = [row for row in having if row["step"] == having[-1]["step"]]
+        if last:
+            return {str(row["seed"]): _figures(row, prefix) for row in last}
+    return {}
+
+
+def _figures(row: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
+    return {name: value for name, value in row.items() if name.startswith(prefix) and "/" in name}
 
 
 # --- the table ---
@@ -79,11 +116,11 @@ def show(console: Console, run_folder: Path) -> None:
 
 
 def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
-    """Scores per seed and aggregated, greedy and sampled; or the validation figures where nothing was played."""
+    """Scores per seed and aggregated, greedy and sampled; or the held-out figures where nothing was played."""
     shown = Table(title=f"{run['algorithm']} on {run['dataset']}, update {outcome['step']}")
     evaluation = outcome.get("evaluation")
     if evaluation is None:
-        return _validation_table(shown, outcome)
+        return _figures_table(shown, outcome["figures"])
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
     shown.caption = f"{kind}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over seeds"
     shown.add_column("seed")
@@ -92,20 +129,19 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
         shown.add_column("episodes", justify="right")
     for i, seed in enumerate(outcome["seeds"]):
         frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
-        cells = [cell for one in evaluation.values() for cell in (_number(one["scores"][i]), str(one["episodes"][i]))]
+        cells = [cell for one in evaluation.values() for cell in (number(one["scores"][i]), str(one["episodes"][i]))]
         shown.add_row(f"{seed}{frozen}", *cells, end_section=i + 1 == len(outcome["seeds"]))
     cells = [cell for one in evaluation.values() for cell in (aggregate_in_words(one), "")]
     shown.add_row("IQM", *cells)
     return shown
 
 
-def _validation_table(shown: Table, outcome: Mapping[str, Any]) -> Table:
-    rows = outcome["validation"]
-    shown.add_column("validation figure")
-    for seed in rows:
+def _figures_table(shown: Table, figures: Mapping[str, Mapping[str, float | None]]) -> Table:
+    shown.add_column("figure")
+    for seed in figures:
         shown.add_column(f"seed {seed}", justify="right")
-    for name in next(iter(rows.values()), {}):
-        shown.add_row(name.removeprefix("validation/"), *(_number(row.get(name)) for row in rows.values()))
+    for name in next(iter(figures.values()), {}):
+        shown.add_row(name, *(number(row.get(name)) for row in figures.values()))
     return shown
 
 
@@ -122,7 +158,7 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
     timings, seeds = outcome["timings"], len(outcome["seeds"])
     rate = outcome["updates_per_second"]
     lines = [
-        f"{rate:.0f} updates per second of {seeds} seed{'s' * (seeds > 1)} together ({rate * seeds:.0f} in all), "
+        f"{rate:.0f} updates per second{f' of {seeds} seeds together ({rate * seeds:.0f} in all)' * (seeds > 1)}, "
         f"{timings['update_seconds']:.1f} s; compilation apart: {timings['compile_seconds']:.1f} s"
     ]
     lines += [f"seed {seed} was frozen: {what}" for seed, what in outcome["failures"].items()]
@@ -130,5 +166,6 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Three digits, or a dash for what is not there."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"

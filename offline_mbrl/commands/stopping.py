@@ -1,18 +1,55 @@
-"""SIGTERM as a request: the block in progress ends, its state is saved, and the command leaves."""
+"""SIGTERM: what is being trained is saved first, anything else stops at once."""
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 EXIT_CODE = 128 + signal.SIGTERM
 
 
+class Terminated(BaseException):
+    """SIGTERM came where nothing has to be saved. Not an error, so `except Exception` lets it through."""
+
+
+class Stopping(NamedTuple):
+    """What a run asks about SIGTERM."""
+
+    requested: Callable[[], bool]  # whether it has come
+    deferred: Callable[[], AbstractContextManager[None]]  # inside, it only asks; outside, it raises Terminated
+
+
 @contextlib.contextmanager
-def on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yields a function that says whether SIGTERM has come; the handler that was there before is put back."""
+def on_sigterm() -> Iterator[Stopping]:
+    """Handles SIGTERM; the handler that was there before is put back. Other threads than the main one are left alone.
+
+    Raises:
+      Terminated: on the signal, outside of `deferred`.
+    """
     received: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    deferring: list[bool] = []
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        if not deferring:
+            raise Terminated
+
+    @contextlib.contextmanager
+    def deferred() -> Iterator[None]:
+        deferring.append(True)
+        try:
+            yield
+        finally:
+            deferring.pop()
+
+    stopping = Stopping(lambda: bool(received), deferred)
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = signal.signal(signal.SIGTERM, handle)
     try:
-        yield lambda: bool(received)
+        yield stopping
     finally:
         signal.signal(signal.SIGTERM, before)
