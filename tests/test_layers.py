@@ -47,7 +47,9 @@ def violations(room: str, source: str) -> list[str]:
     """Imports of ours that this room may not have."""
     if room in TOP:
         return []
-    ours = [name.removeprefix("offline_mbrl.") for name in imports(ast.parse(source)) if name.startswith("offline_mbrl.")]
+    ours = [
+        name.removeprefix("offline_mbrl.") for name in imports(ast.parse(source)) if name.startswith("offline_mbrl.")
+    ]
     own = {room} if (PACKAGE / room).is_dir() else set()
     return [name for name in ours if not any(f"{name}.".startswith(f"{room}.") for room in ALLOWED[room] | own)]
 

@@ -160,8 +160,9 @@ def compute_targets(
     plan = jax.vmap(planner, (None, 0, 0))(params, embeddings[:size], jax.random.split(key, size))
     later = jax.vmap(model.predict, (None, 0))(params, embeddings[size:])
     values = jnp.concatenate([plan.value, jax.vmap(model.scalar)(later.value_logits)])
-    value = returns.n_step_returns(
-        trajectory.reward, config.gamma * trajectory.discount, values, n=config.td_steps)  # fmt: skip
+    # Past a truncation nothing happens: the value of the last observation is passed back undiscounted to the cut.
+    discount = trajectory.discount * jnp.where(trajectory.mask > 0, config.gamma, 1.0)
+    value = returns.n_step_returns(trajectory.reward, discount, values, n=config.td_steps)
     happened = trajectory.mask[:size]
     absorbing = (1.0 - happened) * (1.0 - trajectory.discount[:size])
     uniform = jnp.full_like(plan.weights, 1.0 / plan.weights.shape[1])

@@ -34,7 +34,9 @@ def stages(name: str) -> dict[str, tuple[Learner, toy.Problem, dict]]:
     learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
     for stage, learner in learners.items():
         found[stage] = (learner, case, dict(given))
-        given[stage] = learner.policy_params(fit.init(learner, case.dataset, key=jax.random.key(1), given=given).learner)
+        given[stage] = learner.policy_params(
+            fit.init(learner, case.dataset, key=jax.random.key(1), given=given).learner
+        )
     return found
 
 
