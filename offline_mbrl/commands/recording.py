@@ -10,7 +10,7 @@ import numpy as np
 
 from offline_mbrl import checkpoint, export
 from offline_mbrl import fit as fitting
-from offline_mbrl.commands import display, folder, playing
+from offline_mbrl.commands import boards, display, folder, playing
 from offline_mbrl.types import Learner, PyTree
 
 POLICY = "policy"  # folder of the run that holds the last checkpoint's policy
@@ -53,8 +53,12 @@ def recorder(stage: Stage) -> Iterator[Recorder]:
     spent, last_saved = dict(before), [began]
     extra = [_validation(stage), _evaluation(stage)]
 
-    with display.bar(run.console, stage.name, stage.num_updates, int(spent["updates"])) as show, _boards(stage) as log:
-        show(int(spent["updates"]), "compiling")
+    done, place = int(spent["updates"]), run.folder / "tensorboard" / stage.name
+    with (
+        display.bar(run.console, stage.name, stage.num_updates, done) as show,
+        boards.opened(place, run.seeds, after=done) as log,
+    ):
+        show(done, "compiling")
 
         def hook(progress: fitting.Progress) -> str | None:
             if spent["compile_seconds"] == before["compile_seconds"]:  # until `close` knows it exactly
@@ -173,24 +177,3 @@ def _in_words(figures: Mapping[str, np.ndarray]) -> str:
         if name.startswith(("loss/total", "evaluation/"))
     }
     return "  ".join(f"{name} {value.mean():.3f}" if value.size else f"{name} -" for name, value in shown.items())
-
-
-@contextlib.contextmanager
-def _boards(stage: Stage) -> Iterator[Callable[[int, Mapping[str, np.ndarray]], None]]:
-    """TensorBoard: a folder per seed, so that seeds are drawn as runs."""
-    import tensorboardX
-
-    start = int(stage.saved.get("timings", {}).get("updates", 0))
-    place = stage.run.folder / "tensorboard" / stage.name
-    boards = [tensorboardX.SummaryWriter(str(place / f"seed_{seed}"), purge_step=start + 1) for seed in stage.run.seeds]
-
-    def log(step: int, figures: Mapping[str, np.ndarray]) -> None:
-        for i, board in enumerate(boards):
-            for name, value in figures.items():
-                board.add_scalar(name, float(value[i]), step)
-
-    try:
-        yield log
-    finally:
-        for board in boards:
-            board.close()
