@@ -4,32 +4,47 @@ Importing the package computes nothing: every public name is loaded on first use
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` does the same on first use
+    from offline_mbrl.data.catalog import load as load_dataset
+    from offline_mbrl.data.memory import Dataset
+    from offline_mbrl.data.specs import spec_of
+    from offline_mbrl.export import load_policy
+    from offline_mbrl.registry import lookup
+    from offline_mbrl.types import EnvironmentSpec, Learner, Plan, Policy, Trajectory, Transition, UsageError
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Dataset": "data.memory",
-    "EnvironmentSpec": "types",
-    "Learner": "types",
-    "Plan": "types",
-    "Policy": "types",
-    "Trajectory": "types",
-    "Transition": "types",
-    "UsageError": "types",
-    "load_dataset": "data.catalog:load",
-    "load_policy": "export",
-    "lookup": "registry",
-    "spec_of": "data.specs",
-}
+__all__ = [
+    "Dataset",
+    "EnvironmentSpec",
+    "Learner",
+    "Plan",
+    "Policy",
+    "Trajectory",
+    "Transition",
+    "UsageError",
+    "load_dataset",
+    "load_policy",
+    "lookup",
+    "spec_of",
+]
 
-__all__ = sorted(_HOMES)
+_HOMES = {  # names that are not in `types`, and their names there
+    "Dataset": ("data.memory", "Dataset"),
+    "load_dataset": ("data.catalog", "load"),
+    "load_policy": ("export", "load_policy"),
+    "lookup": ("registry", "lookup"),
+    "spec_of": ("data.specs", "spec_of"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'offline_mbrl' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"offline_mbrl.{_HOMES[name]}"), name)
+    home, original = _HOMES.get(name, ("types", name))
+    return getattr(importlib.import_module(f"offline_mbrl.{home}"), original)
 
 
 def __dir__() -> list[str]:

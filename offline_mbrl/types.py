@@ -81,6 +81,20 @@ class EnvironmentSpec:
     horizon: int = 0  # longest episode in steps; 0 when unknown
 
 
+def num_actions(spec: EnvironmentSpec, who: str) -> int:
+    """The number of discrete actions; raises UsageError in the name of `who` when they are continuous."""
+    if not isinstance(spec.action, DiscreteActions):
+        raise UsageError(f"{who} needs discrete actions, but this dataset's are continuous")
+    return spec.action.num_actions
+
+
+def action_size(spec: EnvironmentSpec, who: str) -> int:
+    """The size of continuous actions; raises UsageError in the name of `who` when they are discrete."""
+    if not isinstance(spec.action, BoundedActions):
+        raise UsageError(f"{who} needs continuous actions, but this dataset's are discrete")
+    return spec.action.size
+
+
 # --- models and plans ---
 
 

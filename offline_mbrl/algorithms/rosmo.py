@@ -40,6 +40,7 @@ from offline_mbrl.types import (
     PyTree,
     Trajectory,
     UsageError,
+    num_actions,
 )  # fmt: skip
 
 
@@ -192,9 +193,9 @@ def loss(
 
     Steps past the end of an episode take a random action: an absorbing state must be insensitive to it.
     """
-    num_steps, num_actions = config.unroll_steps, targets.policy.shape[1]
+    num_steps = config.unroll_steps
     chosen = trajectory.action[: num_steps + 1]
-    random = jax.random.randint(key, (num_steps,), 0, num_actions)
+    random = jax.random.randint(key, (num_steps,), 0, targets.policy.shape[1])
     actions = jnp.where(trajectory.mask[:num_steps] > 0, chosen[:num_steps], random)
     first = jax.tree.map(lambda leaf: leaf[0], trajectory.observation)
     embeddings = unroll(model, config, params, first, actions)
@@ -208,8 +209,8 @@ def loss(
         "policy": jnp.mean(known * cross_entropy(heads.policy_logits, targets.policy)),
         "behavior": jnp.mean(targets.behavior * cloned),
     }
-    coefs = (config.reward_coef, config.value_coef, config.policy_coef, config.behavior_coef)
-    total = sum(coef * part for coef, part in zip(coefs, parts.values(), strict=True))
+    coefs = jnp.array([config.reward_coef, config.value_coef, config.policy_coef, config.behavior_coef])
+    total = jnp.dot(coefs, jnp.stack(list(parts.values())))
     metrics = {"loss/total": total} | {f"loss/{name}": part for name, part in parts.items()}
     return total, metrics | {"target/value": jnp.mean(targets.value), "target/cloned": jnp.mean(targets.behavior)}
 
@@ -228,11 +229,10 @@ def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = Non
     Raises:
       UsageError: continuous actions, or settings that contradict each other.
     """
-    model = muzero.make(config.model, spec)
+    model = muzero.make(config.model, spec)  # refuses continuous actions
     if min(config.unroll_steps, config.td_steps, config.batch_size, config.target_period) < 1:
         raise UsageError("unroll_steps, td_steps, batch_size and target_period must be at least 1")
-    num_actions = spec.action.num_actions
-    planner = planner or one_step.exact(model, num_actions=num_actions, gamma=config.gamma)
+    planner = planner or one_step.exact(model, num_actions=num_actions(spec, "rosmo"), gamma=config.gamma)
     advantage = {
         "model": model_advantage, "encoded_next": encoded_next_advantage(model, config.gamma),
         "data_td": data_td_advantage(config.gamma),

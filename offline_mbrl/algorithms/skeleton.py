@@ -20,14 +20,13 @@ from offline_mbrl.data import memory
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import (
     Array,
-    BoundedActions,
     EnvironmentSpec,
     Learner,
     Metrics,
     Policy,
     PyTree,
     Transition,
-    UsageError,
+    action_size,
 )  # fmt: skip
 
 
@@ -81,7 +80,8 @@ def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Learner]:
         del state
         return reward_loss(predict_reward(config, params, transition.observation, transition.action), transition)
 
-    return {"model": _learner(config, spec, network, _num_inputs(spec) + _action_size(spec), loss, policy=None)}
+    num_inputs = _num_inputs(spec) + action_size(spec, "skeleton")
+    return {"model": _learner(config, spec, network, num_inputs, loss, policy=None)}
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
@@ -90,10 +90,10 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     Raises:
       UsageError: the actions are discrete.
     """
-    network = torsos.MLP((*config.hidden_layers, _action_size(spec)))
+    network = torsos.MLP((*config.hidden_layers, action_size(spec, "skeleton")))
 
     def act(params: PyTree, observation: PyTree) -> Array:
-        return jnp.tanh(network.apply({"params": params}, torsos.flat(observation)))
+        return jnp.tanh(torsos.apply(network, params, torsos.flat(observation)))
 
     def loss(state: State, params: PyTree, transition: Transition) -> Array:
         action = act(params, transition.observation)
@@ -110,7 +110,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
 def predict_reward(config: Config, params: PyTree, observation: PyTree, action: Array) -> Array:
     """The model's reward `[]` for one observation and action `[A]`."""
     network = torsos.MLP((*config.hidden_layers, 1))
-    return network.apply({"params": params}, jnp.concatenate([torsos.flat(observation), action]))[0]
+    return torsos.apply(network, params, jnp.concatenate([torsos.flat(observation), action]))[0]
 
 
 def _learner(
@@ -121,7 +121,7 @@ def _learner(
 
     def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
         del example, statistics
-        params = network.init(key, jnp.zeros(num_inputs))["params"]
+        params = torsos.init(network, key, jnp.zeros(num_inputs))
         return State(params, optimizer.init(params), given.get("model", ()) if given else ())
 
     def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
@@ -139,9 +139,3 @@ def _learner(
 
 def _num_inputs(spec: EnvironmentSpec) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(spec.observation))
-
-
-def _action_size(spec: EnvironmentSpec) -> int:
-    if not isinstance(spec.action, BoundedActions):
-        raise UsageError("skeleton needs continuous actions, but this dataset's are discrete")
-    return spec.action.size

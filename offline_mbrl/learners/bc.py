@@ -15,7 +15,7 @@ import optax
 
 from offline_mbrl.data import memory
 from offline_mbrl.networks import distributions, heads, optimizers, torsos
-from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Learner, Metrics, PyTree, Transition, UsageError
+from offline_mbrl.types import Array, EnvironmentSpec, Learner, Metrics, PyTree, Transition, num_actions
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,16 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     Raises:
       UsageError: the actions are continuous.
     """
-    if not isinstance(spec.action, DiscreteActions):
-        raise UsageError("bc needs discrete actions, but this dataset's are continuous")
-    network = PolicyNetwork(config, spec.action.num_actions)
+    network = PolicyNetwork(config, num_actions(spec, "bc"))
     optimizer = optimizers.make(config.optimizer)
 
     def logits(params: PyTree, observation: PyTree) -> Array:
-        return network.apply({"params": params}, torsos.flat(observation))
+        return torsos.apply(network, params, torsos.flat(observation))
 
     def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
         del example, statistics, given  # like the latent family, the encoder takes raw observations
         observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
-        params = network.init(key, torsos.flat(observation))["params"]
+        params = torsos.init(network, key, torsos.flat(observation))
         return State(params, optimizer.init(params))
 
     def batch_loss(params: PyTree, batch: Transition) -> Array:

@@ -15,12 +15,12 @@ from offline_mbrl.networks import heads, torsos
 from offline_mbrl.targets import transforms
 from offline_mbrl.types import (
     Array,
-    DiscreteActions,
     EnvironmentSpec,
     LatentModel,
     LatentPrediction,
     PyTree,
     UsageError,
+    num_actions,
 )
 
 
@@ -59,32 +59,33 @@ def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
     Raises:
       UsageError: the actions are continuous, or the layer sizes do not fit each other.
     """
-    if not isinstance(spec.action, DiscreteActions):
-        raise UsageError("the latent model needs discrete actions, but this dataset's are continuous")
+    size = num_actions(spec, "the latent model")
     if config.dynamics_layers[-1] != config.encoder_layers[-1]:
         raise UsageError(
             f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in {config.encoder_layers[-1]}: "
             "both are the embedding size and must be equal"
         )
     representation = torsos.MLP(config.encoder_layers)
-    dynamics = torsos.ActionConditioned(config.dynamics_layers, spec.action.num_actions)
-    prediction = Prediction(config, spec.action.num_actions)
+    dynamics = torsos.ActionConditioned(config.dynamics_layers, size)
+    prediction = Prediction(config, size)
 
     def init(key: Array) -> PyTree:
         keys = jax.random.split(key, 3)
         observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
         embedding = jnp.zeros(config.encoder_layers[-1])
         return {
-            "representation": representation.init(keys[0], torsos.flat(observation))["params"],
-            "dynamics": dynamics.init(keys[1], embedding, jnp.zeros((), jnp.int32))["params"],
-            "prediction": prediction.init(keys[2], embedding)["params"],
+            "representation": torsos.init(representation, keys[0], torsos.flat(observation)),
+            "dynamics": torsos.init(dynamics, keys[1], embedding, jnp.zeros((), jnp.int32)),
+            "prediction": torsos.init(prediction, keys[2], embedding),
         }
 
-    return LatentModel(
-        init=init,
-        represent=lambda params, observation: representation.apply(
-            {"params": params["representation"]}, torsos.flat(observation)),
-        dynamics=lambda params, embedding, action: dynamics.apply(
-            {"params": params["dynamics"]}, embedding, action),
-        predict=lambda params, embedding: prediction.apply({"params": params["prediction"]}, embedding),
-        scalar=transforms.from_logits)  # fmt: skip
+    def represent(params: PyTree, observation: PyTree) -> Array:
+        return torsos.apply(representation, params["representation"], torsos.flat(observation))
+
+    def step(params: PyTree, embedding: Array, action: Array) -> Array:
+        return torsos.apply(dynamics, params["dynamics"], embedding, action)
+
+    def predict(params: PyTree, embedding: Array) -> LatentPrediction:
+        return torsos.apply(prediction, params["prediction"], embedding)
+
+    return LatentModel(init=init, represent=represent, dynamics=step, predict=predict, scalar=transforms.from_logits)

@@ -1,6 +1,7 @@
 """Trunks of networks: flax modules, used through the `init` and `apply` of whoever composes them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -62,6 +63,16 @@ class _ActionRows(nn.Module):
     def __call__(self, action: Array) -> Array:
         kernel = self.param("kernel", self.init, (self.num_actions, self.size))
         return jax.nn.one_hot(action, self.num_actions) @ kernel
+
+
+def init(module: nn.Module, key: Array, *inputs: Any) -> PyTree:
+    """Parameters of a flax module, for inputs of these shapes."""
+    return module.init(key, *inputs)["params"]
+
+
+def apply(module: nn.Module, params: PyTree, *inputs: Any) -> Any:
+    """A flax module as a function of its parameters and inputs."""
+    return module.apply({"params": params}, *inputs)
 
 
 def flat(observation: PyTree) -> Array:

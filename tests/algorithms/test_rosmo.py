@@ -32,7 +32,7 @@ def records(length, ends, *, terminal=True, seed=0):
 
 
 def window(dataset, row, length=K + N):
-    return memory.window(jax.tree.map(jnp.asarray, dataset), jnp.int32(row), length=length)
+    return jax.jit(lambda dataset: memory.window(dataset, jnp.int32(row), length=length))(dataset)
 
 
 def table_model():
@@ -51,7 +51,9 @@ def table_model():
 def table_targets(trajectory, config=CONFIG, advantage=rosmo.model_advantage):
     model = table_model()
     planner = one_step.exact(model, num_actions=A, gamma=config.gamma)
-    return rosmo.compute_targets(model, planner, advantage, config, (), trajectory, KEY)
+    return jax.jit(lambda trajectory: rosmo.compute_targets(model, planner, advantage, config, (), trajectory, KEY))(
+        trajectory
+    )
 
 
 # --- masks and targets ---
@@ -151,7 +153,7 @@ def test_an_advantage_of_zero_is_cloned_as_the_setting_says(at_zero):
 
 def batch_of(dataset, config=CONFIG, spec=SPEC, seed=0):
     learner = rosmo.make(config, spec)
-    return learner, learner.sample(dataset, jax.random.key(seed))
+    return learner, jax.jit(learner.sample)(dataset, jax.random.key(seed))
 
 
 @pytest.mark.parametrize(("bins", "preset"), [(20, "released"), (21, "published")])
@@ -159,7 +161,7 @@ def test_the_first_loss_is_its_closed_form(bins, preset):
     config = rosmo.Config(batch_size=64, **rosmo.PRESETS[preset])
     learner, batch = batch_of(records(2_000, range(9, 2_000, 10)), config)
     state = learner.init(KEY, batch, (), ())
-    _, metrics = learner.step(state, batch, KEY)
+    _, metrics = jax.jit(learner.step)(state, batch, KEY)
     entropy = np.log(bins) + 0.25 * np.log(bins) + np.log(A)
     np.testing.assert_allclose(metrics["loss/total"], entropy + 0.2 * np.log(A) * metrics["target/cloned"], rtol=1e-5)
     if preset == "released":  # every advantage starts at 1.231, so that all live steps are cloned
@@ -186,7 +188,8 @@ def latent_model(seed=1):
 def test_the_loss_is_the_weighted_mean_of_cross_entropies_written_out():
     model, params = latent_model()
     trajectory, targets = window(records(12, [11]), 0), random_targets()
-    total, metrics = rosmo.loss(model, CONFIG, params, trajectory, targets, KEY)
+    loss = jax.jit(lambda params, targets: rosmo.loss(model, CONFIG, params, trajectory, targets, KEY))
+    total, metrics = loss(params, targets)
     embedding = model.represent(params, trajectory.observation[0])
     heads = [model.predict(params, embedding)]
     for k in range(K):
@@ -220,7 +223,8 @@ def test_steps_after_a_truncation_carry_no_gradient():
     trajectory = window(records(12, [2, 11], terminal=False), 0)
     targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1))
     other = targets._replace(value=targets.value.at[2:].set(5.0), reward=targets.reward.at[1:].set(3.0))
-    gradient = jax.grad(lambda params, targets: rosmo.loss(model, CONFIG, params, trajectory, targets, KEY)[0])
+    loss = lambda params, targets: rosmo.loss(model, CONFIG, params, trajectory, targets, KEY)[0]  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))
     jax.tree.map(np.testing.assert_array_equal, gradient(params, targets), gradient(params, other))
 
 
@@ -260,6 +264,12 @@ def test_heads_that_read_the_unscaled_embedding_get_one_scaling_less_and_the_sam
 # --- the update ---
 
 
+@functools.cache
+def fresh_learner():
+    learner, batch = batch_of(records(200, range(9, 200, 10)))
+    return learner, batch, learner.init(KEY, batch, (), ())
+
+
 def test_no_gradient_reaches_the_target_parameters():
     model, params = latent_model()
     planner = one_step.exact(model, num_actions=A, gamma=CONFIG.gamma)
@@ -269,7 +279,7 @@ def test_no_gradient_reaches_the_target_parameters():
         targets = rosmo.compute_targets(model, planner, rosmo.model_advantage, CONFIG, target_params, trajectory, KEY)
         return rosmo.loss(model, CONFIG, params, trajectory, targets, KEY)[0]
 
-    through_targets = jax.grad(total, argnums=1)(params, params)
+    through_targets = jax.jit(jax.grad(total, argnums=1))(params, params)
     assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(through_targets))
     other = jax.tree.map(lambda leaf: leaf + 0.1, params)  # the targets do depend on them
     assert abs(float(total(params, other)) - float(total(params, params))) > 1e-4
@@ -290,27 +300,20 @@ def test_the_target_is_copied_at_every_period_and_not_between():
 
 
 def test_one_update_is_the_optimizer_on_the_mean_gradient():
-    learner, batch = batch_of(records(200, range(9, 200, 10)))
-    state = learner.init(KEY, batch, (), ())
-    state = state._replace(step=jnp.int32(0))
-    after, metrics = learner.step(state, batch, KEY)
+    learner, batch, state = fresh_learner()
+    step = jax.jit(learner.step)
+    after, metrics = step(state, batch, KEY)
     assert int(after.step) == 1
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)  # the warm-up starts at a rate of 0
-    again, _ = learner.step(after, batch, KEY)
+    again, _ = step(after, batch, KEY)
     moved = optax.global_norm(jax.tree.map(jnp.subtract, again.params, after.params))
     assert 0 < float(moved) < 7e-7 * np.sqrt(sum(x.size for x in jax.tree.leaves(state.params))) * 1.2
     assert np.isfinite(metrics["gradient/norm"])
 
 
-@functools.cache
-def trained_learner():
-    learner, batch = batch_of(records(200, range(9, 200, 10)))
-    return learner, batch, learner.init(KEY, batch, (), ())
-
-
 def test_huge_rewards_leave_everything_finite():
-    learner, batch, state = trained_learner()
-    _, metrics = learner.step(state, batch._replace(reward=batch.reward * 1e6), KEY)
+    learner, batch, state = fresh_learner()
+    _, metrics = jax.jit(learner.step)(state, batch._replace(reward=batch.reward * 1e6), KEY)
     assert all(np.isfinite(value) for value in metrics.values())
 
 

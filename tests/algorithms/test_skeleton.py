@@ -29,8 +29,8 @@ def test_the_policy_climbs_the_reward_model_that_it_is_given():
     predicted = lambda state: skeleton.predict_reward(  # noqa: E731
         config, model, STEP.observation, learner.policy.mode(state.params, STEP.observation)
     )
-    before = predicted(state)
+    before, step = predicted(state), jax.jit(learner.step)
     for _ in range(50):
-        state, _ = learner.step(state, batch, jax.random.key(2))
+        state, _ = step(state, batch, jax.random.key(2))
     assert float(predicted(state)) > float(before) + 0.01
     jax.tree.map(np.testing.assert_array_equal, state.model, model)

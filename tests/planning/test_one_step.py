@@ -22,13 +22,15 @@ def random_model(num_actions, seed=0):
     params = model.init(jax.random.key(seed))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    return model, jax.tree.unflatten(tree, [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+    return model, jax.tree.unflatten(
+        tree, [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
+    )
 
 
 def plan_all(model, params, embeddings, num_actions):
     planner = one_step.exact(model, num_actions=num_actions, gamma=GAMMA)
     keys = jax.random.split(jax.random.key(0), len(embeddings))
-    return jax.vmap(planner, (None, 0, 0))(params, embeddings, keys)
+    return jax.jit(jax.vmap(planner, (None, 0, 0)))(params, embeddings, keys)
 
 
 def recurrent_fn(model):
@@ -52,16 +54,21 @@ def root_of(model, params, embeddings):
     return mctx.RootFnOutput(prior_logits=heads.policy_logits, value=value, embedding=embeddings)
 
 
+def visit_every_child_once(model, params, embeddings, num_actions, **settings):
+    search = functools.partial(
+        mctx.gumbel_muzero_policy, recurrent_fn=recurrent_fn(model), num_simulations=num_actions, max_depth=1,
+        max_num_considered_actions=num_actions, **settings)  # fmt: skip
+    root = root_of(model, params, embeddings)
+    return jax.jit(lambda params, root: search(params, jax.random.key(0), root))(params, root)
+
+
 @pytest.mark.parametrize("num_actions", [2, 3, 6, 18])
 def test_it_equals_gumbel_muzero_that_visits_every_child_once(num_actions):
     model, params = random_model(num_actions)
     embeddings = jax.random.normal(jax.random.key(3), (32, 8))
-    searched = mctx.gumbel_muzero_policy(
-        params, jax.random.key(0), root_of(model, params, embeddings), recurrent_fn(model),
-        num_simulations=num_actions, max_num_considered_actions=num_actions, max_depth=1,
-        qtransform=functools.partial(
-            mctx.qtransform_completed_by_mix_value, value_scale=1.0, maxvisit_init=0.0, rescale_values=False),
-    )  # fmt: skip
+    transform = functools.partial(
+        mctx.qtransform_completed_by_mix_value, value_scale=1.0, maxvisit_init=0.0, rescale_values=False)  # fmt: skip
+    searched = visit_every_child_once(model, params, embeddings, num_actions, qtransform=transform)
     plan = plan_all(model, params, embeddings, num_actions)
     np.testing.assert_allclose(plan.weights, searched.action_weights, atol=1e-5)
 
@@ -70,14 +77,11 @@ def test_it_equals_gumbel_muzero_that_visits_every_child_once(num_actions):
 def test_it_equals_prior_times_exponential_of_the_searched_values_at_temperature_one(num_actions):
     model, params = random_model(num_actions)
     embeddings = jax.random.normal(jax.random.key(3), (16, 8))
-    root = root_of(model, params, embeddings)
-    searched = mctx.gumbel_muzero_policy(
-        params, jax.random.key(0), root, recurrent_fn(model), num_simulations=num_actions, max_depth=1,
-        max_num_considered_actions=num_actions)  # fmt: skip
-    qvalues = searched.search_tree.summary().qvalues
+    qvalues = visit_every_child_once(model, params, embeddings, num_actions).search_tree.summary().qvalues
+    prior = jax.vmap(model.predict, (None, 0))(params, embeddings).policy_logits
     plan = plan_all(model, params, embeddings, num_actions)
     np.testing.assert_allclose(plan.qvalues, qvalues, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(plan.weights, jax.nn.softmax(root.prior_logits + qvalues), atol=1e-5)
+    np.testing.assert_allclose(plan.weights, jax.nn.softmax(prior + qvalues), atol=1e-5)
 
 
 def table_model(qvalues, value, prior):
