@@ -65,14 +65,14 @@ def _same_ending(given: str, flags: list[str]) -> list[str]:
 def _in_one_line(text: str) -> str:
     """The words of tyro's error box, without its title, its rules and the help of the argument."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    lines = [line.strip(" │|╭╮╰╯") for line in text.splitlines()]
-    parts = [[]]
-    for line in lines[1:]:  # the first holds the title
-        if line.startswith("──"):
-            parts.append([])
-        elif line:
+    title, *lines = [line.strip(" │╭╮╰╯") for line in text.splitlines() if line.strip()] or [""]
+    parts: list[list[str]] = [[]]
+    for line in lines:
+        if not re.fullmatch(r"[-─]{5,}", line):  # a rule, drawn as the terminal's encoding allows
             parts[-1].append(line)
-    if lines and "Required" in lines[0]:
+        elif parts[-1]:
+            parts.append([])
+    if "Required" in title:
         missing = [
             line.split()[0] for line in parts[0] if re.match(r"--[a-z]|[A-Z{\[]", line) and "Missing" not in line
         ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 
 from offline_mbrl import checkpoint, compilation, sharding
@@ -60,8 +61,7 @@ def run(name: str, algorithm: Algorithm, options: Options, config: Any, preset: 
     Raises:
       UsageError: bad input.
     """
-    # A cache that cannot be read or written costs time and nothing else.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    _keep_quiet()
     compilation.enable()
     _check_devices(options)
     console = display.console(plain=options.plain)
@@ -79,12 +79,25 @@ def run(name: str, algorithm: Algorithm, options: Options, config: Any, preset: 
             }  # fmt: skip
             about = {"preset": preset, "reference": data.reference, "simulator": data.simulator}
             made = Run(path, options, seeds, stages, config, data, identity, console, asked)
+            _check_split(made)
             _check_simulator(made)
             with folder.opened(path, identity | about | results.environment(sys.argv)):
                 return _train(made)
     except stopping.Terminated:
         console.print("Terminated; the same command goes on from the last checkpoint.")
         return stopping.EXIT_CODE
+
+
+def _keep_quiet() -> None:
+    """Keeps libraries from printing what costs the run nothing, or is told anyway."""
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:  # of array writers that answer after a failed save, which has been reported
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _slug(name: str) -> str:
@@ -94,6 +107,20 @@ def _slug(name: str) -> str:
 def _check_devices(options: Options) -> None:
     if options.devices is not None and options.devices > len(jax.devices()):
         raise UsageError(f"--devices must lie in 1..{len(jax.devices())} here, got {options.devices}")
+
+
+def _check_split(run: Run) -> None:
+    """Refuses batches that cannot be split over the devices."""
+    if (mesh := _mesh(run.options)) is None:
+        return
+    split = sharding.split_batch(mesh)
+    for stage in run.stages.values():
+        jax.eval_shape(lambda data, key: split(stage.sample(data, key)), run.data.dataset, stage_key(MAIN))  # noqa: B023
+
+
+def _mesh(options: Options) -> Mesh | None:
+    devices = jax.devices()[: options.devices]
+    return sharding.mesh(devices) if len(devices) > 1 else None
 
 
 def _check_simulator(run: Run) -> None:
@@ -162,12 +189,11 @@ def _run_stage(run: Run, name: str, stage: Learner, given: dict[str, PyTree]) ->
     if start is not None and int(start.step) >= total:
         return StageEnd(start, failures, None, saved["timings"])
     folder.rewind(run.folder, name, int(start.step) if start is not None else 0)
-    devices = jax.devices()[: run.options.devices]
     with run.stopping.deferred(), recording.recorder(recording.Stage(run, name, stage, total, saved)) as record:
         result = fitting.fit(
             stage, dataset, num_updates=total, start=start, failures=failures,
             block_updates=run.options.block_updates or folder.read_block(run.folder, name),
-            mesh=sharding.mesh(devices) if len(devices) > 1 else None, hooks=[record.hook], **shared,
+            mesh=_mesh(run.options), hooks=[record.hook], **shared,
         )  # fmt: skip
         return StageEnd(result.state, result.failures, result.stopped, record.close(result))
 
