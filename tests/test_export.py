@@ -1,0 +1,131 @@
+"""A policy as a folder: what is written is what acts, and what is damaged is refused."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from offline_mbrl import export, registry
+from offline_mbrl.data import normalize
+from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
+
+SEEDS = (3, 5)
+DISCRETE = EnvironmentSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), DiscreteActions(4))
+BOUNDED = EnvironmentSpec(jax.ShapeDtypeStruct((3,), jnp.float32), BoundedActions((-2.0, 0.0), (2.0, 10.0)))
+OBSERVATION = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+
+
+def exported(folder, name="bc", spec=DISCRETE):
+    """The policy and parameters that were written, of two seeds."""
+    algorithm = registry.lookup(name)
+    config = algorithm.config(num_updates=3)
+    learner = algorithm.make(config, spec)
+    observation = jnp.zeros(spec.observation.shape)
+    statistics = normalize.Statistics(observation, observation + 1)
+    init = lambda key: learner.init(key, None, statistics, {"model": ()})  # noqa: E731
+    states = jax.vmap(init)(jax.random.split(jax.random.key(0), len(SEEDS)))
+    params = jax.tree.map(  # heads start at zero, where every policy is the same
+        lambda leaf: leaf + jax.random.normal(jax.random.key(1), leaf.shape), jax.vmap(learner.policy_params)(states)
+    )
+    export.save(folder, algorithm=name, config=config, spec=spec, params=params, seeds=SEEDS, description={"step": 3})
+    return learner.policy, params
+
+
+def test_what_was_saved_is_read_back(tmp_path):
+    _, params = exported(tmp_path / "policy")
+    found = export.load(tmp_path / "policy")
+    jax.tree.map(np.testing.assert_array_equal, found.params, params)
+    assert found.spec == DISCRETE
+    assert found.description["step"] == 3
+    assert found.description["seeds"] == [3, 5]
+    assert found.description["config"]["num_updates"] == 3
+
+
+def test_a_loaded_policy_acts_as_the_learner_did_greedily_and_by_sampling(tmp_path):
+    policy, params = exported(tmp_path)
+    for index, seed in enumerate(SEEDS):
+        one = jax.tree.map(lambda leaf, index=index: leaf[index], params)
+        act = export.load_policy(tmp_path, seed=seed)
+        assert act(OBSERVATION) == policy.mode(one, OBSERVATION)
+        keys = jax.random.split(jax.random.key(2), 20)
+        assert [int(act(OBSERVATION, key)) for key in keys] == [int(policy.sample(one, OBSERVATION, k)) for k in keys]
+    first = export.load_policy(tmp_path)
+    np.testing.assert_array_equal(first(OBSERVATION.tolist()), export.load_policy(tmp_path, seed=3)(OBSERVATION))
+
+
+def test_continuous_actions_come_in_the_simulators_units(tmp_path):
+    policy, params = exported(tmp_path, "skeleton", BOUNDED)
+    unit = policy.mode(jax.tree.map(lambda leaf: leaf[0], params), OBSERVATION[0])
+    expected = np.array([-2.0, 0.0]) + (np.asarray(unit) + 1) / 2 * np.array([4.0, 10.0])
+    np.testing.assert_allclose(export.load_policy(tmp_path)(OBSERVATION[0]), expected, rtol=1e-6)
+
+
+def test_an_observation_of_another_shape_is_refused_with_both(tmp_path):
+    exported(tmp_path)
+    with pytest.raises(UsageError, match=r"one observation of shape \(2, 3\), got \(3,\)"):
+        export.load_policy(tmp_path)(np.zeros(3))
+    with pytest.raises(UsageError, match=r"got \(7, 2, 3\)"):
+        export.load_policy(tmp_path)(np.zeros((7, 2, 3)))
+
+
+def test_a_seed_that_is_not_there_is_refused(tmp_path):
+    exported(tmp_path)
+    with pytest.raises(UsageError, match="has no seed 4: it holds 3, 5"):
+        export.load_policy(tmp_path, seed=4)
+
+
+@pytest.mark.parametrize("name", [export.PARAMS, export.POLICY])
+def test_a_missing_file_is_named(tmp_path, name):
+    exported(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(UsageError, match=rf"holds no policy \({name} is missing\)"):
+        export.load(tmp_path)
+
+
+def test_a_flipped_bit_in_the_arrays_is_detected(tmp_path):
+    exported(tmp_path)
+    path = tmp_path / export.PARAMS
+    for position in np.random.default_rng(0).integers(0, path.stat().st_size, 5):
+        content = bytearray(path.read_bytes())
+        content[position] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match=r"params.npz is damaged"):
+            export.load(tmp_path)
+        content[position] ^= 1
+        path.write_bytes(content)
+    export.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda about: "{", "is damaged"),
+        (lambda about: "[]", "is damaged"),
+        (lambda about: json.dumps({**about, "algorithm": "rosmoo"}), "unknown algorithm 'rosmoo'"),
+        (lambda about: json.dumps({**about, "config": {"learnin_rate": 1}}), "has no setting 'learnin_rate'"),
+        (lambda about: json.dumps({**about, "spec": {}}), "does not describe a policy"),
+        (lambda about: json.dumps({k: v for k, v in about.items() if k != "spec"}), "is damaged"),
+    ],
+)
+def test_a_damaged_description_is_one_clear_error(tmp_path, change, named):
+    exported(tmp_path)
+    path = tmp_path / export.POLICY
+    path.write_text(change(json.loads(path.read_text())))
+    with pytest.raises(UsageError, match=named):
+        export.load(tmp_path)
+
+
+def test_there_is_no_pickle_in_an_export(tmp_path):
+    exported(tmp_path)
+    with np.load(tmp_path / export.PARAMS, allow_pickle=False) as arrays:
+        assert all(arrays[name].dtype != object for name in arrays.files)
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(UsageError, match=r"cannot write /dev/null/policy: Not a directory"):
+        export.save(
+            export.Path("/dev/null/policy"), algorithm="bc", config=registry.lookup("bc").config(), spec=DISCRETE,
+            params={"a": np.zeros(1)}, seeds=[0],
+        )  # fmt: skip
