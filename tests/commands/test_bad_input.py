@@ -233,11 +233,12 @@ sys.exit(cli.main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize(("size", "named"), [(100, "File too large"), (30_000, "cannot write the checkpoint")])
+@pytest.mark.parametrize(("size", "named"), [(100, "File too large"), (3_000, "cannot write the checkpoint")])
 def test_a_full_disk_is_one_line(size, named, tmp_path, monkeypatch):
     """A limit on the size of files is a full disk to whoever writes them."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     command = [sys.executable, "-c", FULL, str(size), *TRAIN, "--run-dir", str(tmp_path / "run")]
+    command += ["--episodes", "0", "--evaluations", "0"]  # less to compile
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
@@ -292,6 +293,18 @@ def test_interrupting_is_no_traceback(monkeypatch, capsys):
     monkeypatch.setattr(train, "main", interrupted)
     assert cli.main(["train"]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_a_process_that_was_interrupted_leaves_without_waiting_for_threads(monkeypatch, capsys):
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    left = []
+    monkeypatch.setattr(train, "main", interrupted)
+    monkeypatch.setattr(os, "_exit", left.append)
+    monkeypatch.setattr(sys, "argv", ["offline-mbrl", "train"])
+    cli.main()
+    assert left == [130]
 
 
 def test_the_list_is_long_enough():
