@@ -102,7 +102,10 @@ def load(directory: str | Path) -> Exported:
         config = config_from_json(algorithm.config, about["config"])
     except (KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{directory / POLICY} does not describe a policy ({error}); export it again") from error
-    return Exported(algorithm.make(config, spec).policy, params, spec, about)
+    policy = algorithm.make(config, spec).policy
+    if policy is None:
+        raise UsageError(f"{about['algorithm']} has no policy that could act")
+    return Exported(policy, params, spec, about)
 
 
 def load_policy(directory: str | Path, *, seed: int | None = None) -> Callable[..., Array]:
