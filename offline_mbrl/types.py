@@ -4,9 +4,9 @@ Axes, everywhere: `B` batch, `T` time, `K` unrolled model steps, `A` number of d
 continuous one, `N` candidate actions, `S` seeds. Every record holds arrays or pure functions, nothing else.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 
@@ -98,12 +98,6 @@ def action_size(spec: EnvironmentSpec, who: str) -> int:
 # --- models and plans ---
 
 
-class Init(Protocol):
-    """(key) -> params."""
-
-    def __call__(self, key: Array, /) -> PyTree: ...
-
-
 class LatentModel(NamedTuple):
     """A model in latent space (the MuZero family). All functions take one state; vmap for many.
 
@@ -111,11 +105,11 @@ class LatentModel(NamedTuple):
     value's logits into raw units.
     """
 
-    init: Init
-    represent: Any  # (params, observation) -> embedding
-    dynamics: Any  # (params, embedding, action) -> embedding of the state the action leads to
-    predict: Any  # (params, embedding) -> LatentPrediction
-    scalar: Any  # (logits [bins]) -> [] in raw units
+    init: Callable[[Array], PyTree]  # (key) -> params
+    represent: Callable[[PyTree, PyTree], PyTree]  # (params, observation) -> embedding
+    dynamics: Callable[[PyTree, PyTree, Array], PyTree]  # (params, embedding, action) -> where the action leads
+    predict: Callable[[PyTree, PyTree], "LatentPrediction"]  # (params, embedding) -> logits
+    scalar: Callable[[Array], Array]  # (logits [bins]) -> [] in raw units
 
 
 class LatentPrediction(NamedTuple):
@@ -136,27 +130,18 @@ class Plan(NamedTuple):
     value: Array  # []   value of the root
 
 
-class Planner(Protocol):
-    """(params, embedding, key) -> Plan, for one root."""
-
-    def __call__(self, params: PyTree, embedding: PyTree, key: Array, /) -> Plan: ...
+Planner = Callable[[PyTree, PyTree, Array], Plan]  # (params, embedding, key) -> Plan, for one root
 
 
 # --- policies and learners ---
 
 
-def no_memory() -> tuple[()]:
-    """The memory of a policy that needs none."""
-    return ()
-
-
 class Policy(NamedTuple):
     """Everything downstream of learning sees only this."""
 
-    sample: Any  # (params, observation, key) -> action
-    mode: Any  # (params, observation) -> action, the greedy one
-    log_prob: Any = None  # (params, observation, action) -> [], or None where it has no density
-    init_memory: Any = no_memory  # () -> memory carried through an episode
+    sample: Callable[[PyTree, PyTree, Array], Array]  # (params, observation, key) -> action
+    mode: Callable[[PyTree, PyTree], Array]  # (params, observation) -> action, the greedy one
+    log_prob: Callable[[PyTree, PyTree, Array], Array] | None = None  # (params, observation, action) -> []
 
 
 def keep(state: PyTree, dataset: PyTree, key: Array) -> PyTree:
@@ -166,14 +151,19 @@ def keep(state: PyTree, dataset: PyTree, key: Array) -> PyTree:
 
 
 class Learner(NamedTuple):
-    """A stateless description of learning: all arrays are in `state`, all randomness comes by key."""
+    """A stateless description of learning: all arrays are in `state`, all randomness comes by key.
 
-    sample: Any  # (dataset, key) -> batch; pure, runs inside the scan
-    init: Any  # (key, example batch, statistics, given) -> state; `given` holds what earlier stages hand on
-    step: Any  # (state, batch, key) -> (state, metrics: dict of [] scalars)
+    `statistics` are the dataset's, shared by all seeds; `given` holds what earlier stages hand on, by their names.
+    """
+
+    sample: Callable[[PyTree, Array], PyTree]  # (dataset, key) -> batch; pure, runs inside the scan
+    init: Callable[[Array, PyTree, PyTree, PyTree], PyTree]  # (key, example batch, statistics, given) -> state
+    step: Callable[[PyTree, PyTree, Array], tuple[PyTree, Metrics]]  # (state, batch, key) -> (state, scalars by name)
     policy: Policy | None  # acts with policy_params(state); None for a stage that only fits a model
-    policy_params: Any  # (state) -> params: no optimizer, no buffer
-    refresh: Any = keep  # (state, dataset, key) -> state; imagined rollouts happen here
+    policy_params: Callable[[PyTree], PyTree]  # (state) -> nested dicts of arrays: no optimizer, no buffer
+    refresh: Callable[[PyTree, PyTree, Array], PyTree] = (
+        keep  # (state, dataset, key) -> state; imagination happens here
+    )
     refresh_every: int = 0  # updates between refreshes; 0 never
 
 
@@ -187,6 +177,6 @@ class Algorithm(NamedTuple):
     """One registry entry."""
 
     config: type  # frozen dataclass; `num_updates` is its only required field
-    make: Any  # (config, spec) -> Learner
-    pretrain: Any = nothing  # (config, spec) -> dict[str, Learner]; their policy_params arrive as given[name]
+    make: Callable[..., Learner]  # (config, spec) -> Learner
+    pretrain: Callable[..., dict[str, Learner]] = nothing  # (config, spec); their policy_params arrive as given[name]
     presets: Mapping[str, Mapping[str, Any]] = {}  # named settings: published, released, ...
