@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-INTERRUPTED, TERMINATED = 130, 143
 COMMANDS = {
     "train": "train an algorithm on a dataset, evaluate it, and write a report; run again to resume",
     "evaluate": "play the policies of a run in their simulator",
@@ -22,7 +21,7 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code; argv without the program's name, by default this process's own."""
     code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-    if argv is None and code in (INTERRUPTED, TERMINATED):  # libraries' threads may not survive an orderly shutdown
+    if argv is None and code:  # libraries' threads may print or crash in an orderly shutdown after a failure
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -49,7 +48,7 @@ def _run(name: str, argv: list[str]) -> int:
         return importlib.import_module(f"offline_mbrl.commands.{name}").main(argv)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED
+        return 130
     except BrokenPipeError:  # the reader (`| head`) has gone: nothing is wrong
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

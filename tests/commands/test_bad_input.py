@@ -229,7 +229,8 @@ FULL = """
 import resource, sys
 from offline_mbrl import cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.exit(cli.main(sys.argv[2:]))
+sys.argv[1:] = sys.argv[2:]
+sys.exit(cli.main())
 """
 
 
@@ -295,7 +296,7 @@ def test_interrupting_is_no_traceback(monkeypatch, capsys):
     assert "goes on from the last checkpoint" in capsys.readouterr().err
 
 
-def test_a_process_that_was_interrupted_leaves_without_waiting_for_threads(monkeypatch, capsys):
+def test_a_process_that_failed_leaves_without_waiting_for_threads(monkeypatch, capsys):
     def interrupted(argv):
         raise KeyboardInterrupt
 
