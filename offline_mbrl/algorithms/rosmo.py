@@ -262,7 +262,7 @@ def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = Non
         params, count = optax.apply_updates(state.params, updates), state.step + 1
         copy = count % config.target_period == 0
         target_params = jax.tree.map(lambda new, old: jnp.where(copy, new, old), params, state.target_params)
-        return State(params, target_params, opt_state, count), metrics | {"gradient/norm": optax.global_norm(gradient)}
+        return State(params, target_params, opt_state, count), metrics | {"gradient/norm": optax.tree.norm(gradient)}
 
     def plan(params: PyTree, observation: PyTree, key: Array) -> Plan:
         return planner(params, model.represent(params, observation), key)

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from offline_mbrl import compilation, export
-from offline_mbrl.commands import arguments, display, folder, playing, recording, results
+from offline_mbrl.commands import arguments, display, folder, playing, recording, results, tables
 from offline_mbrl.types import UsageError
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         "step": about.get("step"), "seeds": about["seeds"], "failures": {},
         "evaluation": playing.summarize(played, about.get("reference")),
     }  # fmt: skip
-    console.print(results.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
+    console.print(tables.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
     for how, one in outcome["evaluation"].items():
         if one["message"]:
             console.print(f"{how}: {one['message']}")

@@ -14,7 +14,7 @@ from rich.console import Console
 from offline_mbrl import checkpoint, compilation, sharding
 from offline_mbrl import fit as fitting
 from offline_mbrl.commands import datasets, display, folder, playing, recording, results, stopping
-from offline_mbrl.commands.train import Options
+from offline_mbrl.commands.options import Options
 from offline_mbrl.data import names
 from offline_mbrl.data.catalog import Loaded
 from offline_mbrl.types import Algorithm, Learner, PyTree, UsageError

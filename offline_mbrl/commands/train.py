@@ -2,35 +2,16 @@
 
 import dataclasses
 import sys
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from offline_mbrl import registry
 from offline_mbrl.commands import arguments
+from offline_mbrl.commands.options import Options
 from offline_mbrl.types import Algorithm, UsageError
 
 LEAST = {"num_updates": 1, "batch_size": 1, "num_bins": 2}  # of sizes in configs
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Settings of the run; the algorithm's own are under `--config`."""
-
-    dataset: str  # name from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
-    seeds: int = 1  # number of seeds, trained side by side in one program
-    first_seed: int = 0  # seeds are first_seed, first_seed + 1, ...
-    run_dir: Path | None = None  # default: runs/ALGORITHM-DATASET
-    evaluations: int = 10  # during training, spread evenly; 0 for none
-    episodes: int = 500  # of the last evaluation, per seed, greedy and again sampled; 0 trains without a simulator
-    episodes_during: int = 50  # of each evaluation during training, per seed
-    block_updates: int | None = None  # updates per dispatch; default: about a second's worth, measured
-    checkpoint_seconds: float = 20.0  # between checkpoints; one is always written at the end and at SIGTERM
-    devices: int | None = None  # devices to split every batch over; default: all
-    verify: Literal["touched", "full"] = "touched"  # which chunks of the dataset are compared with their hashes
-    on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"  # what to do with NaN and infinity in the data
-    plain: bool = False  # lines instead of a progress bar
 
 
 def main(argv: list[str]) -> int:
@@ -43,7 +24,7 @@ def main(argv: list[str]) -> int:
         raise UsageError("name the algorithm first: offline-mbrl train ALGORITHM --dataset NAME")
     algorithm = registry.lookup(name)
     options, config, preset = _parse(name, algorithm, rest)
-    from offline_mbrl.commands import running  # what trains; the help does without
+    from offline_mbrl.commands import running  # loads what trains; the help does without
 
     return running.run(name, algorithm, options, config, preset)
 

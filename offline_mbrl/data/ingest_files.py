@@ -52,6 +52,11 @@ def _table_fields(path: Path, file: Any) -> dict[str, str]:
         for leaf in leaves.values():
             if len(leaf) != size:
                 raise UsageError(f"{path}: field {name!r} has {len(leaf)} rows, but {fields['reward']!r} has {size}")
+            if leaf.dtype.kind not in "biuf":
+                raise UsageError(f"{path}: field {name!r} has dtype {leaf.dtype}: numbers or booleans are needed")
+    for name in (fields[ours] for ours in ("reward", *_ends(fields))):
+        if file[name].size != size:
+            raise UsageError(f"{path}: field {name!r} has shape {file[name].shape}: one number per step is needed")
     return fields
 
 

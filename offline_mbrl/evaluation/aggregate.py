@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from offline_mbrl.types import UsageError
 
@@ -35,6 +34,8 @@ def normalized_score(score: Any, reference_random: Any, reference_expert: Any) -
 
 def interquartile_mean(scores: Scores) -> Any:
     """Mean of the middle half of all runs of all tasks."""
+    from scipy import stats  # a second of CPU time, which training does without
+
     return stats.trim_mean(_runs(scores), 0.25, axis=-1)
 
 

@@ -81,7 +81,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         del key  # deterministic
         value, gradient = jax.value_and_grad(batch_loss)(state.params, batch)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        metrics = {"loss/total": value, "gradient/norm": optax.global_norm(gradient)}
+        metrics = {"loss/total": value, "gradient/norm": optax.tree.norm(gradient)}
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return Learner(

@@ -57,9 +57,12 @@ def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
     """Builds the model for discrete actions.
 
     Raises:
-      UsageError: the actions are continuous, or the layer sizes do not fit each other.
+      UsageError: the actions are continuous, or the layer sizes or the number of bins make no model.
     """
     size = num_actions(spec, "the latent model")
+    layers = (config.encoder_layers, config.dynamics_layers, config.prediction_layers)
+    if min(map(len, layers)) < 1 or config.num_bins < 2:
+        raise UsageError("the latent model needs at least one layer in each part, and at least two bins")
     if config.dynamics_layers[-1] != config.encoder_layers[-1]:
         raise UsageError(
             f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in {config.encoder_layers[-1]}: "

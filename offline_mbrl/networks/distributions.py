@@ -1,7 +1,7 @@
 """Action distributions. This file alone imports distrax, on first use, and keeps it from loading TensorFlow.
 
-distrax reaches TensorFlow Probability, whose JAX backend imports TensorFlow when it is installed and then needs
-nothing of it: eight seconds and half a gigabyte for a namespace.
+distrax reaches TensorFlow Probability, whose JAX backend imports TensorFlow where it is installed (eight seconds, half
+a gigabyte), fails beside one without tf_keras, and needs nothing of it. So TensorFlow is hidden while it loads.
 """
 
 import importlib
@@ -13,13 +13,17 @@ from offline_mbrl.types import Array, Policy, PyTree
 
 
 def _distrax() -> Any:
-    if "distrax" in sys.modules or "tensorflow" in sys.modules:
-        return importlib.import_module("distrax")
+    if "distrax" in sys.modules:
+        return sys.modules["distrax"]
+    hidden = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "tensorflow"}
+    for name in hidden:
+        del sys.modules[name]
     sys.modules["tensorflow"] = None  # type: ignore[assignment]  # makes `import tensorflow` fail at once
     try:
         return importlib.import_module("distrax")
     finally:
         del sys.modules["tensorflow"]
+        sys.modules.update(hidden)
 
 
 def categorical(logits: Array) -> Any:

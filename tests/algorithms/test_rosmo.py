@@ -306,7 +306,7 @@ def test_one_update_is_the_optimizer_on_the_mean_gradient():
     assert int(after.step) == 1
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)  # the warm-up starts at a rate of 0
     again, _ = step(after, batch, KEY)
-    moved = optax.global_norm(jax.tree.map(jnp.subtract, again.params, after.params))
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, again.params, after.params))
     assert 0 < float(moved) < 7e-7 * np.sqrt(sum(x.size for x in jax.tree.leaves(state.params))) * 1.2
     assert np.isfinite(metrics["gradient/norm"])
 

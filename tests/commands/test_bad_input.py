@@ -114,6 +114,8 @@ BAD = {
     ),
     "no layers": ([*TRAIN, "--config.encoder-layers"], "--config.encoder-layers needs one or more sizes"),
     "bins": (["train", "rosmo", *TRAIN[2:], "--config.model.num-bins", "1"], "num-bins must be at least 2"),
+    "two rewards a step": (own(rewards=np.zeros((30, 2), np.float32)), "field 'rewards' has shape (30, 2)"),
+    "words for numbers": (own(observations=np.full((30, 4), b"x")), "field 'observations' has dtype"),
     # kinds of actions
     "discrete data": (["train", "skeleton", *TRAIN[2:]], "skeleton needs continuous actions"),
     "continuous data": (own(actions=running.continuous()), "bc needs discrete actions"),

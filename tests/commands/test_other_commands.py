@@ -57,10 +57,10 @@ def test_a_killed_report_is_written_by_the_next_command(finished, capsys):
 
 
 def test_the_rows_of_a_run_are_what_its_curve_shows(finished):
-    from offline_mbrl.commands import report
+    from offline_mbrl.commands import page
 
     run = json.loads((finished / "run.json").read_text())
-    curves = report._curves(running.rows(finished), run["seeds"], run["reference"])
+    curves = page._curves(running.rows(finished), run["seeds"], run["reference"])
     steps, values = curves["greedy"]
     assert steps.tolist() == [20, 40, 60]
     returns = [[row["evaluation/greedy"] for row in running.rows(finished) if row["step"] == step] for step in steps]

@@ -12,8 +12,7 @@ import running
 
 from offline_mbrl import checkpoint, cli
 from offline_mbrl.commands import folder as folders
-from offline_mbrl.commands import playing, recording, results, stopping
-from offline_mbrl.commands import report as reports
+from offline_mbrl.commands import page, playing, recording, results, stopping
 
 
 def terminate_at(monkeypatch, module, name, number):
@@ -68,8 +67,8 @@ POINTS = {
     "before run.json": (folders, "write_json", 1),
     "between rows and checkpoint": (recording, "_save", 2),
     "between checkpoint and policy": (recording, "save_policy", 3),
-    "between evaluation.json and report": (reports, "write", 1),
-    "between report and page": (reports, "draw", 1),
+    "between evaluation.json and report": (page, "write", 1),
+    "between report and page": (page, "draw", 1),
     "before evaluation": (results, "finish", 1),
 }
 

@@ -75,3 +75,11 @@ def test_a_dict_of_observations_is_one_vector_with_keys_in_alphabetical_order():
     params = model.init(jax.random.key(0))
     whole = model.represent(params, {"velocity": jnp.array([4.0, 5.0]), "position": jnp.array([1.0, 2.0, 3.0])})
     np.testing.assert_array_equal(whole, flat.represent(params, jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"encoder_layers": ()}, {"dynamics_layers": ()}, {"prediction_layers": ()}, {"num_bins": 1}]
+)
+def test_sizes_that_make_no_model_are_refused(setting):
+    with pytest.raises(UsageError, match="at least"):
+        muzero.make(muzero.ModelConfig(**setting), CATCH)

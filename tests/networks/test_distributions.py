@@ -9,7 +9,7 @@ import numpy as np
 
 from offline_mbrl.networks import distributions
 
-SCRIPT = """
+ALONE = """
 import sys
 from offline_mbrl.networks import distributions
 distributions.categorical([0.0, 1.0])
@@ -20,9 +20,23 @@ import importlib.util
 assert importlib.util.find_spec("tensorflow") is not None
 """
 
+BESIDE = """
+import sys
+import tensorflow
+from offline_mbrl.networks import distributions
+distributions.categorical([0.0, 1.0])
+assert sys.modules["tensorflow"] is tensorflow
+import tensorflow as again
+assert again is tensorflow and int(again.constant(3)) == 3
+"""
+
+
+def test_distrax_loads_beside_a_tensorflow_that_is_already_there():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", BESIDE], check=True)
+
 
 def test_distrax_does_not_load_tensorflow_and_hides_it_only_for_a_moment():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", SCRIPT], check=True)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", ALONE], check=True)
 
 
 def test_a_policy_of_a_distribution_samples_its_probabilities_and_takes_its_mode():

@@ -1,0 +1,88 @@
+"""The result of a run in words: a table on the terminal, the same on a page."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+
+def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
+    """Scores per seed and aggregated, greedy and sampled; or the held-out figures where nothing was played."""
+    shown = Table(title=f"{run['algorithm']} on {run['dataset']}, update {outcome['step']}")
+    evaluation = outcome.get("evaluation")
+    if evaluation is None:
+        return _figures_table(shown, outcome["figures"])
+    kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
+    shown.caption = f"{kind}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over seeds"
+    shown.add_column("seed")
+    for how in evaluation:
+        shown.add_column(how, justify="right", no_wrap=True)
+        shown.add_column("episodes", justify="right")
+    for i, seed in enumerate(outcome["seeds"]):
+        frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
+        cells = [cell for one in evaluation.values() for cell in (number(one["scores"][i]), str(one["episodes"][i]))]
+        shown.add_row(f"{seed}{frozen}", *cells, end_section=i + 1 == len(outcome["seeds"]))
+    cells = [cell for one in evaluation.values() for cell in (aggregate_in_words(one), "")]
+    shown.add_row("IQM", *cells)
+    return shown
+
+
+def _figures_table(shown: Table, figures: Mapping[str, Mapping[str, float | None]]) -> Table:
+    shown.add_column("figure")
+    for seed in figures:
+        shown.add_column(f"seed {seed}", justify="right")
+    for name in next(iter(figures.values()), {}):
+        shown.add_row(name, *(number(row.get(name)) for row in figures.values()))
+    return shown
+
+
+def aggregate_in_words(one: Mapping[str, Any]) -> str:
+    """Interquartile mean and interval of one way of acting."""
+    if not one["complete"]:
+        return "incomplete"
+    low, high = one["interval"]
+    return f"{one['interquartile_mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def notes(outcome: Mapping[str, Any]) -> list[str]:
+    """Speed, and whatever went wrong, one line each."""
+    timings, seeds = outcome["timings"], len(outcome["seeds"])
+    rate = outcome["updates_per_second"]
+    lines = [
+        f"{rate:.0f} updates per second{f' of {seeds} seeds together ({rate * seeds:.0f} in all)' * (seeds > 1)}, "
+        f"{timings['update_seconds']:.1f} s; compilation apart: {timings['compile_seconds']:.1f} s"
+    ]
+    lines += [f"seed {seed} was frozen: {what}" for seed, what in outcome["failures"].items()]
+    lines += [f"{how}: {one['message']}" for how, one in outcome.get("evaluation", {}).items() if one["message"]]
+    return lines
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash for what is not there."""
+    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"
+
+
+# --- on a page ---
+
+
+def markdown(outcome: Mapping[str, Any]) -> list[str]:
+    """The table of a result as lines of a page."""
+    evaluation = outcome.get("evaluation")
+    if evaluation is None:
+        rows = outcome["figures"]
+        names = list(next(iter(rows.values()), {}))
+        lines = [["figure", *(f"seed {seed}" for seed in rows)]]
+        return _markdown(lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names])
+    kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
+    lines = [["seed", *(f"{how}: {kind}" for how in evaluation), "episodes"]]
+    for i, seed in enumerate(outcome["seeds"]):
+        scores = [number(one["scores"][i]) for one in evaluation.values()]
+        lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
+    lines.append(["interquartile mean [95 %]", *map(aggregate_in_words, evaluation.values()), ""])
+    return _markdown(lines)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
