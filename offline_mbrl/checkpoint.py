@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offline_mbrl import files
 from offline_mbrl import manifest as manifests
 from offline_mbrl.manifest import Damaged, sha256
 from offline_mbrl.types import PyTree, UsageError
@@ -71,11 +72,11 @@ def save(directory: str | Path, step: int, state: PyTree, metadata: Mapping[str,
         _write(unfinished, leaves)
         manifests.write(unfinished, step=step, leaves=leaves, metadata=metadata)
         for path in (*unfinished.rglob("*"), unfinished):
-            _flush(path)
+            files.flush(path)
         if target.exists():
             os.rename(target, directory / f"{REPLACED}{target.name}")
         os.rename(unfinished, target)
-        _flush(directory)
+        files.flush(directory)
     except (OSError, ValueError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             _clean(directory)
@@ -130,15 +131,6 @@ def _reason(error: Exception) -> str:
 def _label(index: int) -> str:
     """A leaf's name on disk; its path would not do as a file's name."""
     return f"{index:05d}"
-
-
-def _flush(path: Path) -> None:
-    """fsync of a file or a folder, so that a rename never comes to the disk before what it names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _clean(directory: Path) -> None:

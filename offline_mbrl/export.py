@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl import registry
+from offline_mbrl import files, registry
 from offline_mbrl.data import specs, trees
 from offline_mbrl.types import Array, BoundedActions, EnvironmentSpec, Policy, PyTree, UsageError
 
@@ -62,16 +61,10 @@ def save(
     }  # fmt: skip
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _write(directory / PARAMS, buffer.getvalue())
-        _write(directory / POLICY, json.dumps(about, indent=1).encode())
+        files.write_whole(directory / PARAMS, lambda place: place.write_bytes(buffer.getvalue()))
+        files.write_whole(directory / POLICY, lambda place: place.write_text(json.dumps(about, indent=1)))
     except OSError as error:
         raise UsageError(f"cannot write {directory}: {error.strerror}; choose another folder") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
 
 
 def load(directory: str | Path) -> Exported:

@@ -9,7 +9,7 @@ import offline_mbrl
 
 PACKAGE = Path(offline_mbrl.__file__).parent
 BASE = {"types", "data.memory", "data.steps"}  # nouns, and the dataset that learners sample from
-DATA = {"types", "data"}
+DATA = {"types", "files", "data"}
 MODELS = BASE | {"networks", "targets"}
 ALGORITHMS = MODELS | {"rollouts", "planning", "models", "learners"}
 ALLOWED = {
@@ -18,8 +18,8 @@ ALLOWED = {
     "planning": {"types", "targets", "rollouts", "planning"}, "models": MODELS | {"models"},
     "learners": MODELS | {"learners"}, "ope": {"types", "networks", "targets", "rollouts", "ope"},
     "algorithms": ALGORITHMS, "sharding": {"types"}, "blocks": {"types"}, "fit": {"types", "sharding", "blocks"},
-    "manifest": {"types"}, "checkpoint": {"types", "manifest"}, "compilation": {"types"},
-    "registry": {"types", "learners", "algorithms"}, "export": {"types", "registry", "data"},
+    "files": set(), "manifest": {"types"}, "checkpoint": {"types", "files", "manifest"}, "compilation": {"types"},
+    "registry": {"types", "learners", "algorithms"}, "export": {"types", "files", "registry", "data"},
 }  # fmt: skip
 TOP = {"collect", "commands", "cli", "__init__"}  # may import everything
 HEAVY = {  # library -> the files that may import it, inside functions alone

@@ -218,6 +218,25 @@ def loss(
 # --- assembly ---
 
 
+def make_policy(model: LatentModel, planner: Planner) -> Policy:
+    """Acts by the planner at the encoded observation: sampled, its own choice; greedy, the largest weight.
+
+    Greedy acting plans with a fixed key, so that it repeats itself under planners that sample too.
+    """
+
+    def plan(params: PyTree, observation: PyTree, key: Array) -> Plan:
+        return planner(params, model.represent(params, observation), key)
+
+    def mode(params: PyTree, observation: PyTree) -> Array:
+        found = plan(params, observation, jax.random.key(0))
+        return found.actions[jnp.argmax(found.weights)]
+
+    def log_prob(params: PyTree, observation: PyTree, action: Array) -> Array:
+        return jnp.log(plan(params, observation, jax.random.key(0)).weights[action])
+
+    return Policy(lambda params, observation, key: plan(params, observation, key).action, mode, log_prob)
+
+
 def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = None) -> Learner:
     """The learner.
 
@@ -264,18 +283,7 @@ def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = Non
         target_params = jax.tree.map(lambda new, old: jnp.where(copy, new, old), params, state.target_params)
         return State(params, target_params, opt_state, count), metrics | {"gradient/norm": optax.tree.norm(gradient)}
 
-    def plan(params: PyTree, observation: PyTree, key: Array) -> Plan:
-        return planner(params, model.represent(params, observation), key)
-
-    def mode(params: PyTree, observation: PyTree) -> Array:
-        found = plan(params, observation, jax.random.key(0))  # greedy acting repeats itself, also after sampled plans
-        return found.actions[jnp.argmax(found.weights)]
-
-    def log_prob(params: PyTree, observation: PyTree, action: Array) -> Array:
-        return jnp.log(plan(params, observation, jax.random.key(0)).weights[action])
-
-    policy = Policy(lambda params, observation, key: plan(params, observation, key).action, mode, log_prob)
     return Learner(
         sample=memory.windows(config.batch_size, length, start_on_final=config.start_on_final),
-        init=init, step=step, policy=policy, policy_params=lambda state: state.params,
+        init=init, step=step, policy=make_policy(model, planner), policy_params=lambda state: state.params,
     )  # fmt: skip

@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 
-from offline_mbrl import manifest
+from offline_mbrl import files, manifest
 from offline_mbrl.types import UsageError
 
 RUN, METRICS, EVALUATION, BLOCKS = "run.json", "metrics.jsonl", "evaluation.json", "blocks.json"
@@ -100,16 +100,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all; figures that are not finite become null."""
-    _write_whole(path, json.dumps(_finite(value), indent=1, allow_nan=False))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    text = json.dumps(_finite(value), indent=1, allow_nan=False)
+    files.write_whole(path, lambda place: place.write_text(text))
 
 
 def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -143,7 +135,8 @@ def rewind(folder: Path, stage: str, step: int) -> None:
     if not (folder / METRICS).exists():
         return
     kept = [row for row in read_rows(folder) if row["stage"] != stage or row["step"] <= step]
-    _write_whole(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    files.write_whole(folder / METRICS, lambda place: place.write_text(text))
 
 
 def read_block(folder: Path, stage: str) -> int | None:

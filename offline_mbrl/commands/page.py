@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from offline_mbrl import files
 from offline_mbrl.commands import folder, tables
 from offline_mbrl.evaluation import aggregate
 
@@ -32,9 +33,8 @@ def write(run_folder: Path) -> Path:
         "## Settings",
         f"```json\n{json.dumps(run['config'], indent=1)}\n```\n",
     ]
-    path, unfinished = run_folder / PAGE, run_folder / f".{PAGE}.unfinished"
-    unfinished.write_text("\n\n".join(lines))
-    unfinished.rename(path)
+    path = run_folder / PAGE
+    files.write_whole(path, lambda place: place.write_text("\n\n".join(lines)))
     return path
 
 
@@ -67,9 +67,7 @@ def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
     axes.set(xlabel="updates", ylabel=_axis(curves, run), title=f"{run['algorithm']} on {run['dataset']}")
     axes.grid(alpha=0.3)
     axes.legend()
-    unfinished = run_folder / f".{CURVE}.unfinished"
-    figure.savefig(unfinished, dpi=150, format="png")
-    unfinished.rename(run_folder / CURVE)
+    files.write_whole(run_folder / CURVE, lambda place: figure.savefig(place, dpi=150, format="png"))
 
 
 def _curves(

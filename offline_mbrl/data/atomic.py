@@ -8,6 +8,7 @@ from pathlib import Path
 
 import filelock
 
+from offline_mbrl import files
 from offline_mbrl.types import UsageError
 
 
@@ -56,11 +57,11 @@ def _build(target: Path, build: Callable[[Path], None]) -> None:
         build(building)
         building.chmod(0o755)  # mkdtemp's own mode keeps everybody else out
         for path in [*building.rglob("*"), building]:
-            _flush(path)
+            files.flush(path)
         if target.exists():
             target.rename(target.parent / f".{target.name}.building-replaced-{os.getpid()}")
         building.rename(target)
-        _flush(target.parent)
+        files.flush(target.parent)
     finally:
         _remove_leftovers(target)
 
@@ -69,11 +70,3 @@ def _remove_leftovers(target: Path) -> None:
     for path in target.parent.iterdir():
         if path.name.startswith(f".{target.name}.building-"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""ROSMO's masks, targets, losses and update, against the specification's numbers and written-out references."""
+"""ROSMO's losses, update and policy, against the specification's numbers and written-out references."""
 
 import dataclasses
 import functools
@@ -8,145 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rosmo_examples import CONFIG, KEY, SPEC, A, K, latent_model, records, window
 
 from offline_mbrl.algorithms import rosmo
-from offline_mbrl.data import memory
-from offline_mbrl.models import muzero
 from offline_mbrl.planning import one_step
-from offline_mbrl.types import DiscreteActions, EnvironmentSpec, LatentModel, LatentPrediction, Plan, UsageError
-
-A, K, N = 3, 3, 3
-SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((4,), jnp.float32), DiscreteActions(A))
-CONFIG = rosmo.Config(batch_size=8)
-KEY = jax.random.key(0)
-
-
-def records(length, ends, *, terminal=True, seed=0):
-    """One stream of records with episodes that end at the given rows."""
-    generator = np.random.default_rng(seed)
-    is_last = np.isin(np.arange(length), ends)
-    return memory.Dataset.from_arrays({
-        "observation": generator.normal(size=(length, 4)).astype(np.float32), "reward": 1.0 + np.arange(length),
-        "action": generator.integers(A, size=length), "is_last": is_last, "is_terminal": is_last & terminal,
-    })  # fmt: skip
-
-
-def window(dataset, row, length=K + N):
-    return jax.jit(lambda dataset: memory.window(dataset, jnp.int32(row), length=length))(dataset)
-
-
-def table_model():
-    """The embedding is the observation; the value is its first entry, the reward its second, the policy the rest."""
-
-    def predict(params, embedding):
-        del params
-        return LatentPrediction(jnp.tile(embedding[2:3], A) * jnp.arange(A), embedding[1:2], embedding[:1])
-
-    return LatentModel(
-        init=lambda key: (), represent=lambda params, observation: observation,
-        dynamics=lambda params, embedding, action: embedding * (1.0 + action), predict=predict,
-        scalar=lambda logits: logits[0])  # fmt: skip
-
-
-def table_targets(trajectory, config=CONFIG, advantage=rosmo.model_advantage):
-    model = table_model()
-    planner = one_step.exact(model, num_actions=A, gamma=config.gamma)
-    return jax.jit(lambda trajectory: rosmo.compute_targets(model, planner, advantage, config, (), trajectory, KEY))(
-        trajectory
-    )
-
-
-# --- masks and targets ---
-
-
-def test_the_masks_of_the_worked_example():
-    trajectory = window(records(12, [2, 11]), 0)
-    np.testing.assert_array_equal(trajectory.mask, [1, 1, 0, 0, 0, 0])  # dead transitions [0, 0, 1]
-    targets = table_targets(trajectory, dataclasses.replace(CONFIG, gamma=0.5))
-    np.testing.assert_allclose(targets.reward, [1, 2, 0])
-    np.testing.assert_allclose(targets.value, [1 + 0.5 * 2, 2, 0, 0])
-    np.testing.assert_allclose(targets.policy[2:], np.full((2, A), 1 / 3), rtol=1e-6)
-    np.testing.assert_array_equal(targets.behavior[2:], [0, 0])
-    np.testing.assert_array_equal(targets.known, np.ones(4))
-
-
-def test_a_window_that_starts_on_a_terminal_record_is_dead_throughout():
-    targets = table_targets(window(records(12, [2, 11]), 2))
-    np.testing.assert_allclose(targets.reward, np.zeros(K))
-    np.testing.assert_allclose(targets.value, np.zeros(K + 1))
-    np.testing.assert_allclose(targets.policy, np.full((K + 1, A), 1 / 3), rtol=1e-6)
-    np.testing.assert_array_equal(targets.behavior, np.zeros(K + 1))
-
-
-def test_a_truncation_bootstraps_at_the_cut_and_is_left_out_after_it():
-    dataset = records(12, [2, 11], terminal=False)
-    trajectory = window(dataset, 0)
-    targets = table_targets(trajectory, dataclasses.replace(CONFIG, gamma=0.5))
-    at_cut = dataset.observation[2][0]  # the table model's value of the last observation
-    np.testing.assert_allclose(targets.value[:2], [1 + 0.5 * 2 + 0.25 * at_cut, 2 + 0.5 * at_cut], rtol=1e-5)
-    np.testing.assert_array_equal(targets.known, [1, 1, 0, 0])
-    np.testing.assert_array_equal(targets.behavior[2:], [0, 0])
-
-
-def test_the_released_option_takes_a_truncation_for_a_terminal():
-    cut, ended = (window(records(12, [2, 11], terminal=terminal), 0, K + N + 1) for terminal in (False, True))
-    as_released = rosmo.truncation_terminates(cut)
-    np.testing.assert_array_equal(as_released.discount, window(records(12, [2, 11]), 0).discount)
-    jax.tree.map(
-        np.testing.assert_allclose, table_targets(as_released), table_targets(rosmo.truncation_terminates(ended))
-    )
-
-
-def test_the_released_option_sees_a_cut_at_the_very_end_of_the_window():
-    cut = window(records(12, [6, 11], terminal=False), 0, K + N + 1)  # record 6 is the last observation that is used
-    assert rosmo.truncation_terminates(cut).discount[-1] == 0
-    assert rosmo.truncation_terminates(window(records(12, [7, 11], terminal=False), 0, K + N + 1)).discount[-1] == 1
-
-
-def test_value_targets_are_n_step_returns_of_the_target_values():
-    dataset = records(12, [11])
-    targets = table_targets(window(dataset, 0))
-    gamma, value = CONFIG.gamma, dataset.observation[:, 0]
-    expected = [sum(gamma**j * dataset.reward[i + j] for j in range(N)) + gamma**N * value[i + N] for i in range(K + 1)]
-    np.testing.assert_allclose(targets.value, expected, rtol=1e-5)
-
-
-# --- the behavior term ---
-
-
-@pytest.mark.parametrize("name", ["model", "encoded_next", "data_td"])
-def test_the_three_advantages_are_what_they_say(name):
-    dataset, gamma = records(12, [11]), CONFIG.gamma
-    trajectory, model = window(dataset, 0), table_model()
-    value, following = dataset.observation[: K + 2, 0], dataset.observation[1 : K + 2]
-    actions = dataset.action[: K + 1]
-    stepped = dataset.observation[: K + 1] * (1.0 + actions[:, None])
-    expected = {
-        "model": stepped[:, 1] + gamma * stepped[:, 0] - value[:-1],
-        "encoded_next": following[:, 1] + gamma * following[:, 0] - value[:-1],
-        "data_td": dataset.reward[: K + 1] + gamma * value[1:] - value[:-1],
-    }[name]
-    functions = {
-        "model": rosmo.model_advantage, "encoded_next": rosmo.encoded_next_advantage(model, gamma),
-        "data_td": rosmo.data_td_advantage(gamma),
-    }  # fmt: skip
-    plan = jax.vmap(one_step.exact(model, num_actions=A, gamma=gamma), (None, 0, None))(
-        (), trajectory.observation[: K + 1], KEY
-    )
-    found = functions[name]((), trajectory.observation, trajectory, plan, trajectory.observation[:, 0])
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    cloned = table_targets(trajectory, advantage=functions[name]).behavior
-    np.testing.assert_array_equal(cloned, (expected >= 0).astype(float))
-
-
-@pytest.mark.parametrize("at_zero", [0.0, 1.0])
-def test_an_advantage_of_zero_is_cloned_as_the_setting_says(at_zero):
-    zero = lambda params, embeddings, trajectory, plan, values: jnp.zeros(K + 1)  # noqa: E731
-    config = dataclasses.replace(CONFIG, behavior_at_zero=at_zero)
-    np.testing.assert_array_equal(
-        table_targets(window(records(12, [11]), 0), config, zero).behavior, np.full(K + 1, at_zero)
-    )
-
+from offline_mbrl.types import Plan, UsageError
 
 # --- the loss ---
 
@@ -173,16 +39,6 @@ def random_targets():
         reward=jnp.array([0.5, -1.0, 0.0]), value=jnp.array([0.1, 2.0, -0.3, 0.0]),
         policy=jax.nn.softmax(jax.random.normal(jax.random.key(5), (K + 1, A))),
         behavior=jnp.array([1.0, 0.0, 1.0, 0.0]), known=jnp.ones(K + 1))  # fmt: skip
-
-
-def latent_model(seed=1):
-    model = muzero.make(CONFIG.model, SPEC)
-    params = model.init(KEY)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    return model, jax.tree.unflatten(
-        tree, [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    )
 
 
 def test_the_loss_is_the_weighted_mean_of_cross_entropies_written_out():

@@ -70,3 +70,13 @@ def write_hdf5(path, **changes):
 def continuous():
     """Actions in [-1, 1] for `write_hdf5`."""
     return np.random.default_rng(1).uniform(-1, 1, (30, 2)).astype(np.float32)
+
+
+def refused(argv, capsys):
+    """The one line that a command answers with."""
+    assert cli.main(argv) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert "Traceback" not in shown.out + shown.err
+    return shown.err

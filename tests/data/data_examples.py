@@ -1,11 +1,12 @@
 """Small datasets that the tests of the data room share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from offline_mbrl.data import ingest
+from offline_mbrl.data import ingest, store
 
 
 def episode(*, length: int, terminal: bool, start: float = 0.0, seed: int = 0) -> dict[str, Any]:
@@ -47,3 +48,10 @@ def collect(environment: str, *, num_episodes: int, noise: float, fraction: int,
     """Stands in for the collector of `local/` datasets."""
     del environment, noise, fraction
     return written(episodes(num_episodes, seed=seed))
+
+
+def read_everything(directory: Path) -> None:
+    """Every column of both splits, hashes checked."""
+    opened = store.open_store(directory)
+    for split in store.SPLITS:
+        store.aligned(opened, split)
