@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl.commands import arguments, datasets
-from offline_mbrl.data import atomic, audit, catalog, names, official, specs, store
+from offline_mbrl.data import atomic, audit, catalog, columns, names, official, specs, steps, store
 from offline_mbrl.types import UsageError
 
 PROG = "offline-mbrl data"
@@ -150,14 +151,23 @@ def run_audit(options: Audit, console: Console) -> int:
     for statistic in summaries["train"]:
         summary.add_row(statistic, *(f"{values[statistic]:g}" for values in summaries.values()))
     console.print(summary, highlight=False)
-    found = [(split, finding) for split, part in parts.items() if part for finding in audit.findings(part, spec)]
-    for split, finding in found:
-        where = "".join(f", {what} {at}" for what, at in (("row", finding.row), ("episode", finding.episode))
-                        if at is not None)  # fmt: skip
-        console.print(f"{finding.severity}: {split} {finding.field}{where}: {finding.message}", highlight=False)
-    if not found:
-        console.print("nothing found")
-    return 1 if any(finding.severity == audit.ERROR for _, finding in found) else 0
+    longest = int(max(values["length_max"] for values in summaries.values()))
+    found = {split: audit.findings(part, spec, longest=longest) for split, part in parts.items() if part}
+    lines = [line for split in found for line in _described(parts, split, found[split])]
+    console.print("\n".join(lines) or "nothing found", highlight=False, markup=False)
+    if any(finding.row is not None for listed in found.values() for finding in listed):
+        dropped = " that hold a transition" if opened.manifest["counts"]["dropped"] else ""
+        console.print(f"(counted from 0 over the source's episodes{dropped}, in the source's order)", highlight=False)
+    return 1 if any(finding.severity == audit.ERROR for listed in found.values() for finding in listed) else 0
+
+
+def _described(parts: Mapping[str, steps.Aligned | None], split: str, found: list[audit.Finding]) -> Iterator[str]:
+    """A line for each finding, that names its place in the source."""
+    ends = {name: part.episode_ends for name, part in parts.items() if part}
+    places = iter(columns.locate(ends, split, [finding.row for finding in found if finding.row is not None]))
+    for finding in found:
+        where = "" if finding.row is None else "episode {}, step {}, row {}, ".format(*next(places))
+        yield f"{finding.severity}: {finding.field} ({where}{split} split): {finding.message}"
 
 
 def _open(name: str, verify: str) -> store.Store:

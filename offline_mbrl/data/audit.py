@@ -18,21 +18,22 @@ class Finding(NamedTuple):
 
     severity: str  # error: training on it is refused or senseless; warning: look at it
     field: str
-    row: int | None
+    row: int | None  # of the columns that were looked at; `columns.locate` finds it in the source
     episode: int | None
     message: str
 
 
-def findings(part: steps.Aligned, spec: EnvironmentSpec) -> list[Finding]:
+def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) -> list[Finding]:
     """Everything that looks wrong.
 
     Args:
       part: aligned columns, `[R, ...]`; they may be memory-mapped.
       spec: what the columns should be, with actions in the columns' own units.
+      longest: steps of the longest episode of the whole dataset, of which `part` may be a split; 0 for that of `part`.
     """
     return [
         *shapes(part, spec), *nonfinite(part), *action_range(part, spec.action), *constants(part), *duplicates(part),
-        *terminals_at_limit(part)]  # fmt: skip
+        *terminals_at_limit(part, spec.horizon or longest)]  # fmt: skip
 
 
 def episodes(part: steps.Aligned) -> dict[str, float]:
@@ -133,18 +134,23 @@ def duplicates(part: steps.Aligned) -> list[Finding]:
     return [Finding(WARNING, "observation", row, int(np.searchsorted(part.episode_ends, row)), message)]
 
 
-def terminals_at_limit(part: steps.Aligned) -> list[Finding]:
-    """A time limit that was stored as a terminal: episodes that "terminate" exactly at the greatest length."""
+def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
+    """A time limit that was stored as a terminal: episodes that "terminate" exactly at `limit` or the greatest length.
+
+    Args:
+      part: aligned columns.
+      limit: the time limit in steps; 0 when unknown, which takes the greatest length of `part` for it.
+    """
     lengths, terminal = episode_lengths(part), ends_terminal(part)
-    limit = lengths.max()
+    limit = limit or int(lengths.max())
     suspicious = terminal & (lengths == limit)
     if suspicious.sum() < 2:  # one longest episode there always is
         return []
     episode = int(np.argmax(suspicious))
     message = (
-        f"{suspicious.sum()} of {terminal.sum()} terminals come exactly at the greatest length, {limit} steps: a time "
-        "limit stored as a terminal? If so mark these ends as truncations (is_last without is_terminal, or timeouts); "
-        "if the task ends there by its own rules, ignore this")  # fmt: skip
+        f"{suspicious.sum()} of {terminal.sum()} terminals come exactly at the greatest length, {limit} steps: a "
+        "time limit stored as a terminal? If so mark these ends as truncations (is_last without is_terminal, or "
+        "timeouts); if the task ends there by its own rules, ignore this")  # fmt: skip
     return [Finding(WARNING, "is_terminal", int(part.episode_ends[episode]), episode, message)]
 
 

@@ -200,10 +200,13 @@ def _healthy(opened: store.Store, split: str, on_nonfinite: str, extras: tuple[s
 
 def _describe(opened: store.Store, split: str, found: list[dict[str, Any]]) -> str:
     first = found[0]
+    ends = {name: store.read(listed[store.ENDS]) for name, listed in opened.columns.items()}
+    (place,) = columns.locate(ends, split, [first["row"]])
+    dropped = " that hold a transition" if opened.manifest["counts"]["dropped"] else ""
     more = f" ({len(found) - 1} more such places)" if len(found) > 1 else ""
     return (
-        f"{opened.manifest['name']}: field {first['field']!r} {first['message']} at row {first['row']}, episode "
-        f"{first['episode']} of the {split} split{more}")  # fmt: skip
+        f"{opened.manifest['name']}: field {first['field']!r} {first['message']} at step {place.step} of episode "
+        f"{place.episode} (counted from 0 over the source's episodes{dropped}){more}")  # fmt: skip
 
 
 def _dataset(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> memory.Dataset:

@@ -21,6 +21,14 @@ class Field(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Place(NamedTuple):
+    """Where a record stands in the source, whose records and episodes count from 0; dropped ones do not count."""
+
+    episode: int
+    step: int  # within the episode
+    row: int  # over all episodes
+
+
 def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[dict[str, Any]]]:
     """Writes aligned columns as files.
 
@@ -65,6 +73,30 @@ def held_out(episode: int) -> bool:
     """
     block, place = divmod(episode, VALIDATION_EVERY)
     return place == (1 if block == 0 else np.random.default_rng([VALIDATION_SEED, block]).integers(VALIDATION_EVERY))
+
+
+def locate(episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]) -> list[Place]:
+    """Where rows of a split stand in the source's order: the inverse of the division by `held_out`.
+
+    Args:
+      episode_ends: for every split of the dataset `[E]` rows of its episodes' last records.
+      split: the one that `rows` count in.
+      rows: of records.
+    """
+    lengths = {name: np.diff(np.concatenate([[-1], ends])) for name, ends in episode_ends.items()}
+    validation = np.array([held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool)
+    of_split = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
+    in_order = np.zeros(len(validation), np.int64)
+    for name in lengths:
+        in_order[of_split[name]] = lengths[name]
+    starts = np.cumsum(in_order) - in_order
+    places = []
+    for row in rows:
+        within = int(np.searchsorted(episode_ends[split], row))
+        episode = int(of_split[split][within])
+        step = int(row - (episode_ends[split][within] + 1 - lengths[split][within]))
+        places.append(Place(episode, step, int(starts[episode]) + step))
+    return places
 
 
 def take_episodes(part: steps.Aligned, chosen: np.ndarray) -> steps.Aligned:

@@ -1,5 +1,7 @@
 """Each planted fault is found, and named with its field, row and episode."""
 
+import dataclasses
+
 import jax
 import numpy as np
 from data_examples import episode, episodes
@@ -91,6 +93,17 @@ def test_a_time_limit_stored_as_a_terminal_is_named():
     assert finding.message.startswith("2 of 4 terminals come exactly at the greatest length, 9 steps: a time limit")
     assert (finding.field, finding.episode, finding.row) == ("is_terminal", 1, 15)
     assert audit.terminals_at_limit(aligned(limited(terminal=False))) == []
+
+
+def test_terminals_before_a_known_time_limit_are_none_of_it():
+    lengths = (17, 20, 17, 11)
+    listed = [episode(length=length, terminal=length < 20, start=100.0 * i, seed=i) for i, length in enumerate(lengths)]
+    train = aligned([listed[0], *listed[2:]])  # the longest episode is held out
+    assert audit.terminals_at_limit(train) != []
+    assert audit.terminals_at_limit(train, 20) == []
+    assert audit.findings(train, dataclasses.replace(spec(train), horizon=20)) == []
+    assert audit.findings(train, spec(train), longest=20) == []
+    assert len(audit.findings(train, dataclasses.replace(spec(train), horizon=17), longest=20)) == 1
 
 
 def test_statistics_of_episodes():

@@ -203,14 +203,14 @@ def test_continuous_actions_are_scaled_to_unit_bounds_on_loading_only(tmp_path):
 
 def test_actions_outside_their_range_are_refused(tmp_path):
     write_hdf5(tmp_path / "mydata.hdf5", scale=3.0)
-    with pytest.raises(UsageError, match=r"field 'action' .* is outside \[-1, 1\] at row \d+, episode \d+"):
+    with pytest.raises(UsageError, match=r"field 'action' .* is outside \[-1, 1\] at step \d+ of episode \d+"):
         catalog.load(str(tmp_path / "mydata.hdf5"))
 
 
 def test_nonfinite_data_are_refused_and_dropped_only_on_request(tmp_path):
     write_hdf5(tmp_path / "mydata.hdf5", bad_rows=(34, 35, 172))  # episodes 3 and 17; 1 and one more are held out
     name = str(tmp_path / "mydata.hdf5")
-    with pytest.raises(UsageError, match=r"field 'reward' is not finite \(nan\) at row \d+, episode \d+ of the"):
+    with pytest.raises(UsageError, match=r"field 'reward' is not finite \(nan\) at step 4 of episode 3 \("):
         catalog.load(name)
     loaded = catalog.load(name, on_nonfinite="drop-episode")
     assert np.isfinite(loaded.dataset.reward).all()

@@ -10,6 +10,7 @@ from data_examples import collect
 from offline_mbrl import cli
 from offline_mbrl.collect import bsuite
 from offline_mbrl.data import catalog, names
+from offline_mbrl.types import UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +89,32 @@ def test_audit_names_faults_and_its_exit_code_counts_errors(capsys, tmp_path):
     write_hdf5(tmp_path / "bad.hdf5", rewards=rewards, actions=np.full((40, 2), 1.5))
     code, out, _ = run(capsys, "audit", str(tmp_path / "bad.hdf5"))
     assert code == 1
-    assert "error: train reward, row 7, episode 0: is not finite (nan)" in out
-    assert "error: train action, row 0, episode 0: [1.5, 1.5] is outside [-1, 1]" in out
+    assert "error: reward (episode 0, step 7, row 7, train split): is not finite (nan)" in out
+    assert "error: action (episode 0, step 0, row 0, train split): [1.5, 1.5] is outside [-1, 1]" in out
+
+
+def test_audit_and_refusal_name_the_episode_of_the_source(capsys, tmp_path):
+    observations = np.random.default_rng(0).normal(size=(40, 3))
+    observations[[13, 25], 1] = np.nan  # episode 1 is held out, episode 2 is the second of the training split
+    path = tmp_path / "nan.hdf5"
+    write_hdf5(path, observations=observations, terminals=np.zeros(40, bool), timeouts=np.arange(40) % 10 == 9)
+    code, out, _ = run(capsys, "audit", str(path))
+    assert code == 1
+    assert "error: observation (episode 1, step 3, row 13, validation split): is not finite (nan)" in out
+    assert "error: observation (episode 2, step 5, row 25, train split): is not finite (nan)" in out
+    assert "(counted from 0 over the source's episodes, in the source's order)" in out
+    with pytest.raises(UsageError, match=r"'observation' is not finite \(nan\) at step 5 of episode 2 \(counted"):
+        catalog.load(str(path))
+
+
+def test_audit_says_when_episodes_were_dropped_from_the_count(capsys, tmp_path):
+    rewards = np.ones(40)
+    rewards[13] = np.nan
+    ends = np.isin(np.arange(40), [0, 9, 19, 29, 39])  # the first episode is a single step without an outcome
+    write_hdf5(tmp_path / "single.hdf5", rewards=rewards, terminals=np.zeros(40, bool), timeouts=ends)
+    _, out, _ = run(capsys, "audit", str(tmp_path / "single.hdf5"))
+    assert "error: reward (episode 1, step 3, row 12, validation split): is not finite" in out
+    assert "over the source's episodes that hold a transition" in out
 
 
 def test_help_is_printed(capsys):

@@ -40,6 +40,21 @@ def test_the_splits_hold_all_episodes_unchanged(built):
             np.testing.assert_array_equal(part.columns[field], np.concatenate([e[field] for e in expected]))
 
 
+def test_every_row_of_a_split_is_found_in_the_source():
+    lengths = np.random.default_rng(0).integers(2, 9, 70)
+    held_out = np.array([columns.held_out(index) for index in range(70)])
+    rows = np.arange(lengths.sum())
+    of_episode = np.repeat(np.arange(70), lengths)
+    ends = {"train": np.cumsum(lengths[~held_out]) - 1, "validation": np.cumsum(lengths[held_out]) - 1}
+    for split, chosen in (("train", ~held_out), ("validation", held_out)):
+        expected = rows[chosen[of_episode]]
+        places = columns.locate(ends, split, range(len(expected)))
+        assert [place.row for place in places] == expected.tolist()
+        assert [place.episode for place in places] == of_episode[expected].tolist()
+        starts = (np.cumsum(lengths) - lengths)[of_episode[expected]]
+        assert [place.step for place in places] == (expected - starts).tolist()
+
+
 def test_one_episode_of_twenty_is_held_out_and_two_suffice():
     held_out = np.array([columns.held_out(index) for index in range(2000)])
     np.testing.assert_array_equal(held_out.reshape(100, 20).sum(axis=1), 1)
