@@ -13,6 +13,7 @@ import numpy as np
 
 from offline_mbrl import environments
 from offline_mbrl.collect import dqn, replay
+from offline_mbrl.data import official
 from offline_mbrl.environments import bsuite
 from offline_mbrl.types import UsageError
 
@@ -30,8 +31,8 @@ def collect(
       environment: `catch`, `cartpole` or `mountain_car`.
       num_episodes: episodes of the run; `EPISODES` has the published numbers.
       noise: probability that the environment replaces an action by a uniform one.
-      fraction: percent of the episodes to yield, one random episode of every block of `100 // fraction`; they span
-        the whole run, whose length does not change.
+      fraction: percent of the episodes to yield, a divisor of 100: one random episode of every block of
+        `100 // fraction`; they span the whole run, whose length does not change.
       seed: fixes everything; the same seed gives the same bytes on one machine.
       config: the agent's settings.
       progress: called after every episode of the run with the number done and `num_episodes`.
@@ -44,7 +45,7 @@ def collect(
       mean anything.
 
     Raises:
-      UsageError: the environment is unknown, or a number is out of range.
+      UsageError: the environment is unknown, a number is out of range, or the fraction does not divide 100.
     """
     if environment not in bsuite.ENVIRONMENTS:
         raise UsageError(f"unknown environment {environment!r}: expected one of {', '.join(bsuite.ENVIRONMENTS)}")
@@ -52,8 +53,7 @@ def collect(
         raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
     if not 0 <= noise <= 1:
         raise UsageError(f"noise must be a probability from 0 to 1, got {noise}")
-    if not 1 <= fraction <= 100:
-        raise UsageError(f"fraction must be a percentage from 1 to 100, got {fraction}")
+    official.check_fraction(fraction)
     kept = kept_episodes(num_episodes, fraction, seed=seed)
     return _run(f"bsuite/{environment}?noise={noise}", kept, seed, config, progress)
 

@@ -93,14 +93,14 @@ def check(name: str, variant: Variant) -> None:
     """Refuses a variant that cannot be generated.
 
     Raises:
-      UsageError: a number is out of range.
+      UsageError: a number is out of range, or the fraction does not divide 100.
     """
     for what, value, low, high in (
-        ("noise", variant.noise, 0, 1), ("fraction", variant.fraction, 1, 100),
-        ("episodes", variant.episodes, 1, 10**9), ("seed", variant.seed, 0, 2**32 - 1),
+        ("noise", variant.noise, 0, 1), ("episodes", variant.episodes, 1, 10**9), ("seed", variant.seed, 0, 2**32 - 1),
     ):  # fmt: skip
         if not low <= value <= high:
             raise UsageError(f"dataset {name!r}: {what} must be from {low} to {high}, got {value:g}")
+    official.check_fraction(variant.fraction)
 
 
 def _official(name: str) -> Entry:

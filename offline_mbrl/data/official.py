@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from offline_mbrl.types import UsageError
+
 
 class Reference(NamedTuple):
     """Undiscounted returns that stand for 0 and 1 of the normalized score."""
@@ -27,6 +29,19 @@ LOCAL = {
     "cartpole": Local(1000, 1001, Reference(64.833, 1001.0)),
     "mountain_car": Local(500, 1000, Reference(-1000.0, -102.167)),
 }
+
+FRACTIONS = (1, 2, 4, 5, 10, 20, 25, 50, 100)  # percent; one episode of every block of 100 // fraction is kept
+
+
+def check_fraction(fraction: int) -> None:
+    """Refuses a percentage that no equal blocks of episodes give.
+
+    Raises:
+      UsageError: the fraction does not divide 100.
+    """
+    if fraction not in FRACTIONS:
+        raise UsageError(f"fraction must divide 100 ({', '.join(map(str, FRACTIONS))}), got {fraction}")
+
 
 # --- RL Unplugged ---
 

@@ -79,7 +79,7 @@ def test_fraction_takes_episodes_of_the_whole_run_unchanged(plain):
 
 
 @pytest.mark.parametrize(
-    ("num_episodes", "fraction", "expected"), [(2000, 1, 20), (2000, 10, 200), (7, 100, 7), (5, 33, 2)]
+    ("num_episodes", "fraction", "expected"), [(2000, 1, 20), (2000, 10, 200), (7, 100, 7), (5, 25, 2)]
 )
 def test_fraction_takes_one_episode_of_every_block(num_episodes, fraction, expected):
     kept = kept_episodes(num_episodes, fraction, seed=0)
@@ -103,7 +103,8 @@ def test_agent_learns_catch_and_reports_progress():
 @pytest.mark.parametrize(
     ("environment", "settings", "message"),
     [("cacth", {}, "unknown environment"), ("catch", {"num_episodes": 0}, "num_episodes"),
-     ("catch", {"noise": 1.5}, "noise"), ("catch", {"fraction": 0}, "fraction")],
+     ("catch", {"noise": 1.5}, "noise"), ("catch", {"fraction": 0}, "fraction"),
+     ("catch", {"fraction": 60}, r"fraction must divide 100 \(1, 2, 4, 5, 10, 20, 25, 50, 100\), got 60")],
 )  # fmt: skip
 def test_bad_input_is_refused_before_anything_runs(environment, settings, message):
     with pytest.raises(UsageError, match=message):
