@@ -46,18 +46,37 @@ def _table_fields(path: Path, file: Any) -> dict[str, str]:
         if name not in fields:
             wanted = next(ours for ours in TABLE if memory.SYNONYMS.get(ours) == name)
             raise UsageError(f"{path} has no field {wanted!r} (found: {', '.join(sorted(file))})")
-    size = len(file[fields["reward"]])
+    reward = file[fields["reward"]]
+    if not getattr(reward, "shape", None):
+        raise UsageError(f"{path}: field {fields['reward']!r} is no table: one number per step is needed")
+    size = len(reward)
     for name in fields.values():
         leaves = trees.flatten(_open_tree(file[name]))
         for leaf in leaves.values():
-            if len(leaf) != size:
-                raise UsageError(f"{path}: field {name!r} has {len(leaf)} rows, but {fields['reward']!r} has {size}")
+            if leaf.shape[:1] != (size,):
+                rows = leaf.shape[0] if leaf.shape else "no"
+                raise UsageError(f"{path}: field {name!r} has {rows} rows, but {fields['reward']!r} has {size}")
             if leaf.dtype.kind not in "biuf":
                 raise UsageError(f"{path}: field {name!r} has dtype {leaf.dtype}: numbers or booleans are needed")
     for name in (fields[ours] for ours in ("reward", *_ends(fields))):
         if file[name].size != size:
             raise UsageError(f"{path}: field {name!r} has shape {file[name].shape}: one number per step is needed")
+    if "next_observation" in fields:
+        _refuse_other_shapes(path, file, fields["observation"], fields["next_observation"])
     return fields
+
+
+def _refuse_other_shapes(path: Path, file: Any, name: str, following: str) -> None:
+    now, after = (
+        {field: leaf.shape for field, leaf in trees.flatten(_open_tree(file[each])).items()}
+        for each in (name, following)
+    )
+    for field in dict.fromkeys([*now, *after]):
+        if now.get(field) != after.get(field):
+            told = (
+                f"{'/'.join((each, *field))!r} {f'has shape {list(found[field])}' if field in found else 'is absent'}"
+                for each, found in ((following, after), (name, now)))  # fmt: skip
+            raise UsageError(f"{path}: field {', but '.join(told)}: both must have the same")
 
 
 def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Batch]:
@@ -65,7 +84,7 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
 
     try:
         with h5py.File(path, "r") as file:
-            flags = [np.asarray(file[fields[f]]).reshape(-1).astype(bool) for f in _ends(fields)]
+            flags = [_read_flag(path, file, fields[name]) for name in _ends(fields)]
             for rows in _episode_groups(np.logical_or.reduce(flags)):
                 table = {ours: _read_tree(file[theirs], rows) for ours, theirs in fields.items()}
                 table |= {name: np.reshape(table[name], -1) for name in ("reward", *_ends(fields))}
@@ -76,6 +95,14 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
                 yield ingest.Batch(records, lengths, added, without_outcome=len(lengths) - added)
     except (OSError, KeyError) as error:
         raise UsageError(f"{path} cannot be read to its end, it may be damaged or cut short: {error}") from error
+
+
+def _read_flag(path: Path, file: Any, name: str) -> np.ndarray:
+    values = np.asarray(file[name]).reshape(-1)
+    wrong = np.flatnonzero((values != 0) & (values != 1))  # NaN is neither
+    if len(wrong):
+        raise UsageError(f"{path}: field {name!r} must hold 0 or 1, but row {wrong[0]} holds {values[wrong[0]]}")
+    return values.astype(bool)
 
 
 def _ends(fields: Mapping[str, str]) -> list[str]:
@@ -134,7 +161,15 @@ def minari_source(location: str | Path) -> ingest.Source:
         ingest.grouped(_minari_episodes(dataset, location)), {"source": "minari", "id": dataset.id},
         _minari_actions(dataset.action_space), episodes=int(dataset.total_episodes), steps=int(dataset.total_steps),
         horizon=(env_spec.max_episode_steps or 0) if env_spec else 0,
-        simulator=f"gym/{env_spec.id}" if env_spec else None)  # fmt: skip
+        simulator=_minari_simulator(env_spec))  # fmt: skip
+
+
+def _minari_simulator(env_spec: Any) -> str | None:
+    """The environment's name with the time limit under which the data were collected."""
+    if not env_spec:
+        return None
+    limit = env_spec.max_episode_steps
+    return f"gym/{env_spec.id}" + (f"?max_steps={limit}" if limit else "")
 
 
 def _minari_actions(space: Any) -> DiscreteActions | BoundedActions:

@@ -130,7 +130,7 @@ def test_help_is_printed(capsys):
         (["info", "local/cach"], "did you mean local/catch"),
         (["info", "local/catch", "--verify", "some"], "some"),
         (["build", "local/catch", "--noise", "2"], "noise must be from 0 to 1"),
-        (["build", "local/catch", "--fraction", "0"], "fraction must be from 1 to 100"),
+        (["build", "local/catch", "--fraction", "60"], "fraction must divide 100"),
         (["build", "local/catch", "--episodes", "many"], "many"),
         (["build", "local/catch", "--foo"], "foo"),
         (["build", "d4rl_mujoco_hopper/v2-medium", "--seed", "3"], "--seed is for local/ datasets"),
@@ -154,11 +154,13 @@ def test_damaged_empty_and_unwritable_data_are_one_line_too(capsys, tmp_path, mo
     (tmp_path / "empty").mkdir()
     (tmp_path / "cut.hdf5").write_bytes(b"\x89HDF")
     write_hdf5(tmp_path / "short.hdf5", rewards=np.ones(39))
+    write_hdf5(tmp_path / "wide.hdf5", next_observations=np.ones((40, 5)))
     for arguments, message in (
         (["info", "local/catch-episodes30", "--verify", "full"], "is damaged: chunk 0"),
         (["audit", str(tmp_path / "empty")], "is no RLDS dataset"),
         (["audit", str(tmp_path / "cut.hdf5")], "cannot be read as HDF5"),
         (["build", str(tmp_path / "short.hdf5")], "has 40 rows, but 'rewards' has 39"),
+        (["audit", str(tmp_path / "wide.hdf5")], "has shape [40, 5], but 'observations' has shape [40, 3]"),
         (["info", "minari:nothing/at-all-v0"], "cannot be opened"),
     ):
         code, _, err = run(capsys, *arguments)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from offline_mbrl.data import catalog, ingest, ingest_files, ingest_tfds, store
+from offline_mbrl.data import catalog, ingest, ingest_files, ingest_tfds, official, store
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
@@ -56,7 +56,8 @@ def test_hdf5_without_next_observations(tmp_path):
 
 
 def test_hdf5_with_next_observations_keeps_every_step(tmp_path):
-    write_hdf5(tmp_path / "data.hdf5", next_observations=np.arange(9.0)[:, None] + 0.9)
+    following = np.arange(9.0) + np.where(np.arange(9) % 3 == 2, 0.9, 1.0)
+    write_hdf5(tmp_path / "data.hdf5", next_observations=following[:, None])
     opened = stored(ingest_files.hdf5_source(tmp_path / "data.hdf5"), tmp_path / "store")
     np.testing.assert_allclose(
         both_splits(opened, "observation")[:, 0], [0, 1, 2, 2.9, 3, 4, 5, 5.9, 6, 7, 8, 8.9], rtol=1e-6)  # fmt: skip
@@ -101,6 +102,17 @@ def test_hdf5_attributes_give_the_bounds(tmp_path):
         ({"rewards": np.zeros(8)}, "has 9 rows, but 'rewards' has 8"),
         ({"actions": np.zeros(9)}, "'action' has dtype"),
         ({"next_observations": np.zeros((8, 1))}, "'next_observations' has 8 rows"),
+        (
+            {"next_observations": np.zeros((9, 5))},
+            r"'next_observations' has shape \[9, 5\], but 'observations' has shape \[9, 1\]",
+        ),
+        ({"next_observations/a": np.zeros((9, 1))}, "'next_observations' is absent|'next_observations/a' has shape"),
+        (
+            {"timeouts": np.array([0, 0, 1, 0, np.nan, 2.5, 0, 0, 0])},
+            "'timeouts' must hold 0 or 1, but row 4 holds nan",
+        ),
+        ({"terminals": np.array([0, 0, 1, 0, 0, 2.5, 0, 0, 0])}, "'terminals' must hold 0 or 1, but row 5 holds 2.5"),
+        ({"rewards": np.float64(1.0)}, "'rewards'"),
     ],
 )
 def test_unsuitable_hdf5_files_are_refused(tmp_path, changes, message):
@@ -141,7 +153,7 @@ def minari_root(tmp_path, monkeypatch):
     return tmp_path / "minari"
 
 
-def create(name="test/own-v0", *, nested=False):
+def create(name="test/own-v0", *, nested=False, **facts):
     box = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
     space = gymnasium.spaces.Dict({"b": box, "a": box}) if nested else box
     about = ("algorithm_name", "author", "author_email", "code_permalink", "description")
@@ -151,7 +163,7 @@ def create(name="test/own-v0", *, nested=False):
         name, [buffer(0, length=3, terminal=True, observation=observation),
                buffer(1, length=2, terminal=False, observation=observation)],
         observation_space=space, action_space=gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32),
-        **dict.fromkeys(about, "none"))  # fmt: skip
+        **dict.fromkeys(about, "none"), **facts)  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -208,6 +220,18 @@ def test_the_catalog_knows_minari_by_id_and_by_path(minari_root, tmp_path, monke
     assert loaded[0].fingerprint == loaded[1].fingerprint
     np.testing.assert_allclose(np.asarray(loaded[0].dataset.action)[:3], 0.125)  # 0.25 of bounds [-2, 2]
     assert catalog.flattened(loaded[1]).spec.observation.shape == (2,)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_keeps_the_time_limit_of_its_simulator(minari_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "data"))
+    for name, limit, simulator in (("a", 77, "gym/Hopper-v4?max_steps=77"), ("b", None, "gym/Hopper-v4")):
+        env = gymnasium.envs.registration.EnvSpec(
+            "Hopper-v4", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=limit)  # fmt: skip
+        create(f"test/{name}-v0", env=env)
+        loaded = catalog.load(f"minari:test/{name}-v0")
+        assert (loaded.simulator, loaded.spec.horizon) == (simulator, limit or 0)
+        assert loaded.reference == official.D4RL_REFERENCES["hopper"]
 
 
 # --- optional libraries ---
