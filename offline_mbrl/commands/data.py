@@ -1,6 +1,7 @@
 """`offline-mbrl data list|info|build|audit`: what datasets there are, what is in them, and what is wrong with them."""
 
 import dataclasses
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -64,7 +65,9 @@ def main(argv: list[str]) -> int:
             print(f"  {name:<6} {(options.__doc__ or '').splitlines()[0]}")
         return 0
     if argv[0] not in commands:
-        raise UsageError(f"unknown command 'data {argv[0]}'; choose one of {', '.join(commands)}")
+        close = difflib.get_close_matches(argv[0], commands, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(commands)}"
+        raise UsageError(f"unknown command 'data {argv[0]}'; {hint}")
     options, run = commands[argv[0]]
     return run(arguments.parse(options, argv[1:], prog=f"{PROG} {argv[0]}"), Console())
 
@@ -136,7 +139,7 @@ def run_build(options: Build, console: Console) -> int:
         name = names.local_name(entry.location, entry.variant._replace(**flags))
     directory = catalog.build(name, collect=datasets.collector(Console(stderr=True)), force=options.force)
     counts = store.open_store(directory).manifest["counts"]
-    console.print(f"{name}: {counts['episodes']} episodes, {counts['transitions']} transitions in {directory}",
+    console.print(f"{name}: {_count(counts, 'episode')}, {_count(counts, 'transition')} in {directory}",
                   highlight=False, soft_wrap=True)  # fmt: skip
     return 0
 
@@ -182,6 +185,11 @@ def _ends(opened: store.Store, split: str):
     return store.read(opened.columns[split][store.ENDS]) if split in opened.columns else ()
 
 
+def _count(counts: Mapping[str, int], what: str) -> str:
+    number = counts[f"{what}s"]
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _built() -> dict[str, str]:
     """Name -> size of every store on this machine."""
     root: Path = atomic.root() / "store"
@@ -192,5 +200,5 @@ def _built() -> dict[str, str]:
         except UsageError:
             found[str(path.parent.relative_to(root))] = "damaged"
             continue
-        found[manifest["name"]] = f"{manifest['counts']['transitions']} transitions"
+        found[manifest["name"]] = _count(manifest["counts"], "transition")
     return found

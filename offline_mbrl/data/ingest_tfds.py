@@ -33,6 +33,8 @@ def directory_source(directory: Path) -> ingest.Source:
         source = _source(builder, str(directory))
     except UsageError:
         raise
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     except Exception as error:  # whatever a damaged JSON file makes TFDS raise
         raise UsageError(f"{directory} cannot be opened as a TFDS dataset: {ingest.first_line(error)}") from error
     sidecar = writer.read_sidecar(directory)
@@ -59,10 +61,14 @@ def builder_source(name: str, *, gamma: float, horizon: int) -> ingest.Source:
     tfds = _tfds()
     try:
         builder = tfds.builder(name)
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     except Exception as error:
         raise UsageError(f"TFDS has no dataset {name!r}: {ingest.first_line(error)}") from error
     try:
         builder.download_and_prepare()
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     except Exception as error:
         raise UsageError(
             f"TFDS cannot prepare {name!r} here: {ingest.first_line(error)}; prepare it where there is a network, "
@@ -118,6 +124,8 @@ def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]
         yield from read(builder, split)
     except UsageError:
         raise
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
     except Exception as error:  # whatever a damaged file makes the readers raise
         reason = ingest.first_line(error)
         raise UsageError(f"{name} cannot be read to its end: {reason}; fetch or write it again") from error
@@ -193,9 +201,16 @@ def _tfds() -> Any:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UsageError(
-            "reading RLDS datasets needs tensorflow-datasets: pip install 'offline_mbrl[data]'") from error  # fmt: skip
+        raise _missing(error) from error
     return tfds
+
+
+def _missing(error: ImportError) -> UsageError:
+    """Which module is missing: TFDS itself, or one that it imports when it is used."""
+    module = f"the module {error.name!r}" if error.name else f"a module ({ingest.first_line(error)})"
+    return UsageError(
+        f"reading RLDS datasets with tensorflow-datasets needs {module}: pip install 'offline_mbrl[data]'"
+    )
 
 
 def _rlds() -> Any:

@@ -77,7 +77,7 @@ def read_sidecar(directory: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UsageError(f"{directory / SIDECAR} is damaged; rebuild the dataset or fetch it again") from error
+        raise UsageError(f"{directory / SIDECAR} is damaged; {_remedy(directory)}") from error
 
 
 def verify(directory: Path) -> None:
@@ -93,8 +93,16 @@ def verify(directory: Path) -> None:
             what = "its sha256 does not match"
             if found["bytes"] != expected["bytes"]:
                 what = f"it has {found['bytes']} bytes instead of {expected['bytes']}"
-            remedy = "rebuild it: `offline-mbrl data build NAME --force`"
-            raise UsageError(f"{directory / name} is damaged: {what}; {remedy}")
+            raise UsageError(f"{directory / name} is damaged: {what}; {_remedy(directory)}")
+
+
+def _remedy(directory: Path) -> str:
+    """Only `local/` datasets can be generated again; others are their owner's."""
+    try:
+        name = directory.resolve().relative_to((atomic.root() / "rlds").resolve()).as_posix()
+    except ValueError:
+        return "restore the files from a copy, or write the dataset again"
+    return f"rebuild it: `offline-mbrl data build {name} --force`"
 
 
 def _write(target: Path, name: str, episodes: Iterator[Episode], metadata: Mapping[str, Any]) -> None:

@@ -58,6 +58,15 @@ def test_build_makes_the_variant_that_the_flags_say(capsys, root):
     assert (root / "store" / "local" / "catch-noise0.1-fraction50-episodes30-seed2").is_dir()
 
 
+def test_one_episode_and_one_transition_are_said_in_the_singular(capsys, tmp_path):
+    one = {"observations": np.ones((1, 3)), "rewards": np.ones(1),
+           "actions": np.zeros((1, 2)), "terminals": np.ones(1, bool)}  # fmt: skip
+    write_hdf5(tmp_path / "one.hdf5", **one)
+    _, out, _ = run(capsys, "build", str(tmp_path / "one.hdf5"))
+    assert "one.hdf5: 1 episode, 1 transition in" in out
+    assert " 1 transition\n" in "\n".join(line.rstrip() + "\n" for line in run(capsys, "list")[1].splitlines())
+
+
 def test_build_with_force_makes_it_anew(capsys, root):
     run(capsys, "build", "local/catch-episodes30")
     manifest = root / "store" / "local" / "catch-episodes30" / "manifest.json"
@@ -125,7 +134,8 @@ def test_help_is_printed(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["lst"], "unknown command 'data lst'"),
+        (["lst"], "unknown command 'data lst'; did you mean list?"),
+        (["zzz"], "unknown command 'data zzz'; choose one of list, info, build, audit"),
         (["info"], "data info --help"),
         (["info", "local/cach"], "did you mean local/catch"),
         (["info", "local/catch", "--verify", "some"], "some"),

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import types
 
 import gymnasium
 import h5py
@@ -250,3 +251,13 @@ def test_a_missing_library_is_one_line_that_names_the_extra(monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(UsageError, match=re.escape(f"pip install '{extra}'")):
         read(tmp_path)
+
+
+def test_a_module_that_tfds_misses_on_the_way_is_named(monkeypatch):
+    def prepare(self):
+        raise ModuleNotFoundError("No module named 'mlcroissant'", name="mlcroissant")
+
+    builder = type("Builder", (), {"download_and_prepare": prepare})
+    monkeypatch.setattr(ingest_tfds, "_tfds", lambda: types.SimpleNamespace(builder=lambda name: builder()))
+    with pytest.raises(UsageError, match=r"needs the module 'mlcroissant': pip install 'offline_mbrl\[data\]'"):
+        ingest_tfds.builder_source("any", gamma=1.0, horizon=0)

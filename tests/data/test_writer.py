@@ -135,6 +135,19 @@ def test_unsuitable_episodes_are_refused_and_leave_nothing(tmp_path, listed, mes
     assert not (tmp_path / "rlds").exists()
 
 
+def test_only_datasets_that_are_generated_here_are_told_to_be_built_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "data"))
+    for directory, remedy in (
+        (tmp_path / "mine", "restore the files from a copy, or write the dataset again"),
+        (tmp_path / "data" / "rlds" / "local" / "catch-seed3", "`offline-mbrl data build local/catch-seed3 --force`"),
+    ):
+        write(directory, episodes(3))
+        (directory / writer.DATASET_INFO).write_text("{}")
+        with pytest.raises(UsageError, match=remedy) as refused:
+            writer.verify(directory)
+        assert ("--force" in str(refused.value)) == ("local" in remedy)
+
+
 def test_an_rlds_dataset_is_written_once_unless_forced(tmp_path):
     assert write(tmp_path / "rlds", episodes(3))
     assert not write(tmp_path / "rlds", episodes(4))
