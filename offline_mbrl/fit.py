@@ -137,6 +137,8 @@ def fit(
 
     A block holds two copies of the state: the one it began with is put back for a seed that fails.
     """
+    if seeds is not None and not len(seeds):
+        raise UsageError("seeds is empty: name at least one, or None for a single unbatched run")
     programs, state, compile_seconds = _prepare(
         learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh)  # fmt: skip
     block_updates = block_updates or _measure_block(programs.block, state, block_seconds)

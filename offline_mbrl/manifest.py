@@ -116,13 +116,18 @@ def _file_sha256(path: Path) -> str:
 def environment() -> dict[str, Any]:
     """What bit-identical results depend on besides the config: library versions, devices, threads."""
     return {
-        **{name: _version(name) for name in LIBRARIES},
+        **versions(),
         "device kind": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "processor cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that results depend on."""
+    return {name: _version(name) for name in LIBRARIES}
 
 
 @functools.cache

@@ -248,14 +248,17 @@ def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = Non
     Raises:
       UsageError: continuous actions, or settings that contradict each other.
     """
-    model = muzero.make(config.model, spec)  # refuses continuous actions
+    size = num_actions(spec, "rosmo")
+    model = muzero.make(config.model, spec)
     if min(config.unroll_steps, config.td_steps, config.batch_size, config.target_period) < 1:
         raise UsageError("unroll_steps, td_steps, batch_size and target_period must be at least 1")
-    planner = planner or one_step.exact(model, num_actions=num_actions(spec, "rosmo"), gamma=config.gamma)
-    advantage = {
+    planner = planner or one_step.exact(model, num_actions=size, gamma=config.gamma)
+    advantages = {
         "model": model_advantage, "encoded_next": encoded_next_advantage(model, config.gamma),
         "data_td": data_td_advantage(config.gamma),
-    }[config.behavior_advantage]  # fmt: skip
+    }  # fmt: skip
+    if (advantage := advantages.get(config.behavior_advantage)) is None:
+        raise UsageError(f"behavior_advantage {config.behavior_advantage!r} is unknown: {', '.join(advantages)}")
     ends = (lambda trajectory: trajectory) if config.bootstrap_on_truncation else truncation_terminates
     length = config.unroll_steps + config.td_steps + (not config.bootstrap_on_truncation)
     optimizer = optimizers.make(config.optimizer)

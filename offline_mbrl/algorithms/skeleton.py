@@ -81,7 +81,7 @@ def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Learner]:
         return reward_loss(predict_reward(config, params, transition.observation, transition.action), transition)
 
     num_inputs = _num_inputs(spec) + action_size(spec, "skeleton")
-    return {"model": _learner(config, spec, network, num_inputs, loss, policy=None)}
+    return {"model": _learner(config, network, num_inputs, loss, policy=None)}
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
@@ -104,7 +104,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         del key  # deterministic
         return act(params, observation)
 
-    return _learner(config, spec, network, _num_inputs(spec), loss, Policy(sample=sample, mode=act))
+    return _learner(config, network, _num_inputs(spec), loss, Policy(sample=sample, mode=act))
 
 
 def predict_reward(config: Config, params: PyTree, observation: PyTree, action: Array) -> Array:
@@ -113,9 +113,7 @@ def predict_reward(config: Config, params: PyTree, observation: PyTree, action: 
     return torsos.apply(network, params, jnp.concatenate([torsos.flat(observation), action]))[0]
 
 
-def _learner(
-    config: Config, spec: EnvironmentSpec, network: torsos.MLP, num_inputs: int, loss, policy: Policy | None
-) -> Learner:
+def _learner(config: Config, network: torsos.MLP, num_inputs: int, loss, policy: Policy | None) -> Learner:
     """Adam on the mean of `loss(state, params, transition)` over a batch."""
     optimizer = optax.adam(config.learning_rate)
 

@@ -73,9 +73,8 @@ def _in_one_line(text: str) -> str:
         elif parts[-1]:
             parts.append([])
     if "Required" in title:
-        missing = [
-            line.split()[0] for line in parts[0] if re.match(r"--[a-z]|[A-Z{\[]", line) and "Missing" not in line
-        ]
+        argument = re.compile(r"--[a-z]|[A-Z{\[][A-Z|,{}\[\] .]*(?: |$)")
+        missing = [line.split()[0] for line in parts[0] if argument.match(line) and "Missing" not in line]
         return f"{' and '.join(missing)} must be given"
     words = " ".join(parts[0])
     if words.startswith("Error parsing") and len(parts) > 1 and len(parts[1]) > 1:

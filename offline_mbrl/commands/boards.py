@@ -1,6 +1,7 @@
 """TensorBoard files, written in step with the run: no thread of tensorboardX, which would hang on a full disk."""
 
 import contextlib
+import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ def opened(
     Yields:
       `log(step, figures [S] by name)`; what is not finite is left out.
     """
+    if importlib.util.find_spec("tensorboardX") is None:  # the extra `loggers`; metrics.jsonl has the same figures
+        yield lambda step, figures: None
+        return
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboardX.summary import scalar

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,7 +15,8 @@ from offline_mbrl.types import UsageError
 class Options:
     """Plays episodes with the policies of a run's last checkpoint, greedily and by sampling."""
 
-    run: tyro.conf.Positional[Path]  # run folder, or a folder written by `offline-mbrl export`
+    # run folder, or a folder written by `offline-mbrl export`
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     episodes: int = 500  # per seed and way of acting
     seed: int = 2  # of the simulator and of sampling; training and its own result use 0 and 1
     simulator: str | None = None  # default: the dataset's; for example bsuite/catch?noise=0.1

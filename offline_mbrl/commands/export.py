@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -19,8 +20,9 @@ ADDED = ("algorithm", "config", "spec", "seeds", "sha256")  # what `export.save`
 class Options:
     """Writes policy.json and params.npz."""
 
-    run: tyro.conf.Positional[Path]  # run folder
-    directory: tyro.conf.Positional[Path]  # where to write; made where it is absent
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]  # run folder
+    # where to write; made where it is absent
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     seed: int | None = None  # one seed of the run; default: all
 
 

@@ -146,7 +146,8 @@ def _summarize(played: episodes.Evaluation, reference: Sequence[float] | None) -
     }  # fmt: skip
     if played.complete:
         summary["interquartile_mean"] = float(aggregate.interquartile_mean(scores[:, None]))
-        summary["interval"] = list(aggregate.stratified_bootstrap(scores[:, None], seed=0))
+        if len(scores) > 1:  # one seed says nothing about others
+            summary["interval"] = list(aggregate.stratified_bootstrap(scores[:, None], seed=0))
     return summary
 
 

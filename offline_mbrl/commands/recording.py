@@ -20,7 +20,7 @@ VALIDATION_BATCHES = 10
 class Stage(NamedTuple):
     """One stage of a run, as its recorder sees it."""
 
-    run: Any  # commands.train.Run
+    run: Any  # commands.running.Run
     name: str
     learner: Learner
     num_updates: int
@@ -86,13 +86,18 @@ def recorder(stage: Stage) -> Iterator[Recorder]:
         yield Recorder(hook, close)
 
 
+def num_devices(options: Any) -> int:
+    """Devices that batches of a run are split over."""
+    return len(jax.devices()[: options.devices])
+
+
 def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) -> None:
     """A checkpoint of all, and for the last stage the policy alone."""
     run = stage.run
     metadata = {
         "config": run.identity["config"], "fingerprint": run.identity["fingerprint"], "timings": dict(spent),
         "failures": {str(seed): what for seed, what in progress.failures.items()},
-        "block_updates": progress.block_updates, "vmap_width": len(run.seeds),
+        "block_updates": progress.block_updates, "devices": num_devices(run.options),
     }  # fmt: skip
     checkpoint.save(run.folder / "checkpoints" / stage.name, progress.step, progress.state, metadata)
     if stage.learner.policy is not None:

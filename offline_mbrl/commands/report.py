@@ -26,13 +26,18 @@ def main(argv: list[str]) -> int:
     compared = Table(title="runs")
     for column in ("run", "algorithm", "dataset", "update", "seeds", "greedy", "sampled"):
         compared.add_column(column)
-    for run_folder in options.runs:
+    complete = [run for run in options.runs if (run / folder.EVALUATION).exists()]
+    for run_folder in sorted(set(options.runs) - set(complete)):
+        console.print(f"note: {run_folder} is passed over: it holds no complete run")
+    if not complete:
+        raise UsageError("none of these folders holds a complete run: `offline-mbrl train` completes one")
+    for run_folder in complete:
         run, outcome = folder.read_json(run_folder / folder.RUN), folder.read_json(run_folder / folder.EVALUATION)
         page.write(run_folder)
         played = [tables.aggregate_in_words(one) for one in outcome.get("evaluation", {}).values()] or ["-", "-"]
         sizes = (str(outcome["step"]), str(len(outcome["seeds"])))
         compared.add_row(run_folder.name, run["algorithm"], run["dataset"], *sizes, *played)
     console.print(compared)
-    for run_folder in options.runs:
+    for run_folder in complete:
         console.print(f"report: {run_folder / page.PAGE}")
     return 0

@@ -1,6 +1,5 @@
 """The result of a run: made once from the last checkpoint, shown as a table, written as a report."""
 
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,18 +8,17 @@ import jax
 from rich.console import Console
 
 from offline_mbrl import fit as fitting
+from offline_mbrl import manifest
 from offline_mbrl.commands import display, folder, page, playing, recording, tables
 from offline_mbrl.data import provenance
 from offline_mbrl.types import Learner
-
-LIBRARIES = ("offline_mbrl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def environment(command: list[str]) -> dict[str, Any]:
     """Where a run was made: command, code revision, versions, device."""
     return {
         "command": [Path(command[0]).name, *command[1:]], "revision": provenance.revision(),
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": manifest.versions(),
         "device": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
     }  # fmt: skip
 

@@ -204,6 +204,10 @@ def _restore(run: Run, name: str, template: fitting.FitState) -> tuple[fitting.F
     if checkpoint.latest(directory) is None:
         return None, {}
     restored = checkpoint.restore(directory, template, expect=run.identity["config"])
+    before, now = restored.metadata.get("devices"), recording.num_devices(run.options)
+    if before != now:
+        restored.messages.append(f"saved with batches split over {before} devices, going on with {now}: "
+                                 "the result will not be bit-identical")  # fmt: skip
     for message in restored.messages:
         run.console.print(f"note: {message}")
     run.console.print(f"Going on with {name} from update {restored.step}.")

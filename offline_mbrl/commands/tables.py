@@ -41,6 +41,8 @@ def aggregate_in_words(one: Mapping[str, Any]) -> str:
     """Interquartile mean and interval of one way of acting."""
     if not one["complete"]:
         return "incomplete"
+    if one["interval"] is None:
+        return f"{one['interquartile_mean']:.3f}"
     low, high = one["interval"]
     return f"{one['interquartile_mean']:.3f} [{low:.3f}, {high:.3f}]"
 

@@ -1,6 +1,8 @@
 """`offline-mbrl train ALGORITHM --dataset NAME`: data, stages, evaluation, report. Run again to resume."""
 
 import dataclasses
+import difflib
+import math
 import sys
 from typing import Annotated, Any
 
@@ -11,7 +13,11 @@ from offline_mbrl.commands import arguments
 from offline_mbrl.commands.options import Options
 from offline_mbrl.types import Algorithm, UsageError
 
-LEAST = {"num_updates": 1, "batch_size": 1, "num_bins": 2}  # of sizes in configs
+LEAST = {  # of settings in configs
+    "num_updates": 1, "batch_size": 1, "num_bins": 2, "gamma": 0, "learning_rate": 0, "warmup_updates": 0,
+    "decay_updates": 1, "weight_decay": 0, "max_grad_norm": 0,
+}  # fmt: skip
+MOST = {"gamma": 1}
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +73,9 @@ def _take_preset(name: str, algorithm: Algorithm, argv: list[str]) -> tuple[str,
     at = joined.index("--preset")
     preset = joined[at + 1] if at + 1 < len(joined) else ""
     if preset not in algorithm.presets:
-        raise UsageError(f"{name} has no preset {preset!r}; known: {', '.join(algorithm.presets) or 'none'}")
+        close = difflib.get_close_matches(preset, algorithm.presets, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(algorithm.presets) or 'none'}"
+        raise UsageError(f"{name} has no preset {preset!r}; {hint}")
     return preset, joined[:at] + joined[at + 2 :]
 
 
@@ -88,12 +96,16 @@ def _check_numbers(options: Options, config: Any) -> None:
 
 
 def _check_sizes(config: Any, prefix: str) -> None:
-    """Refuses sizes that no algorithm can do with, wherever they stand in a config."""
+    """Refuses values that no algorithm can do with, wherever they stand in a config."""
     for field in dataclasses.fields(config):
         value, flag = getattr(config, field.name), f"{prefix}.{field.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
             _check_sizes(value, flag)
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{flag} must be a finite number, got {value}")
         elif value < LEAST.get(field.name, value):
             raise UsageError(f"{flag} must be at least {LEAST[field.name]}, got {value}")
+        elif value > MOST.get(field.name, value):
+            raise UsageError(f"{flag} must be at most {MOST[field.name]}, got {value}")
         elif field.name.endswith("_layers") and (not value or min(value) < 1):
             raise UsageError(f"{flag} needs one or more sizes of at least 1, got {' '.join(map(str, value)) or 'none'}")

@@ -19,6 +19,7 @@ SYNONYMS = {
     "next_observations": "next_observation", "terminal": "is_terminal", "truncated": "is_truncated",
 }  # fmt: skip
 REQUIRED = ("observation", "action", "reward")
+UNCLEAR = ("done", "dones")  # terminal or cut? The difference decides what bootstraps
 FLAGS = (*steps.FLAGS, "is_truncated")
 
 
@@ -44,15 +45,16 @@ class Dataset(NamedTuple):
             Plural and D4RL names (`observations`, `terminals`, `timeouts`, ...) are understood.
 
         Raises:
-          UsageError: a field is missing, unknown, of another length, not numeric, or not finite; or no transition
-            is left.
+          UsageError: a field is missing, of another length, not numeric, or not finite; two fields mean the same
+            or belong to different layouts; or no transition is left. Fields of other names become `extras`.
         """
         return from_columns(steps.align(records_from_arrays(arrays)))
 
 
 def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """Checks a dict of arrays and returns RLDS records; see `Dataset.from_arrays`."""
-    fields = {SYNONYMS.get(name, name): _as_arrays(value) for name, value in arrays.items()}
+    _check_names(arrays)
+    fields = {SYNONYMS.get(name, name): _as_arrays(name, value) for name, value in arrays.items()}
     for name in REQUIRED:
         if name not in fields:
             close = difflib.get_close_matches(name, arrays, n=1)
@@ -69,11 +71,30 @@ def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return steps.from_transitions(fields)
 
 
-def _as_arrays(value: Any) -> PyTree:
+def _check_names(arrays: Mapping[str, Any]) -> None:
+    """Refuses names that mean the same, do not say what kind of end they mark, or belong to different layouts."""
+    meant: dict[str, str] = {}
+    for name in arrays:
+        if name in UNCLEAR:
+            raise UsageError(f"field {name!r} does not tell terminals from time limits: give `is_terminal` and "
+                             "`is_truncated` instead")  # fmt: skip
+        if (ours := SYNONYMS.get(name, name)) in meant:
+            raise UsageError(f"fields {meant[ours]!r} and {name!r} are both the {ours}: give one of them")
+        meant[ours] = name
+    mixed = [meant[name] for name in ("is_truncated", "next_observation") if name in meant]
+    if mixed and ("is_first" in meant or "is_last" in meant):
+        raise UsageError(f"field {mixed[0]!r} belongs to one row per transition, `is_first` and `is_last` to RLDS, "
+                         "where a record without action closes each episode: use one of the two layouts")  # fmt: skip
+
+
+def _as_arrays(name: str, value: Any) -> PyTree:
     """A mapping is a tree of columns; anything else is one column, lists included."""
     if isinstance(value, Mapping):
-        return {name: _as_arrays(inner) for name, inner in value.items()}
-    return np.asarray(value)
+        return {key: _as_arrays(f"{name}/{key}", inner) for key, inner in value.items()}
+    try:
+        return np.asarray(value)
+    except ValueError as error:  # ragged
+        raise UsageError(f"field {name!r} is no array: its rows have different shapes") from error
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
@@ -90,8 +111,13 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
             raise UsageError(f"field {name!r} has dtype {column.dtype}: numbers or booleans are needed")
         if name in FLAGS and column.ndim != 1:
             raise UsageError(f"field {name!r} must have one axis [N], got shape {column.shape}")
-        if column.dtype.kind == "f" and not np.isfinite(column).all():
-            row = int(np.argwhere(~np.isfinite(column))[0][0])
+        if name in FLAGS and not np.isin(column, (0, 1)).all():
+            row = int(np.argmax(~np.isin(column, (0, 1))))
+            raise UsageError(f"field {name!r} is {column[row]} at row {row}: flags must be 0 or 1")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(device_dtype(column))  # as float32, in which learners see it
+        if not finite.all():
+            row = int(np.argwhere(~finite)[0][0])
             raise UsageError(f"field {name!r} is not finite at row {row}; remove or repair that episode first")
 
 

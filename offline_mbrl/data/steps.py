@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from offline_mbrl.types import UsageError
+
 FLAGS = ("is_first", "is_last", "is_terminal")
 
 
@@ -66,17 +68,23 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       fields: `observation`, `action`, `reward` `[N, ...]`; `is_terminal` `[N]`, true where the step ended in a
-        terminal state; optionally `is_truncated` `[N]`, true where it was cut, and `next_observation` `[N, ...]`.
+        terminal state; optionally `is_truncated` `[N]`, true where it was cut, and `next_observation` `[N, ...]`:
+        a step whose next observation is not the next row's observation was cut there, whatever the flags say.
 
     Returns:
       Records with one more row per episode, the observation its last step led to. Without `next_observation` the
       last step of a truncated episode has no known outcome: its record becomes the episode's last; the last step
       of a terminal episode leads to a copy of its own observation, which nothing bootstraps from.
+
+    Raises:
+      UsageError: observations and next observations differ in structure or shape.
     """
     terminal = np.asarray(fields["is_terminal"], bool)
     truncated = np.asarray(fields.get("is_truncated", np.zeros_like(terminal)), bool)
     following = fields.get("next_observation")
     ends = terminal | truncated
+    if following is not None:
+        ends[:-1] |= _departs(fields["observation"], following)
     ends[-1:] = True
     extended = ends if following is not None else terminal
     rows = np.repeat(np.arange(len(ends)), 1 + extended)  # the added row is a copy of its episode's last step
@@ -95,6 +103,20 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     records["is_terminal"] = added & terminal[rows]
     records["is_first"] = np.concatenate([[True], records["is_last"][:-1]])[: len(rows)]
     return records
+
+
+def _departs(observation: Any, following: Any) -> np.ndarray:
+    """`[N - 1]` bool: the next observation is not what the next row observes (a row is compared element by element)."""
+    shapes = [jax.tree.map(lambda column: np.shape(column)[1:], tree) for tree in (observation, following)]
+    if shapes[0] != shapes[1]:
+        raise UsageError(
+            f"observations have shape {shapes[0]} and next observations {shapes[1]}: they must be the same; "
+            "leave the field out if it holds something else")  # fmt: skip
+    apart = [
+        (np.asarray(now)[1:] != np.asarray(after)[:-1]).reshape(len(now) - 1, -1).any(axis=1)
+        for now, after in zip(jax.tree.leaves(observation), jax.tree.leaves(following), strict=True)
+    ]
+    return np.logical_or.reduce(apart)
 
 
 def _clear(tree: Any, rows: np.ndarray) -> None:

@@ -33,8 +33,8 @@ def make_evaluator(
     """Builds `evaluate(params, *, seed) -> Evaluation`; the policy is compiled on its first call and never again.
 
     `batch_size` simulators per seed play side by side, each a fixed number of episodes, so that long episodes count
-    as much as short ones. Every seed of a run meets the same simulator seeds and the same action keys: evaluating S
-    seeds together is evaluating them one by one.
+    as much as short ones. Every seed of a run meets simulators and action keys of its own, so that scores of seeds are
+    independent, as intervals over them take for granted.
 
     Args:
       policy: `mode` acts when `greedy`, else `sample`.
@@ -61,18 +61,20 @@ def make_evaluator(
     lead = () if num_seeds is None else (num_seeds,)
 
     def evaluator(params: PyTree, *, seed: int) -> Evaluation:
-        seeds = np.random.SeedSequence(seed).generate_state(width) >> 1  # 31 bits: what every simulator takes
+        sequences = np.random.SeedSequence(seed).spawn(num_seeds or 1)
+        seeds = np.stack([one.generate_state(width) for one in sequences]) >> 1  # 31 bits: what every simulator takes
         key, returns = jax.random.key(seed), np.full((num_seeds or 1, num_episodes), np.nan)
         lengths = np.zeros(returns.shape, np.int32)
 
         def actions(observation: np.ndarray, t: int) -> np.ndarray:
-            chosen = np.asarray(act(params, observation.reshape(*lead, width, *observation.shape[1:]), key, t))
-            return chosen.reshape(len(observation), *chosen.shape[len(lead) + 1 :])
+            observation = observation.reshape(*lead, width, *observation.shape[1:])
+            chosen = np.asarray(act(params, observation, key, np.uint32(t)))
+            return chosen.reshape(-1, *chosen.shape[len(lead) + 1 :])
 
         message = ""
         try:
             running = simulation.start(
-                lambda seed: make(simulator, seed=seed), seeds.tolist() * len(returns), timeout=timeout)  # fmt: skip
+                lambda seed: make(simulator, seed=seed), seeds.ravel().tolist(), timeout=timeout)  # fmt: skip
             try:
                 _play(running, actions, returns, lengths, width)
             finally:
@@ -87,14 +89,20 @@ def make_evaluator(
 
 
 def _vectorize(policy: Policy, width: int, *, greedy: bool, over_seeds: bool) -> Callable[..., Array]:
-    """(params, observation [S?, W, ...], key, t) -> actions [S?, W, ...]; the same keys for every seed."""
+    """(params, observation [S?, W, ...], key, t) -> actions [S?, W, ...]; a key for every seed, slot and step."""
     choose = (lambda params, observation, key: policy.mode(params, observation)) if greedy else policy.sample
     one_seed = jax.vmap(choose, in_axes=(None, 0, 0))
-    batched = jax.vmap(one_seed, in_axes=(0, 0, None)) if over_seeds else one_seed
+    batched = jax.vmap(one_seed) if over_seeds else one_seed
+
+    def keys_of(key: Array, index: Array, t: Array) -> Array:
+        key = jax.random.fold_in(jax.random.fold_in(key, index), t)
+        return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(width))
 
     def act(params: PyTree, observation: Array, key: Array, t: Array) -> Array:
-        keys = jax.vmap(lambda slot: jax.random.fold_in(jax.random.fold_in(key, slot), t))(jnp.arange(width))
-        return batched(params, observation, keys)
+        if not over_seeds:
+            return batched(params, observation, keys_of(key, jnp.uint32(0), t))
+        indices = jnp.arange(observation.shape[0], dtype=jnp.uint32)
+        return batched(params, observation, jax.vmap(keys_of, (None, 0, None))(key, indices, t))
 
     return act
 

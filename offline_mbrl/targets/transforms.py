@@ -47,6 +47,12 @@ def two_hot(x: Array, num_bins: int) -> Array:
 
 
 def from_logits(logits: Array) -> Array:
-    """Expectation over the support first, inverse scaling second: `[bins]` logits to `[]` in raw units."""
+    """Expectation over the support first, inverse scaling second: `[bins]` logits to `[]` in raw units.
+
+    Atoms are weighed in pairs around the middle of the support, so that symmetric logits give exactly the middle:
+    whether an advantage is zero must not depend on how a sum was rounded.
+    """
     chex.assert_rank(logits, 1)
-    return signed_parabolic(jnp.dot(jax.nn.softmax(logits), support(logits.shape[0])))
+    probabilities, atoms = jax.nn.softmax(logits), support(logits.shape[0])
+    middle = (atoms[0] + atoms[-1]) / 2.0
+    return signed_parabolic(middle + 0.5 * jnp.dot(probabilities - probabilities[::-1], atoms - middle))

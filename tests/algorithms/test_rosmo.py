@@ -30,8 +30,8 @@ def test_the_first_loss_is_its_closed_form(bins, preset):
     _, metrics = jax.jit(learner.step)(state, batch, KEY)
     entropy = np.log(bins) + 0.25 * np.log(bins) + np.log(A)
     np.testing.assert_allclose(metrics["loss/total"], entropy + 0.2 * np.log(A) * metrics["target/cloned"], rtol=1e-5)
-    if preset == "released":  # every advantage starts at 1.231, so that all live steps are cloned
-        np.testing.assert_allclose(metrics["target/cloned"], np.mean(batch.mask[:, : K + 1]), rtol=1e-6)
+    # All live steps are cloned: advantages start at 1.231 with 20 bins, and at exactly 0, where H(0) = 1, with 21.
+    np.testing.assert_allclose(metrics["target/cloned"], np.mean(batch.mask[:, : K + 1]), rtol=1e-6)
 
 
 def random_targets():

@@ -54,7 +54,7 @@ def test_an_unfinished_run_is_neither_evaluated_nor_exported(copied, capsys):
     (copied / "evaluation.json").unlink()
     assert "is not finished: repeat its command to go on" in running.refused(["evaluate", str(copied)], capsys)
     assert str(copied / "policy") in running.refused(["export", str(copied), "there"], capsys)
-    assert "evaluation.json is missing" in running.refused(["report", str(copied)], capsys)
+    assert "holds a complete run" in running.refused(["report", str(copied)], capsys)
 
 
 def test_an_unknown_seed_and_an_unwritable_folder_of_an_export_are_one_line(finished, capsys):

@@ -92,7 +92,7 @@ def test_data_without_validation_split_report_the_training_figures(tmp_path, cap
         name: value[:3]
         for name, value in {
             "observations": np.eye(3, 4), "actions": np.arange(3), "rewards": np.ones(3),
-            "terminals": np.arange(3) == 2, "timeouts": np.zeros(3), "next_observations": np.eye(3, 4),
+            "terminals": np.arange(3) == 2, "timeouts": np.zeros(3), "next_observations": np.eye(3, 4, 1),
         }.items()
     }  # fmt: skip
     assert running.train(tmp_path / "run", dataset=running.write_hdf5(tmp_path / "one.hdf5", **short)) == 0

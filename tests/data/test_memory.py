@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from data_examples import episodes
 
 from offline_mbrl.data import ingest, memory, steps
+from offline_mbrl.data.memory import Dataset
+from offline_mbrl.types import UsageError
 
 
 def dataset_of(lengths, terminal):
@@ -81,3 +84,47 @@ def test_windows_hold_the_steps_that_were_collected():
         np.testing.assert_array_equal(window.reward, episode["reward"][:-1])
         assert window.discount[-1] == 1 - episode["is_terminal"][-1]
         row += length + 1
+
+
+# --- layouts of the user's own arrays ---
+
+FOUR = {"observations": [[0.0], [1.0], [10.0], [11.0]], "actions": [0] * 4, "rewards": [0.0] * 4}
+
+
+def test_a_next_observation_that_the_next_row_does_not_show_ends_the_episode_there():
+    following = [[1.0], [2.0], [11.0], [12.0]]
+    dataset = Dataset.from_arrays(FOUR | {"terminals": [0, 0, 0, 1], "next_observations": following})
+    np.testing.assert_array_equal(dataset.observation[:, 0], [0, 1, 2, 10, 11, 12])
+    np.testing.assert_array_equal(dataset.observation[dataset.starts + 1, 0], [1, 2, 11, 12])
+    np.testing.assert_array_equal(dataset.discount[dataset.starts], [1, 1, 1, 0])
+    np.testing.assert_array_equal(dataset.episode_end, [2, 2, 2, 5, 5, 5])
+
+
+def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
+    order = np.random.default_rng(0).permutation(20)
+    dataset = Dataset.from_arrays({
+        "observation": order[:, None].astype(float), "next_observation": order[:, None] + 1.0,
+        "action": np.zeros(20, int), "reward": order.astype(float), "is_terminal": order == 19})  # fmt: skip
+    starts = dataset.starts
+    np.testing.assert_array_equal(dataset.observation[starts, 0], dataset.reward[starts])
+    np.testing.assert_array_equal(dataset.observation[starts + 1, 0], dataset.reward[starts] + 1)
+    np.testing.assert_array_equal(dataset.discount[starts], dataset.reward[starts] != 19)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"terminals": [0] * 4, "timeouts": [0] * 4, "is_first": [1, 0, 0, 0]}, "use one of the two layouts"),
+        ({"is_last": [0, 0, 0, 1], "next_observations": [[1.0]] * 4}, "use one of the two layouts"),
+        ({"dones": [0, 0, 0, 1], "timeouts": [0] * 4}, "does not tell terminals from time limits"),
+        ({"terminals": [0] * 4, "observation": [[0.0]] * 4}, "are both the observation"),
+        ({"terminals": [0] * 4, "next_observations": [[1.0, 2.0]] * 4}, "must be the same"),
+        ({"terminals": [0] * 4, "next_observations": {"a": [[1.0]] * 4}}, "must be the same"),
+        ({"terminals": [0] * 4, "next_observations": [[1.0], [1.0, 2.0], [1.0], [1.0]]}, "different shapes"),
+        ({"terminals": [0, 0, 2.5, 1]}, "flags must be 0 or 1"),
+        ({"terminals": [0] * 4, "rewards": [0.0, 1e300, 0.0, 0.0]}, "not finite at row 1"),
+    ],
+)
+def test_arrays_that_contradict_themselves_are_refused(fields, message):
+    with pytest.raises(UsageError, match=message):
+        Dataset.from_arrays(FOUR | fields)

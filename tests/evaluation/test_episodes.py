@@ -101,17 +101,24 @@ def test_same_seed_gives_the_same_episodes_and_another_seed_others():
     assert (first != other).any()
 
 
-def test_seeds_together_are_the_seeds_one_by_one():
+def test_a_seeds_episodes_do_not_depend_on_the_seeds_beside_it():
     params = jnp.array([0.0, 1.0, 0.0])
     settings = {"num_episodes": 23, "batch_size": 5, "greedy": True}
     simulator = "bsuite/catch?noise=0.5"
     together = evaluate(CATCH, params, simulator, seed=3, num_seeds=3, **settings)
-    alone = [evaluate(CATCH, each, simulator, seed=3, **settings) for each in params]
+    two = evaluate(CATCH, params[:2], simulator, seed=3, num_seeds=2, **settings)
+    alone = evaluate(CATCH, params[0], simulator, seed=3, **settings)
     assert together.returns.shape == together.lengths.shape == (3, 23)
-    np.testing.assert_array_equal(together.returns, np.stack([each.returns for each in alone]))
-    assert (together.returns[0] != together.returns[1]).any()
-    sampled = evaluate(CATCH, params, simulator, seed=3, num_seeds=3, **(settings | {"greedy": False}))
-    np.testing.assert_array_equal(sampled.returns[0], sampled.returns[1])  # the same keys for every seed
+    np.testing.assert_array_equal(together.returns[:2], two.returns)
+    np.testing.assert_array_equal(together.returns[0], alone.returns)
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_seeds_meet_simulators_and_keys_of_their_own(greedy):
+    settings = {"num_episodes": 40, "batch_size": 10, "greedy": greedy}
+    played = evaluate(CATCH, jnp.zeros(3), "bsuite/catch?noise=0.5", seed=3, num_seeds=3, **settings)
+    assert not np.array_equal(played.returns[0], played.returns[1])
+    assert not np.array_equal(played.returns[1], played.returns[2])
 
 
 def test_slots_do_not_share_their_randomness():

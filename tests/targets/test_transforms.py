@@ -62,6 +62,13 @@ def test_decoding_takes_the_expectation_before_the_inverse():
     assert decoded < 0.5 * float(transforms.signed_parabolic(jnp.float32(10.0)))  # what the other order would give
 
 
+@pytest.mark.parametrize("bins", [3, 11, 21, 41, 601])
+def test_zero_logits_of_an_odd_support_decode_to_exactly_zero_however_they_are_compiled(bins):
+    zeros = jnp.zeros((4, bins))
+    assert float(transforms.from_logits(zeros[0])) == 0.0
+    assert np.all(np.asarray(jax.jit(jax.vmap(transforms.from_logits))(zeros)) == 0.0)
+
+
 @pytest.mark.parametrize(("bins", "value"), [(21, 0.0), (20, 1.246)])
 def test_zero_logits_decode_to_the_mean_of_the_support(bins, value):
     np.testing.assert_allclose(transforms.from_logits(jnp.zeros(bins)), value, atol=1e-3)
