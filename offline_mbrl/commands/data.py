@@ -5,7 +5,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -16,7 +16,7 @@ from offline_mbrl.data import atomic, audit, catalog, columns, names, official, 
 from offline_mbrl.types import UsageError
 
 PROG = "offline-mbrl data"
-Name = tyro.conf.Positional[str]
+Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,10 +113,18 @@ def _departs(observation: Any, following: Any) -> np.ndarray:
             f"observations have shape {shapes[0]} and next observations {shapes[1]}: they must be the same; "
             "leave the field out if it holds something else")  # fmt: skip
     apart = [
-        (np.asarray(now)[1:] != np.asarray(after)[:-1]).reshape(len(now) - 1, -1).any(axis=1)
+        _differs(np.asarray(now)[1:], np.asarray(after)[:-1])
         for now, after in zip(jax.tree.leaves(observation), jax.tree.leaves(following), strict=True)
     ]
     return np.logical_or.reduce(apart)
+
+
+def _differs(now: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """`[M]` bool from two columns `[M, ...]`; NaN equals NaN, which is the audit's to find."""
+    unlike = now != after
+    if now.dtype.kind == "f":
+        unlike &= ~(np.isnan(now) & np.isnan(after))
+    return unlike.any(axis=tuple(range(1, now.ndim)))
 
 
 def _clear(tree: Any, rows: np.ndarray) -> None:

@@ -100,6 +100,22 @@ def test_a_next_observation_that_the_next_row_does_not_show_ends_the_episode_the
     np.testing.assert_array_equal(dataset.episode_end, [2, 2, 2, 5, 5, 5])
 
 
+def test_a_single_transition_with_its_next_observation_is_one_episode():
+    one = {"observation": [[0.0]], "action": [0], "reward": [1.0], "is_terminal": [0], "next_observation": [[5.0]]}
+    dataset = Dataset.from_arrays(one)
+    np.testing.assert_array_equal(dataset.observation[:, 0], [0, 5])
+    np.testing.assert_array_equal(dataset.starts, [0])
+
+
+def test_equal_nans_do_not_end_an_episode():
+    nan = np.array([[0.0], [np.nan], [2.0]])
+    following = np.array([[np.nan], [2.0], [3.0]])
+    records = steps.from_transitions({
+        "observation": nan, "next_observation": following, "action": np.zeros(3), "reward": np.zeros(3),
+        "is_terminal": np.zeros(3, bool)})  # fmt: skip
+    np.testing.assert_array_equal(records["is_last"], [False, False, False, True])
+
+
 def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
     order = np.random.default_rng(0).permutation(20)
     dataset = Dataset.from_arrays({
