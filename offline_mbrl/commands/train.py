@@ -101,11 +101,18 @@ def _check_sizes(config: Any, prefix: str) -> None:
         value, flag = getattr(config, field.name), f"{prefix}.{field.name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
             _check_sizes(value, flag)
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"{flag} must be a finite number, got {value}")
-        elif value < LEAST.get(field.name, value):
-            raise UsageError(f"{flag} must be at least {LEAST[field.name]}, got {value}")
-        elif value > MOST.get(field.name, value):
-            raise UsageError(f"{flag} must be at most {MOST[field.name]}, got {value}")
-        elif field.name.endswith("_layers") and (not value or min(value) < 1):
-            raise UsageError(f"{flag} needs one or more sizes of at least 1, got {' '.join(map(str, value)) or 'none'}")
+        elif isinstance(value, tuple):
+            if field.name.endswith("_layers") and (not value or min(value) < 1):
+                given = " ".join(map(str, value)) or "none"
+                raise UsageError(f"{flag} needs one or more sizes of at least 1, got {given}")
+        elif isinstance(value, int | float):
+            _check_number(field.name, value, flag)
+
+
+def _check_number(name: str, value: float, flag: str) -> None:
+    if not math.isfinite(value):
+        raise UsageError(f"{flag} must be a finite number, got {value}")
+    if value < LEAST.get(name, value):
+        raise UsageError(f"{flag} must be at least {LEAST[name]}, got {value}")
+    if value > MOST.get(name, value):
+        raise UsageError(f"{flag} must be at most {MOST[name]}, got {value}")
