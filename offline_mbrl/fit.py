@@ -59,6 +59,8 @@ def keys_for(key: Array, seeds: Sequence[int] | None) -> Array:
     """[S, 3] keys (or [3] without seeds): of init, of updates, of refreshes."""
     if seeds is None:
         return jax.random.split(key, 3)
+    if not len(seeds):
+        raise UsageError("seeds is empty: name at least one, or None for a single unbatched run")
     return jax.vmap(lambda seed: jax.random.split(jax.random.fold_in(key, seed), 3))(jnp.asarray(seeds, jnp.uint32))
 
 
@@ -133,12 +135,8 @@ def fit(
       hooks: called in turn after each block. The first reason that any of them returns ends the run.
 
     Returns:
-      The final state and how the run ended.
-
-    A block holds two copies of the state: the one it began with is put back for a seed that fails.
+      The final state and how the run ended. (A block holds two states: a seed that fails gets its old one back.)
     """
-    if seeds is not None and not len(seeds):
-        raise UsageError("seeds is empty: name at least one, or None for a single unbatched run")
     programs, state, compile_seconds = _prepare(
         learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh)  # fmt: skip
     block_updates = block_updates or _measure_block(programs.block, state, block_seconds)

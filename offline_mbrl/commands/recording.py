@@ -97,7 +97,7 @@ def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) 
     metadata = {
         "config": run.identity["config"], "fingerprint": run.identity["fingerprint"], "timings": dict(spent),
         "failures": {str(seed): what for seed, what in progress.failures.items()},
-        "block_updates": progress.block_updates, "devices": num_devices(run.options),
+        "devices": num_devices(run.options),
     }  # fmt: skip
     checkpoint.save(run.folder / "checkpoints" / stage.name, progress.step, progress.state, metadata)
     if stage.learner.policy is not None:
