@@ -75,10 +75,11 @@ class BoundedActions:
 class EnvironmentSpec:
     """Shapes and bounds only, no data."""
 
-    observation: PyTree  # of jax.ShapeDtypeStruct, one record
+    observation: PyTree  # of jax.ShapeDtypeStruct, what the policy sees
     action: DiscreteActions | BoundedActions
     gamma: float = 0.99  # the benchmark's discount factor; a config's own gamma wins
     horizon: int = 0  # longest episode in steps; 0 when unknown
+    frame_stack: int = 1  # records that make one observation, oldest first, on its last axis (pixels)
 
 
 def num_actions(spec: EnvironmentSpec, who: str) -> int:
@@ -121,16 +122,16 @@ class LatentPrediction(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a planner found at one root."""
+    """What a planner found at one root; planners add a leading axis [B] of roots to every field."""
 
     action: Array  # the chosen action
     actions: Array  # [N, ...] candidates: all of them, or samples
     weights: Array  # [N] the policy target; need not sum to one (a sampled operator's does not)
     qvalues: Array  # [N]
-    value: Array  # []   value of the root
+    value: Array  # []   of the root: the model's own, or after a tree search the mean of it and of the backups
 
 
-Planner = Callable[[PyTree, PyTree, Array], Plan]  # (params, embedding, key) -> Plan, for one root
+Planner = Callable[[PyTree, PyTree, Array], Plan]  # (params, embeddings [B, ...], key) -> Plan, all fields [B, ...]
 
 
 # --- policies and learners ---
