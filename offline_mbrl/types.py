@@ -128,7 +128,8 @@ class Plan(NamedTuple):
     actions: Array  # [N, ...] candidates: all of them, or samples
     weights: Array  # [N] the policy target; need not sum to one (a sampled operator's does not)
     qvalues: Array  # [N]
-    value: Array  # []   of the root: the model's own, or after a tree search the mean of it and of the backups
+    value: Array  # []   of the root, the model's own before any search
+    improved_value: Array  # []   of the root after it: a tree's mean of `value` and the backups, else the sum of p q
 
 
 Planner = Callable[[PyTree, PyTree, Array], Plan]  # (params, embeddings [B, ...], key) -> Plan, all fields [B, ...]
