@@ -1,10 +1,10 @@
 """A dataset that fits on the device: columns and episode bounds, and pure samplers that run inside the scan."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,61 +142,141 @@ def device_dtype(column: np.ndarray) -> np.ndarray:
 
 
 # --- samplers: (dataset, key) -> batch ---
+#
+# A sampler says what a learner eats: a stream reads its fields, gathers rows of files with the same functions, and
+# leaves `finish` to the device. Frozen dataclasses, because jit takes no NamedTuple for a function.
 
 
-def transitions(batch_size: int) -> Callable[[Dataset, Array], Transition]:
-    """A sampler of `batch_size` transitions, uniform over steps, with replacement."""
+@dataclass(frozen=True)
+class Transitions:
+    """Transitions, uniform over steps, with replacement."""
 
-    def sample(dataset: Dataset, key: Array) -> Transition:
+    batch_size: int
+    frame_stack: int = 1  # records that make one observation
+
+    def __call__(self, dataset: Dataset, key: Array) -> Transition:
+        """A batch `[B, ...]`; pure, runs inside the scan."""
         dataset = jax.tree.map(jnp.asarray, dataset)  # host arrays cannot be indexed by traced rows
-        rows = _uniform(dataset.starts, key, batch_size)
+        return self.finish(self.gather(dataset, _uniform(dataset.starts, key, self.batch_size)))
+
+    def gather(self, dataset: Dataset, rows: Any) -> Transition:
+        """The transitions that start at `rows` `[B]`, unfinished: each frame once.
+
+        Args:
+          dataset: columns of the host (numpy, memory-mapped) or the device.
+          rows: `[B]` rows, of the same side.
+
+        Returns:
+          With frame_stack f > 1: observation `[B, f + 1, ...]`, and no next_observation.
+        """
         take = lambda tree: jax.tree.map(lambda column: column[rows], tree)  # noqa: E731
-        return Transition(
-            observation=take(dataset.observation), action=take(dataset.action), reward=take(dataset.reward),
-            discount=take(dataset.discount), extras=take(dataset.extras),
-            next_observation=jax.tree.map(lambda column: column[rows + 1], dataset.observation))  # fmt: skip
-
-    return sample
-
-
-def windows(batch_size: int, length: int, *, start_on_final: bool = False) -> Callable[[Dataset, Array], Trajectory]:
-    """A sampler of `batch_size` windows of `length` steps, uniform over their first step, with replacement.
-
-    Args:
-      batch_size: B.
-      length: T, so that observations are `[B, T + 1, ...]`.
-      start_on_final: also start on the last record of an episode, as ROSMO's released sampler does; such a window
-        is masked throughout.
-    """
-
-    def sample(dataset: Dataset, key: Array) -> Trajectory:
-        dataset = jax.tree.map(jnp.asarray, dataset)
-        if start_on_final:
-            rows = jax.random.randint(key, (batch_size,), 0, dataset.reward.shape[0])
+        if self.frame_stack == 1:
+            observation = take(dataset.observation)
+            following = jax.tree.map(lambda column: column[rows + 1], dataset.observation)
         else:
-            rows = _uniform(dataset.starts, key, batch_size)
-        return jax.vmap(lambda row: window(dataset, row, length=length))(rows)
+            observation, following = _frames(dataset, rows, 1, self.frame_stack), ()
+        return Transition(
+            observation=observation, action=take(dataset.action), reward=take(dataset.reward),
+            discount=take(dataset.discount), extras=take(dataset.extras), next_observation=following)  # fmt: skip
 
-    return sample
+    def finish(self, batch: Transition) -> Transition:
+        """Stacks the frames of what `gather` returned; runs inside jit."""
+        if self.frame_stack == 1:
+            return batch
+        stacked = _stacked(batch.observation, jnp.tile(jnp.arange(2), (batch.reward.shape[0], 1)), self.frame_stack)
+        observation, following = (jax.tree.map(lambda leaf, at=at: leaf[:, at], stacked) for at in (0, 1))
+        return batch._replace(observation=observation, next_observation=following)
 
 
-def window(dataset: Dataset, row: Array, *, length: int) -> Trajectory:
-    """The window of `length` steps that starts at `row` []; see `Trajectory` for what stands past the end."""
-    chex.assert_shape(row, ())
-    end = dataset.episode_end[row]
-    rows = row + jnp.arange(length + 1)
-    happened = rows[:-1] < end
-    terminated = dataset.discount[jnp.maximum(end - 1, 0)] == 0  # how this episode ended
-    rows = jnp.minimum(rows, end)
-    take = lambda tree: jax.tree.map(lambda column: column[rows[:-1]], tree)  # noqa: E731
-    return Trajectory(
-        observation=jax.tree.map(lambda column: column[rows], dataset.observation),
-        action=take(dataset.action),
-        reward=jnp.where(happened, dataset.reward[rows[:-1]], 0.0),
-        discount=jnp.where(happened, dataset.discount[rows[:-1]], 1.0 - terminated),
-        mask=happened.astype(jnp.float32),
-        extras=take(dataset.extras))  # fmt: skip
+@dataclass(frozen=True)
+class Windows:
+    """Windows of `length` steps, uniform over their first step, with replacement."""
+
+    batch_size: int
+    length: int  # T, so that observations are [B, T + 1, ...]
+    start_on_final: bool = False  # also on an episode's last record (ROSMO's released sampler): masked throughout
+    frame_stack: int = 1  # records that make one observation
+
+    def __call__(self, dataset: Dataset, key: Array) -> Trajectory:
+        """A batch `[B, T, ...]`; pure, runs inside the scan."""
+        dataset = jax.tree.map(jnp.asarray, dataset)
+        if self.start_on_final:
+            rows = jax.random.randint(key, (self.batch_size,), 0, dataset.reward.shape[0])
+        else:
+            rows = _uniform(dataset.starts, key, self.batch_size)
+        return self.finish(self.gather(dataset, rows))
+
+    def gather(self, dataset: Dataset, rows: Any) -> Trajectory:
+        """The windows that start at `rows` `[B]`, unfinished: each frame once; see `Trajectory` for past the end.
+
+        Args:
+          dataset: columns of the host (numpy, memory-mapped) or the device.
+          rows: `[B]` rows, of the same side.
+
+        Returns:
+          With frame_stack f: observation `[B, f - 1 + T + 1, ...]`, the f - 1 older frames first.
+        """
+        xp: Any = np if isinstance(dataset.reward, np.ndarray) else jnp
+        end = dataset.episode_end[rows][:, None]
+        steps = rows[:, None] + xp.arange(self.length)[None]
+        happened = steps < end
+        terminated = dataset.discount[xp.maximum(end - 1, 0)] == 0  # how this episode ended
+        steps = xp.minimum(steps, end)
+        take = lambda tree: jax.tree.map(lambda column: column[steps], tree)  # noqa: E731
+        return Trajectory(
+            observation=_frames(dataset, rows, self.length, self.frame_stack),
+            action=take(dataset.action),
+            reward=xp.where(happened, dataset.reward[steps], xp.float32(0.0)),
+            discount=xp.where(happened, dataset.discount[steps], (~terminated).astype(xp.float32)),
+            mask=happened.astype(xp.float32),
+            extras=take(dataset.extras))  # fmt: skip
+
+    def finish(self, batch: Trajectory) -> Trajectory:
+        """Stacks the frames of what `gather` returned; runs inside jit. Past the end the last stack repeats."""
+        if self.frame_stack == 1:
+            return batch
+        happened = jnp.sum(batch.mask, axis=1, dtype=jnp.int32)[:, None]
+        positions = jnp.minimum(jnp.arange(self.length + 1)[None], happened)
+        return batch._replace(observation=_stacked(batch.observation, positions, self.frame_stack))
+
+
+def transitions(batch_size: int, *, frame_stack: int = 1) -> Transitions:
+    """A sampler of `batch_size` transitions, uniform over steps, with replacement; see `Transitions`."""
+    return Transitions(batch_size, frame_stack)
+
+
+def windows(batch_size: int, length: int, *, start_on_final: bool = False, frame_stack: int = 1) -> Windows:
+    """A sampler of `batch_size` windows of `length` steps, uniform over their first step; see `Windows`."""
+    return Windows(batch_size, length, start_on_final, frame_stack)
+
+
+def window(dataset: Dataset, row: Array, *, length: int, frame_stack: int = 1) -> Trajectory:
+    """The one window of `length` steps that starts at `row` []."""
+    one = Windows(1, length, frame_stack=frame_stack)
+    return jax.tree.map(lambda leaf: leaf[0], one.finish(one.gather(dataset, row[None])))
 
 
 def _uniform(choices: Array, key: Array, size: int) -> Array:
     return choices[jax.random.randint(key, (size,), 0, choices.shape[0])]
+
+
+def _frames(dataset: Dataset, rows: Any, length: int, frame_stack: int) -> PyTree:
+    """Frames `[B, frame_stack - 1 + length + 1, ...]` around `rows` `[B]`; an episode's first and last repeat."""
+    xp: Any = np if isinstance(dataset.reward, np.ndarray) else jnp
+    end = dataset.episode_end[rows][:, None]
+    older = rows[:, None] - xp.arange(1, frame_stack)[None]
+    inside = (older >= 0) & (dataset.episode_end[xp.maximum(older, 0)] == end)
+    oldest = rows[:, None] - xp.sum(inside, axis=1, keepdims=True)  # rows of one episode are neighbors
+    wanted = xp.clip(rows[:, None] + xp.arange(1 - frame_stack, length + 1)[None], oldest, end)
+    return jax.tree.map(lambda column: column[wanted], dataset.observation)
+
+
+def _stacked(frames: PyTree, positions: Array, frame_stack: int) -> PyTree:
+    """Frames `[B, F, ..., C]` to observations `[B, P, ..., frame_stack * C]`, oldest first, at `positions` `[B, P]`."""
+
+    def stack(leaf: Array, positions: Array) -> Array:
+        taken = leaf[positions[:, None] + jnp.arange(frame_stack)[None]]  # [P, frame_stack, ..., C]
+        taken = jnp.moveaxis(taken, 1, -2)
+        return taken.reshape(*taken.shape[:-2], -1)
+
+    return jax.tree.map(lambda leaf: jax.vmap(stack)(leaf, positions), frames)

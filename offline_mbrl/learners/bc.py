@@ -85,7 +85,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return Learner(
-        sample=memory.transitions(config.batch_size), init=init, step=step,
+        sample=memory.transitions(config.batch_size, frame_stack=spec.frame_stack), init=init, step=step,
         policy=distributions.as_policy(
             lambda params, observation: distributions.categorical(logits(params, observation))),
         policy_params=lambda state: state.params,

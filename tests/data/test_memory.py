@@ -86,6 +86,77 @@ def test_windows_hold_the_steps_that_were_collected():
         row += length + 1
 
 
+# --- frames stored once, stacked inside the program ---
+
+PIXELS = np.broadcast_to(np.arange(11)[:, None, None, None] + np.array([0, 100]), (11, 3, 2, 2)).astype(np.uint8)
+FRAMES = dataset_of([2, 5, 1], [True, False, True])._replace(observation=jnp.asarray(PIXELS))  # of two channels
+STACK = 3
+
+
+def slow_stack(row):
+    """The stack that ends with the frame of this row: the first frame of its episode stands for older ones."""
+    begins = [0, 3, 9]
+    first = max(begin for begin in begins if begin <= row)
+    return np.concatenate([np.asarray(FRAMES.observation[max(row - age, first)]) for age in (2, 1, 0)], axis=-1)
+
+
+def test_windows_of_stacks_equal_a_slow_reference_at_starts_and_ends_of_episodes():
+    sampler = memory.windows(11, 4, frame_stack=STACK)
+    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(FRAMES, jnp.arange(11))
+    assert (batch.observation.shape, batch.observation.dtype) == ((11, 5, 3, 2, 6), jnp.uint8)
+    for row in range(11):
+        for at in range(5):
+            expected = slow_stack(min(row + at, int(FRAMES.episode_end[row])))  # the last observation repeats
+            np.testing.assert_array_equal(batch.observation[row, at], expected)
+
+
+def test_transitions_of_stacks_equal_a_slow_reference():
+    sampler = memory.transitions(8, frame_stack=STACK)
+    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(FRAMES, FRAMES.starts)
+    assert batch.observation.dtype == batch.next_observation.dtype == jnp.uint8
+    for index, row in enumerate(np.asarray(FRAMES.starts)):
+        np.testing.assert_array_equal(batch.observation[index], slow_stack(row))
+        np.testing.assert_array_equal(batch.next_observation[index], slow_stack(row + 1))
+
+
+@pytest.mark.parametrize(
+    "sampler", [memory.windows(64, 4, frame_stack=STACK), memory.transitions(64, frame_stack=STACK)]
+)
+def test_a_sampler_is_its_gather_then_its_finish_and_the_gather_has_each_frame_once(sampler):
+    batch = jax.jit(sampler)(FRAMES, jax.random.key(0))
+    frames = jax.eval_shape(sampler.gather, FRAMES, jnp.zeros(64, jnp.int32)).observation
+    assert frames.shape[1] == STACK - 1 + (batch.observation.shape[1] if batch.observation.ndim == 5 else 2)
+    first = np.asarray(batch.observation).reshape(64, -1, 3, 2, 2 * STACK)[:, 0]
+    np.testing.assert_array_equal(first, np.stack([slow_stack(row) for row in first[:, 0, 0, -2].tolist()]))
+
+
+@pytest.mark.parametrize("frame_stack", [1, STACK])
+@pytest.mark.parametrize("start_on_final", [False, True])
+def test_rows_of_the_host_are_gathered_as_on_the_device(frame_stack, start_on_final):
+    rows = np.arange(11, dtype=np.int32) if start_on_final else np.asarray(FRAMES.starts)
+    host = jax.tree.map(np.asarray, FRAMES)
+    for sampler in (memory.windows(len(rows), 4, frame_stack=frame_stack),
+                    memory.transitions(len(rows), frame_stack=frame_stack)):  # fmt: skip
+        if start_on_final and isinstance(sampler, memory.Transitions):
+            continue
+        expected, found = sampler.gather(FRAMES, jnp.asarray(rows)), sampler.gather(host, rows)
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+
+
+@pytest.mark.parametrize("sampler", [memory.windows(8, 4), memory.transitions(8)])
+def test_without_stacking_nothing_is_done_to_what_was_gathered(sampler):
+    dataset = dataset_of([2, 5, 1], [True, False, True])
+    gathered = sampler.gather(dataset, dataset.starts)
+    assert sampler.finish(gathered) is gathered
+
+
+def test_a_last_row_of_the_table_has_no_next_row_to_take_frames_from():
+    window = memory.window(FRAMES, jnp.int32(10), length=3, frame_stack=2)
+    np.testing.assert_array_equal(window.observation[:, 0, 0, [0, 2]], [[9, 10]] * 4)
+
+
 # --- layouts of the user's own arrays ---
 
 FOUR = {"observations": [[0.0], [1.0], [10.0], [11.0]], "actions": [0] * 4, "rewards": [0.0] * 4}
