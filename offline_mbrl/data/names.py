@@ -109,7 +109,8 @@ def _official(name: str) -> Entry:
         simulator = None if config in official.CONTROL_WITHOUT_SIMULATOR else f"control/{config}"
         return Entry(name, "tfds", name, simulator, horizon=official.CONTROL_HORIZON)
     if builder in official.ATARI_BUILDERS:
-        return Entry(name, "tfds", name, f"atari/{config.rpartition('_run_')[0]}")
+        simulator = f"atari/{config.rpartition('_run_')[0]}"
+        return Entry(name, "tfds", name, simulator, official.REFERENCES[simulator])
     if builder == "d4rl_antmaze":
         return Entry(name, "tfds", name)
     task = builder.removeprefix("d4rl_mujoco_")

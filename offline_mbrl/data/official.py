@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from offline_mbrl.data import atari_scores
 from offline_mbrl.types import UsageError
 
 
@@ -52,13 +53,7 @@ CONTROL = (
     "manipulator_insert_peg", "walker_stand", "walker_walk",
 )  # fmt: skip
 CONTROL_HORIZON = 1000
-ATARI_GAMES = (
-    "Alien", "Amidar", "Assault", "Asterix", "Atlantis", "BankHeist", "BattleZone", "BeamRider", "Boxing", "Breakout",
-    "Carnival", "Centipede", "ChopperCommand", "CrazyClimber", "DemonAttack", "DoubleDunk", "Enduro", "FishingDerby",
-    "Freeway", "Frostbite", "Gopher", "Gravitar", "Hero", "IceHockey", "Jamesbond", "Kangaroo", "Krull", "KungFuMaster",
-    "MsPacman", "NameThisGame", "Phoenix", "Pong", "Pooyan", "Qbert", "Riverraid", "RoadRunner", "Robotank", "Seaquest",
-    "SpaceInvaders", "StarGunner", "TimePilot", "UpNDown", "VideoPinball", "WizardOfWor", "YarsRevenge", "Zaxxon",
-)  # fmt: skip
+ATARI_GAMES = tuple(atari_scores.GAMES)
 ATARI_RUNS = 5
 ATARI_BUILDERS = ("rlu_atari", "rlu_atari_checkpoints_ordered")
 
@@ -84,6 +79,13 @@ ANTMAZE_CONFIGS = tuple(
 )  # fmt: skip
 
 # Normalized scores of data whose simulator is known, wherever the data come from.
-REFERENCES = {f"bsuite/{name}": local.reference for name, local in LOCAL.items()} | {
-    D4RL_SIMULATORS[task]: reference for task, reference in D4RL_REFERENCES.items() if D4RL_SIMULATORS[task]
+REFERENCES = {
+    **{f"bsuite/{name}": local.reference for name, local in LOCAL.items()},
+    **{simulator: D4RL_REFERENCES[task] for task, simulator in D4RL_SIMULATORS.items() if simulator},
+    **{f"atari/{name}": Reference(game.random, game.dqn) for name, game in atari_scores.GAMES.items()},
 }
+# A second scale beside it: from the ALE's random policy to a human.
+HUMAN_REFERENCES = {
+    f"atari/{name}": Reference(game.ale_random, game.human)
+    for name, game in atari_scores.GAMES.items() if game.human == game.human  # not NaN
+}  # fmt: skip

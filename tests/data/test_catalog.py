@@ -49,8 +49,8 @@ def test_variants_are_written_into_the_name(name, canonical, variant, simulator)
     [
         ("rlu_control_suite/cartpole_swingup", "control/cartpole_swingup", None),
         ("rlu_control_suite/finger_turn_hard", None, None),
-        ("rlu_atari/Pong_run_1", "atari/Pong", None),
-        ("rlu_atari_checkpoints_ordered/MsPacman_run_5", "atari/MsPacman", None),
+        ("rlu_atari/Pong_run_1", "atari/Pong", (-20.3, 18.2)),
+        ("rlu_atari_checkpoints_ordered/MsPacman_run_5", "atari/MsPacman", (248, 4172)),
         ("d4rl_mujoco_hopper/v2-medium", "gym/Hopper-v4", (-20.27, 3234.3)),
         ("d4rl_mujoco_ant/v2-expert", None, (-325.6, 3879.7)),
         ("d4rl_antmaze/umaze-v0", None, None),
