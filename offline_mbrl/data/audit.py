@@ -60,7 +60,8 @@ def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dic
 
 def shapes(part: steps.Aligned, spec: EnvironmentSpec) -> list[Finding]:
     """Fields whose shape or dtype is not the spec's."""
-    expected = {("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(spec.observation).items()}
+    record = specs.record_structure(spec)
+    expected = {("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(record).items()}
     kind = spec.action
     expected["action",] = ((), np.int32) if isinstance(kind, DiscreteActions) else ((kind.size,), np.float32)
     expected["reward",] = ((), np.float32)

@@ -33,6 +33,7 @@ class Source(NamedTuple):
     action: DiscreteActions | BoundedActions | None = None
     gamma: float = 0.99
     horizon: int = 0  # 0 when unknown
+    frame_stack: int = 1  # records that make one observation
     episodes: int | None = None  # how many episodes the source says it has
     steps: int | None = None  # how many records the source says it has
     simulator: str | None = None
@@ -105,7 +106,8 @@ def _build(source: Source, directory: Path, name: str) -> None:
     assert train is not None
     action = source.action or _action_kind([part for part in parts.values() if part], name)
     observation = specs.observation_structure(jax.tree.map(np.asarray, train.columns["observation"]))
-    spec = specs.to_json(EnvironmentSpec(observation, action, source.gamma, source.horizon))
+    observation = specs.stacked(observation, source.frame_stack)
+    spec = specs.to_json(EnvironmentSpec(observation, action, source.gamma, source.horizon, source.frame_stack))
     store.write_manifest(directory, {
         "name": name, "counts": {**counts, "dropped": dict(dropped)}, "spec": spec, "simulator": source.simulator,
         "health": {split: audit.health(part, action) for split, part in parts.items() if part},

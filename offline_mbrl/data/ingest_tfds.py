@@ -44,7 +44,8 @@ def directory_source(directory: Path) -> ingest.Source:
     spec = sidecar["spec"]
     return source._replace(
         provenance={**source.provenance, "written_by": told}, action=specs.action_from_json(spec["action"]),
-        gamma=spec["gamma"], horizon=spec["horizon"], simulator=sidecar.get("simulator"))  # fmt: skip
+        gamma=spec["gamma"], horizon=spec["horizon"], frame_stack=spec.get("frame_stack", 1),
+        simulator=sidecar.get("simulator"))  # fmt: skip
 
 
 def builder_source(name: str, *, gamma: float, horizon: int) -> ingest.Source:

@@ -1,5 +1,6 @@
 """What a problem looks like, read off its data and kept as JSON."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ TOLERANCE = 1e-4  # float32 rounding of a squashed action may step over its boun
 
 
 def spec_of(
-    dataset: memory.Dataset, *, num_actions: int | None = None, gamma: float = 0.99, horizon: int = 0
-) -> EnvironmentSpec:
+    dataset: memory.Dataset, *, num_actions: int | None = None, gamma: float = 0.99, horizon: int = 0,
+    frame_stack: int = 1,
+) -> EnvironmentSpec:  # fmt: skip
     """The spec of data that came without one, for example through `Dataset.from_arrays`.
 
     Args:
@@ -21,6 +23,7 @@ def spec_of(
       num_actions: of a discrete problem; left out, the largest action of the data plus one.
       gamma: the problem's discount factor.
       horizon: longest episode in steps; 0 when unknown.
+      frame_stack: how many records make what the policy sees, joined along their last axis (frames).
 
     Raises:
       UsageError: actions have a wrong shape or dtype, or lie outside their range.
@@ -40,7 +43,8 @@ def spec_of(
     outside = first_outside(kind, action, np.asarray(dataset.starts))
     if outside is not None:
         raise UsageError(f"field 'action', row {outside}: {action[outside]} is outside {describe_range(kind)}")
-    return EnvironmentSpec(observation_structure(dataset.observation), kind, gamma, horizon)
+    observation = stacked(observation_structure(dataset.observation), frame_stack)
+    return EnvironmentSpec(observation, kind, gamma, horizon, frame_stack)
 
 
 def first_outside(kind: DiscreteActions | BoundedActions, action: np.ndarray, rows: np.ndarray) -> int | None:
@@ -82,21 +86,40 @@ def observation_structure(observation: PyTree) -> PyTree:
     return jax.tree.map(lambda column: jax.ShapeDtypeStruct(column.shape[1:], column.dtype), observation)
 
 
+def stacked(record: PyTree, frame_stack: int) -> PyTree:
+    """What the policy sees `[..., C * frame_stack]` of records `[..., C]`, as structures."""
+    return _with_channels(record, lambda channels: channels * frame_stack) if frame_stack > 1 else record
+
+
+def record_structure(spec: EnvironmentSpec) -> PyTree:
+    """Shapes and dtypes of one record's observation: the inverse of `stacked`."""
+    stack = spec.frame_stack
+    return _with_channels(spec.observation, lambda channels: channels // stack) if stack > 1 else spec.observation
+
+
+def _with_channels(structure: PyTree, channels: Callable[[int], int]) -> PyTree:
+    resize = lambda leaf: jax.ShapeDtypeStruct((*leaf.shape[:-1], channels(leaf.shape[-1])), leaf.dtype)  # noqa: E731
+    return jax.tree.map(resize, structure)
+
+
 # --- JSON ---
 
 
 def to_json(spec: EnvironmentSpec) -> dict[str, Any]:
-    """A spec as plain JSON."""
+    """A spec as plain JSON; `frame_stack` only where frames are stacked, as in manifests from before there was one."""
     leaves = trees.flatten(spec.observation)
     observation = [[list(path), list(leaf.shape), np.dtype(leaf.dtype).name] for path, leaf in leaves.items()]
     action = action_to_json(spec.action)
-    return {"observation": observation, "action": action, "gamma": spec.gamma, "horizon": spec.horizon}
+    told = {"observation": observation, "action": action, "gamma": spec.gamma, "horizon": spec.horizon}
+    return told | ({"frame_stack": spec.frame_stack} if spec.frame_stack > 1 else {})
 
 
 def from_json(json: dict[str, Any]) -> EnvironmentSpec:
     """The spec that `to_json` wrote."""
     leaves = {tuple(p): jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for p, s, d in json["observation"]}
-    return EnvironmentSpec(trees.unflatten(leaves), action_from_json(json["action"]), json["gamma"], json["horizon"])
+    return EnvironmentSpec(
+        trees.unflatten(leaves), action_from_json(json["action"]), json["gamma"], json["horizon"],
+        json.get("frame_stack", 1))  # fmt: skip
 
 
 def action_to_json(action: DiscreteActions | BoundedActions) -> dict[str, Any]:

@@ -38,6 +38,7 @@ def write_rlds(
     metadata: Mapping[str, Any],
     gamma: float = 0.99,
     horizon: int = 0,
+    frame_stack: int = 1,
     force: bool = False,
 ) -> bool:
     """Writes episodes as an RLDS dataset, once: locked, and renamed into place when it is whole.
@@ -51,6 +52,7 @@ def write_rlds(
       metadata: JSON about the origin, such as seed and behavior.
       gamma: the problem's discount factor.
       horizon: longest episode in steps; 0 when unknown.
+      frame_stack: how many records make what the policy sees.
       force: write even if the dataset is there.
 
     Returns:
@@ -59,7 +61,7 @@ def write_rlds(
     Raises:
       UsageError: there is no episode, the steps lack a field or disagree in length, or the disk is full or read-only.
     """
-    spec = {"action": specs.action_to_json(action), "gamma": gamma, "horizon": horizon}
+    spec = {"action": specs.action_to_json(action), "gamma": gamma, "horizon": horizon, "frame_stack": frame_stack}
     return atomic.build_once(
         directory, lambda target: _write(target, directory.name, episodes, {**metadata, "spec": spec}),
         is_complete=is_rlds, force=force)  # fmt: skip
