@@ -1,9 +1,12 @@
-"""One-step lookahead over all actions (ROSMO, arXiv:2210.05980)."""
+"""One-step lookahead over all actions or over samples of the prior (ROSMO, arXiv:2210.05980)."""
 
 import jax
 import jax.numpy as jnp
 
+from offline_mbrl.planning import outcomes
 from offline_mbrl.types import Array, LatentModel, Plan, Planner, PyTree
+
+MAX_LOG_WEIGHT = 80.0  # e^80 = 5.5e34 is still a float32
 
 
 def exact(model: LatentModel, *, num_actions: int, gamma: float) -> Planner:
@@ -18,19 +21,67 @@ def exact(model: LatentModel, *, num_actions: int, gamma: float) -> Planner:
       gamma: discount factor per step.
 
     Returns:
-      A planner for one root; its `action` is sampled from `weights`.
-    """
+      A planner of `[B]` roots, N = A; its `action` is sampled from `weights`.
 
-    def plan(params: PyTree, embedding: PyTree, key: Array) -> Plan:
-        root = model.predict(params, embedding)
-        value = model.scalar(root.value_logits)
-        actions = jnp.arange(num_actions)
-        children = jax.vmap(model.dynamics, (None, None, 0))(params, embedding, actions)
-        outcome = jax.vmap(model.predict, (None, 0))(params, children)
-        qvalues = jax.vmap(model.scalar)(outcome.reward_logits) + gamma * jax.vmap(model.scalar)(outcome.value_logits)
-        logits = root.policy_logits + qvalues - value
-        return Plan(
-            action=jax.random.categorical(key, logits), actions=actions,
-            weights=jax.nn.softmax(logits), qvalues=qvalues, value=value)  # fmt: skip
+    Raises:
+      UsageError: fewer than one action.
+    """
+    outcomes.at_least(1, "one-step lookahead", num_actions=num_actions)
+
+    def plan(params: PyTree, embeddings: PyTree, key: Array) -> Plan:
+        root = outcomes.evaluate(model, params, embeddings)
+        _, outcome = outcomes.follow(model, params, embeddings, jnp.arange(num_actions))
+        qvalues = outcome.reward + gamma * outcome.value
+        logits = root.prior_logits + qvalues - root.value[:, None]
+        return outcomes.plan_by_softmax(logits, qvalues, root.value, key)
 
     return plan
+
+
+def sampled(
+    model: LatentModel, *, num_actions: int, gamma: float, num_samples: int, normalize: bool = False
+) -> Planner:
+    """Looks one step ahead under N actions drawn from the prior, with replacement.
+
+    Sample i weighs `exp(adv_i) / (1 + sum of exp(adv_j) over j != i)`, Muesli's normalizer with `z_init = 1`. Added up
+    per action the weights are the policy target; their sum is 1 only when all advantages are 0, as in the release. A
+    weight above e^80 is cut there, so that it stays a number.
+
+    Args:
+      model: the latent model.
+      num_actions: A.
+      gamma: discount factor per step.
+      num_samples: N, the number of dynamics calls per root.
+      normalize: rescale the weights of each root to the sum 1.
+
+    Returns:
+      A planner of `[B]` roots whose candidates may repeat. Its `action` is drawn from the prior, as the released
+      actor does when it samples; `improved_value` takes the weights normalized.
+
+    Raises:
+      UsageError: fewer than one action or sample.
+    """
+    outcomes.at_least(1, "sampled one-step lookahead", num_actions=num_actions, num_samples=num_samples)
+
+    def plan(params: PyTree, embeddings: PyTree, key: Array) -> Plan:
+        root = outcomes.evaluate(model, params, embeddings)
+        # One more than the candidates: the last one is the action.
+        drawn = jax.random.categorical(key, root.prior_logits, shape=(num_samples + 1, root.value.shape[0])).T
+        actions = drawn[:, :-1]
+        _, outcome = outcomes.follow(model, params, embeddings, actions)
+        qvalues = outcome.reward + gamma * outcome.value
+        logits = _sampled_logits(qvalues - root.value[:, None])
+        normalized = jax.nn.softmax(logits)
+        return Plan(
+            action=drawn[:, -1], actions=actions,
+            weights=normalized if normalize else jnp.exp(jnp.minimum(logits, MAX_LOG_WEIGHT)), qvalues=qvalues,
+            value=root.value, improved_value=jnp.sum(normalized * qvalues, axis=-1))  # fmt: skip
+
+    return plan
+
+
+def _sampled_logits(advantages: Array) -> Array:
+    """Logarithms `[B, N]` of the weights that samples with these advantages `[B, N]` have."""
+    same = jnp.eye(advantages.shape[1], dtype=bool)[None]
+    others = jnp.where(same, 0.0, advantages[:, None])  # a sample's own place holds z_init = e^0
+    return advantages - jax.nn.logsumexp(others, axis=2)

@@ -1,0 +1,72 @@
+"""What planners share: what a latent model says about many embeddings at once, and plans over all actions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.types import Array, LatentModel, Plan, PyTree, UsageError
+
+
+class Outcome(NamedTuple):
+    """The heads at embeddings `[B, ...]`, reward and value in raw units."""
+
+    prior_logits: Array  # [B, A]
+    reward: Array  # [B]   of the transition that led here
+    value: Array  # [B]
+
+
+def evaluate(model: LatentModel, params: PyTree, embeddings: PyTree) -> Outcome:
+    """Predictions at `[B, ...]` embeddings; under jit the heads that nobody reads cost nothing."""
+    heads = jax.vmap(model.predict, (None, 0))(params, embeddings)
+    scalar = jax.vmap(model.scalar)
+    return Outcome(heads.policy_logits, scalar(heads.reward_logits), scalar(heads.value_logits))
+
+
+def follow(model: LatentModel, params: PyTree, embeddings: PyTree, actions: Array) -> tuple[PyTree, Outcome]:
+    """Where several actions lead from each state, and what the model says there.
+
+    Args:
+      model: the latent model.
+      params: its parameters.
+      embeddings: `[B, ...]`.
+      actions: `[N]`, the same for all states, or `[B, N]`.
+
+    Returns:
+      Embeddings `[B, N, ...]`, and the outcomes with `[B, N]` in front.
+    """
+    # The map over actions is the inner one: what depends on the embedding alone is computed once per state.
+    step = jax.vmap(model.dynamics, (None, None, 0))
+    following = jax.vmap(step, (None, 0, None if actions.ndim == 1 else 0))(params, embeddings, actions)
+    return following, jax.vmap(evaluate, (None, None, 0))(model, params, following)
+
+
+def plan_by_softmax(logits: Array, qvalues: Array, value: Array, key: Array) -> Plan:
+    """The plan over all actions whose weights are `softmax(logits)` and whose action is sampled from them.
+
+    Args:
+      logits: `[B, A]`.
+      qvalues: `[B, A]`.
+      value: `[B]` the model's own.
+      key: consumed.
+    """
+    weights = jax.nn.softmax(logits)
+    return Plan(
+        action=jax.random.categorical(key, logits), actions=all_actions(qvalues), weights=weights, qvalues=qvalues,
+        value=value, improved_value=jnp.sum(weights * qvalues, axis=-1))  # fmt: skip
+
+
+def all_actions(qvalues: Array) -> Array:
+    """The candidates `[B, A]` of a planner that leaves no action out."""
+    return jnp.broadcast_to(jnp.arange(qvalues.shape[-1]), qvalues.shape)
+
+
+def at_least(minimum: int, who: str, **settings: int) -> None:
+    """Refuses settings that are no whole numbers, or too small, in the name of `who`.
+
+    Raises:
+      UsageError: the first setting that is wrong.
+    """
+    for name, given in settings.items():
+        if isinstance(given, bool) or not isinstance(given, int) or given < minimum:
+            raise UsageError(f"{who}: {name} is {given!r}; give a whole number of at least {minimum}")
