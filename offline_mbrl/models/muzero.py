@@ -1,17 +1,19 @@
 """The latent model of the MuZero family: representation, dynamics, prediction (arXiv:1911.08265; ROSMO's release).
 
-Categorical reward and value heads; the reward of a transition is read from the embedding it leads to. BSuite sizes
-are the defaults: ReLU between layers, no normalization, no residual link, no rescaling of the embedding, heads that
-start at zero.
+Categorical reward and value heads; the reward of a transition is read from the embedding it leads to; heads start at
+zero and embeddings are not rescaled. Vectors go through ReLU layers of ROSMO's BSuite sizes, without normalization or
+residual link; images through its residual network (`networks.residual`), whose embedding is an image too.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.networks import heads, torsos
+from offline_mbrl.networks import heads, residual, torsos
 from offline_mbrl.targets import transforms
 from offline_mbrl.types import (
     Array,
@@ -26,12 +28,18 @@ from offline_mbrl.types import (
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """ROSMO's BSuite networks; `num_bins` is 20 in the release, whose support -9..10 starts every value at 1.246."""
+    """ROSMO's networks.
 
-    encoder_layers: tuple[int, ...] = (64, 64, 32)  # the last is the embedding size
-    dynamics_layers: tuple[int, ...] = (32, 32)
-    prediction_layers: tuple[int, ...] = (32,)
-    num_bins: int = 21  # atoms -10..10 of the scaled reward and value
+    `num_bins` is 20 in its BSuite release, whose support -9..10 starts every value at 1.246, and 601 in its Atari
+    release, for rewards of any size: with rewards clipped to [-1, 1] no target lies beyond the 21 atoms -10..10.
+    """
+
+    num_bins: int = 21  # atoms of the scaled reward and value
+    torso: residual.Torso = "auto"  # resnet for images, mlp for everything else
+    encoder_layers: tuple[int, ...] = (64, 64, 32)  # mlp: the last is the embedding size
+    dynamics_layers: tuple[int, ...] = (32, 32)  # mlp
+    prediction_layers: tuple[int, ...] = (32,)  # mlp
+    resnet: residual.ResNetConfig = field(default_factory=residual.ResNetConfig)
 
 
 class Prediction(nn.Module):
@@ -53,42 +61,83 @@ class Prediction(nn.Module):
         return LatentPrediction(self.policy(x), self.reward(x), self.value(x))
 
 
+class ResidualPrediction(nn.Module):
+    """A trunk that policy and value share; the reward's head reads the embedding itself."""
+
+    config: ModelConfig
+    num_actions: int
+
+    def setup(self) -> None:
+        """Names the parts as `Prediction` does."""
+        resnet = self.config.resnet
+        self.trunk = residual.Tower(resnet.blocks_prediction, resnet.channels)
+        self.policy = residual.Head(resnet, self.num_actions)
+        self.reward = residual.Head(resnet, self.config.num_bins)
+        self.value = residual.Head(resnet, self.config.num_bins)
+
+    def __call__(self, embedding: Array) -> LatentPrediction:
+        """One embedding `[H, W, C]` to logits."""
+        x = self.trunk(embedding)
+        return LatentPrediction(self.policy(x), self.reward(embedding), self.value(x))
+
+
+class Parts(NamedTuple):
+    """The networks of a latent model, as flax modules over one observation or embedding."""
+
+    representation: nn.Module
+    dynamics: nn.Module
+    prediction: nn.Module
+    prepare: Callable[[PyTree], PyTree]  # an observation to what the representation takes
+
+
 def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
     """Builds the model for discrete actions.
 
     Raises:
-      UsageError: the actions are continuous, or the layer sizes or the number of bins make no model.
+      UsageError: the actions are continuous, or the sizes or the number of bins make no model.
     """
     size = num_actions(spec, "the latent model")
-    layers = (config.encoder_layers, config.dynamics_layers, config.prediction_layers)
-    if min(map(len, layers)) < 1 or config.num_bins < 2:
-        raise UsageError("the latent model needs at least one layer in each part, and at least two bins")
+    if config.num_bins < 2:
+        raise UsageError("the latent model needs at least two bins")
+    deep = residual.chosen(config.torso, config.resnet, spec.observation)
+    parts = _residual(config, size) if deep else _mlp(config, size)
+
+    def init(key: Array) -> PyTree:
+        keys = jax.random.split(key, 3)
+        observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
+        params = {"representation": torsos.init(parts.representation, keys[0], parts.prepare(observation))}
+        embedding = jnp.zeros(jax.eval_shape(represent, params, observation).shape)
+        return params | {
+            "dynamics": torsos.init(parts.dynamics, keys[1], embedding, jnp.zeros((), jnp.int32)),
+            "prediction": torsos.init(parts.prediction, keys[2], embedding),
+        }
+
+    def represent(params: PyTree, observation: PyTree) -> Array:
+        return torsos.apply(parts.representation, params["representation"], parts.prepare(observation))
+
+    def step(params: PyTree, embedding: Array, action: Array) -> Array:
+        return torsos.apply(parts.dynamics, params["dynamics"], embedding, action)
+
+    def predict(params: PyTree, embedding: Array) -> LatentPrediction:
+        return torsos.apply(parts.prediction, params["prediction"], embedding)
+
+    return LatentModel(init=init, represent=represent, dynamics=step, predict=predict, scalar=transforms.from_logits)
+
+
+def _residual(config: ModelConfig, num_actions: int) -> Parts:
+    return Parts(
+        residual.Representation(config.resnet), residual.Dynamics(config.resnet, num_actions),
+        ResidualPrediction(config, num_actions), lambda observation: observation)  # fmt: skip
+
+
+def _mlp(config: ModelConfig, num_actions: int) -> Parts:
+    if min(map(len, (config.encoder_layers, config.dynamics_layers, config.prediction_layers))) < 1:
+        raise UsageError("the latent model needs at least one layer in each part")
     if config.dynamics_layers[-1] != config.encoder_layers[-1]:
         raise UsageError(
             f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in {config.encoder_layers[-1]}: "
             "both are the embedding size and must be equal"
         )
-    representation = torsos.MLP(config.encoder_layers)
-    dynamics = torsos.ActionConditioned(config.dynamics_layers, size)
-    prediction = Prediction(config, size)
-
-    def init(key: Array) -> PyTree:
-        keys = jax.random.split(key, 3)
-        observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
-        embedding = jnp.zeros(config.encoder_layers[-1])
-        return {
-            "representation": torsos.init(representation, keys[0], torsos.flat(observation)),
-            "dynamics": torsos.init(dynamics, keys[1], embedding, jnp.zeros((), jnp.int32)),
-            "prediction": torsos.init(prediction, keys[2], embedding),
-        }
-
-    def represent(params: PyTree, observation: PyTree) -> Array:
-        return torsos.apply(representation, params["representation"], torsos.flat(observation))
-
-    def step(params: PyTree, embedding: Array, action: Array) -> Array:
-        return torsos.apply(dynamics, params["dynamics"], embedding, action)
-
-    def predict(params: PyTree, embedding: Array) -> LatentPrediction:
-        return torsos.apply(prediction, params["prediction"], embedding)
-
-    return LatentModel(init=init, represent=represent, dynamics=step, predict=predict, scalar=transforms.from_logits)
+    return Parts(
+        torsos.MLP(config.encoder_layers), torsos.ActionConditioned(config.dynamics_layers, num_actions),
+        Prediction(config, num_actions), torsos.flat)  # fmt: skip

@@ -1,5 +1,7 @@
 """The latent model: sizes, zero heads, and the factored action layer."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,15 @@ import pytest
 
 from offline_mbrl.learners import bc
 from offline_mbrl.models import muzero
+from offline_mbrl.networks import optimizers, residual
 from offline_mbrl.types import DiscreteActions, EnvironmentSpec, UsageError
 
 CATCH = EnvironmentSpec(jax.ShapeDtypeStruct((10, 5), jnp.float32), DiscreteActions(3))
+
+
+ATARI = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
+SMALL = muzero.ModelConfig(resnet=residual.ResNetConfig(4, 1, 1, 1, head_channels=4, head_layers=(8,)))
+PIXELS = EnvironmentSpec(jax.ShapeDtypeStruct((20, 20, 2), jnp.uint8), DiscreteActions(3))
 
 
 def count(tree):
@@ -83,3 +91,54 @@ def test_a_dict_of_observations_is_one_vector_with_keys_in_alphabetical_order():
 def test_sizes_that_make_no_model_are_refused(setting):
     with pytest.raises(UsageError, match="at least"):
         muzero.make(muzero.ModelConfig(**setting), CATCH)
+
+
+# --- images ---
+
+
+@functools.cache
+def small():
+    model = muzero.make(SMALL, PIXELS)
+    return model, jax.jit(model.init)(jax.random.key(0))
+
+
+@pytest.mark.parametrize(("size", "total"), [(3, 3_021_493), (6, 3_023_608), (18, 3_032_068)])
+def test_atari_has_the_published_parameter_counts_with_601_bins(size, total):
+    model = muzero.make(muzero.ModelConfig(num_bins=601), EnvironmentSpec(ATARI, DiscreteActions(size)))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    assert count(params) == total
+    assert count(params["representation"]) == 685_504
+    assert count(params["dynamics"]) == 184_960 + 576 * size
+    assert jax.eval_shape(model.represent, params, ATARI).shape == (6, 6, 64)
+
+
+def test_of_images_too_heads_start_at_zero_and_embeddings_keep_their_shape():
+    model, params = small()
+    frames = np.random.default_rng(0).integers(0, 256, (20, 20, 2), dtype=np.uint8)
+    embedding = jax.jit(model.represent)(params, frames)
+    following = jax.jit(model.dynamics)(params, embedding, jnp.int32(2))
+    assert embedding.shape == following.shape == (2, 2, 4)
+    assert not np.allclose(embedding, following)
+    for state in (embedding, following):
+        heads = jax.jit(model.predict)(params, state)
+        assert all(np.all(np.asarray(logits) == 0) for logits in heads)
+        np.testing.assert_allclose(model.scalar(heads.value_logits), 0.0, atol=1e-3)
+
+
+def test_the_reward_is_read_from_the_embedding_and_not_through_the_shared_trunk():
+    model, params = small()
+    embedding = jax.random.normal(jax.random.key(1), (2, 2, 4))
+    shifted = jax.tree.map(lambda leaf: leaf + 0.1, params["prediction"])
+    doubled = shifted | {"trunk": jax.tree.map(lambda leaf: 2 * leaf, shifted["trunk"])}
+    outputs = jax.jit(lambda prediction: model.predict({"prediction": prediction}, embedding))
+    before, after = outputs(shifted), outputs(doubled)
+    np.testing.assert_array_equal(before.reward_logits, after.reward_logits)
+    assert not np.allclose(before.policy_logits, after.policy_logits)
+    assert not np.allclose(before.value_logits, after.value_logits)
+
+
+def test_weights_decay_on_kernels_alone():
+    params = jax.eval_shape(muzero.make(SMALL, PIXELS).init, jax.random.key(0))
+    decayed = jax.tree_util.tree_leaves_with_path(optimizers.kernels(params))
+    assert {path[-1].key for path, yes in decayed if yes} == {"kernel"}
+    assert {path[-1].key for path, yes in decayed if not yes} == {"bias", "scale"}

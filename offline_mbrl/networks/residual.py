@@ -1,0 +1,181 @@
+"""Residual convolutions for pixels (ResNet v2): ROSMO's Atari networks, as flax modules over one observation.
+
+Everything works on one image `[H, W, C]`; vmap makes one batched convolution of it. Convolutions have no bias and
+padding SAME. Layer normalization takes its statistics over height, width and channels jointly and has one scale and
+offset per channel, as the released code has it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.networks import heads, torsos
+from offline_mbrl.types import Array, PyTree, UsageError
+
+Torso = Literal["auto", "mlp", "resnet"]  # auto: resnet for one image [H, W, C], mlp for everything else
+
+
+@dataclass(frozen=True)
+class ResNetConfig:
+    """The sizes of ROSMO's Atari release; used where observations are images."""
+
+    channels: int = 64  # of the embedding; the first stage has half
+    blocks_representation: int = 6  # after the last pooling
+    blocks_transition: int = 2
+    blocks_prediction: int = 2  # shared by policy and value
+    head_channels: int = 128  # of the 1x1 convolution that each head begins with
+    head_layers: tuple[int, ...] = (128, 128)
+
+
+def chosen(torso: Torso, config: ResNetConfig, observation: PyTree) -> bool:
+    """Whether observations of this shape go through residual convolutions.
+
+    Raises:
+      UsageError: convolutions are asked for something that is no image, or their sizes make no network.
+    """
+    leaves = jax.tree.leaves(observation)
+    image = len(leaves) == 1 and len(leaves[0].shape) == 3
+    if torso == "mlp" or (torso == "auto" and not image):
+        return False
+    if not image:
+        shapes = ", ".join(str(leaf.shape) for leaf in leaves)
+        raise UsageError(f"torso resnet needs one image [H, W, C], but observations have shape {shapes}: use torso mlp")
+    blocks = (config.blocks_representation, config.blocks_transition, config.blocks_prediction)
+    if config.channels < 2 or min(*config.head_layers, config.head_channels) < 1 or min(blocks) < 0:
+        raise UsageError("the residual network needs at least 2 channels, 1 head channel and no negative blocks")
+    return True
+
+
+class ResBlock(nn.Module):
+    """Pre-activation: `shortcut(y) + conv(relu(norm(conv(y))))` with `y = relu(norm(x))`.
+
+    The shortcut is `x` itself, or a 3x3 convolution of the activated `y` where the shape changes.
+    """
+
+    channels: int
+    stride: int = 1
+    project: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[H, W, C]` to `[H / stride, W / stride, channels]`, rounded up."""
+        y = activate(x, "norm_0")
+        shortcut = convolve(y, self.channels, "shortcut", stride=self.stride) if self.project else x
+        z = convolve(y, self.channels, "conv_0", stride=self.stride)
+        return shortcut + convolve(activate(z, "norm_1"), self.channels, "conv_1")
+
+
+class Tower(nn.Module):
+    """Residual blocks of one size."""
+
+    num_blocks: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[H, W, channels]` to the same shape."""
+        for i in range(self.num_blocks):
+            x = ResBlock(self.channels, name=f"block_{i}")(x)
+        return x
+
+
+class Representation(nn.Module):
+    """An image to an embedding a sixteenth of its height and width; `[84, 84, 4]` becomes `[6, 6, 64]`."""
+
+    config: ResNetConfig
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        """One image `[H, W, C]`, bytes or floats, to `[H / 16, W / 16, channels]`, rounded up."""
+        size = self.config.channels
+        x = convolve(pixels(observation), size // 2, "conv", stride=2)  # the next block activates it
+        x = ResBlock(size // 2, name="half")(x)
+        x = ResBlock(size, stride=2, project=True, name="quarter_0")(x)
+        x = average_pool(ResBlock(size, name="quarter_1")(x))
+        x = average_pool(ResBlock(size, name="eighth")(x))
+        return Tower(self.config.blocks_representation, size, name="tower")(x)
+
+
+class Dynamics(nn.Module):
+    """One model step: a convolution of the activated embedding beside action planes, a residual link, and blocks.
+
+    The same function as on `A` constant one-hot planes beside the embedding: convolutions are linear, and that of a
+    constant plane is a map that only the action decides. So under a vmap over actions alone the embedding's part is
+    computed once.
+    """
+
+    config: ResNetConfig
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, embedding: Array, action: Array) -> Array:
+        """Embedding `[H, W, channels]` and action `[]` to the embedding that it leads to."""
+        size = self.config.channels
+        init = torsos.fan_in_normal(9 * (size + self.num_actions))
+        y = convolve(activate(embedding, "norm"), size, "conv", init=init)
+        planes = _ActionPlanes(self.num_actions, size, init, name="action")(action, embedding.shape[:2])
+        return Tower(self.config.blocks_transition, size, name="tower")(embedding + y + planes)
+
+
+class _ActionPlanes(nn.Module):
+    num_actions: int
+    channels: int
+    init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, action: Array, size: tuple[int, ...]) -> Array:
+        kernel = self.param("kernel", self.init, (3, 3, self.num_actions, self.channels))
+        taps = jnp.tensordot(jax.nn.one_hot(action, self.num_actions), kernel, axes=(0, 2))  # [3, 3, C]
+        return jnp.einsum("hi,wj,ijc->hwc", *(_inside(length) for length in size), taps)
+
+
+def _inside(length: int) -> Array:
+    """`[length, 3]`: 1 where a tap of a centered kernel of three falls inside the image."""
+    at = jnp.arange(length)[:, None] + jnp.arange(-1, 2)[None]
+    return ((at >= 0) & (at < length)).astype(jnp.float32)
+
+
+class Head(nn.Module):
+    """A 1x1 convolution, dense layers and an output that starts at exactly zero."""
+
+    config: ResNetConfig
+    size: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[H, W, C]` to `[size]`."""
+        x = convolve(activate(x, "norm_0"), self.config.head_channels, "conv", width=1)
+        x = jnp.ravel(activate(x, "norm_1"))
+        for i, size in enumerate(self.config.head_layers):
+            x = nn.Dense(size, use_bias=False, kernel_init=torsos.fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            x = nn.relu(nn.LayerNorm(epsilon=1e-5, name=f"layer_norm_{i}")(x))
+        return heads.ZeroHead(self.size, name="output")(x)
+
+
+# --- layers, called inside the modules above ---
+
+
+def activate(x: Array, name: str) -> Array:
+    """`relu(norm(x))` of `[H, W, C]`."""
+    return nn.relu(nn.LayerNorm(epsilon=1e-5, reduction_axes=(-3, -2, -1), feature_axes=-1, name=name)(x))
+
+
+def convolve(x: Array, channels: int, name: str, *, width: int = 3, stride: int = 1, init: Any = None) -> Array:
+    """A convolution of `[H, W, C]` with a square kernel."""
+    init = init or torsos.fan_in_normal(width * width * x.shape[-1])
+    return nn.Conv(channels, (width, width), stride, use_bias=False, kernel_init=init, name=name)(x)
+
+
+def average_pool(x: Array) -> Array:
+    """Means over 3x3 cells at every second one; beyond the edge there are none to count."""
+    return nn.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False)
+
+
+def pixels(observation: PyTree) -> Array:
+    """The one image of an observation as floats; bytes are divided by 255."""
+    (image,) = jax.tree.leaves(observation)
+    scale = 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else 1.0
+    return image.astype(jnp.float32) / scale
