@@ -1,6 +1,6 @@
 """Many updates as one pure function of one seed, and what becomes of a seed that turns non-finite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ def update(learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, spli
 
 def run_block(
     learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, start: Array | int, num_steps: Array | int,
-    split: Callable = lambda batch: batch,
+    split: Callable = lambda batch: batch, pick: Callable = lambda dataset, index: dataset,
 ) -> tuple[PyTree, Report]:  # fmt: skip
     """`num_steps` updates of one seed. Pure; `start` and `num_steps` may be traced.
 
@@ -51,14 +51,18 @@ def run_block(
       start: [] number of updates done before.
       num_steps: [] updates to do, at least 1.
       split: applied to every batch (`sharding.split_batch`).
+      pick: (dataset, number of the update in this block) -> what `learner.sample` draws that update's batch from.
 
     Returns:
       The state after the block, and the block's report.
     """
-    # A jitted function is traced once for its shapes here and for the loop below; `inline` leaves no call behind.
-    one = lambda state, t: update(learner, state, dataset, jax.random.fold_in(key, t), split=split)  # noqa: E731
-    step = jax.jit(one, inline=True)
     start = jnp.asarray(start, jnp.int32)
+
+    # A jitted function is traced once for its shapes here and for the loop below; `inline` leaves no call behind.
+    def one(state, t):
+        return update(learner, state, pick(dataset, t - start), jax.random.fold_in(key, t), split=split)
+
+    step = jax.jit(one, inline=True)
     names = list(jax.eval_shape(step, state, start)[1])
 
     def body(t, carry):
@@ -94,8 +98,7 @@ def freeze(before: PyTree, after: PyTree, alive: Array, report: Report) -> tuple
 
 
 def validate(
-    learner: Learner, state: PyTree, dataset: PyTree, key: Array, *, num_batches: int,
-    split: Callable = lambda batch: batch,
+    learner: Learner, state: PyTree, dataset: PyTree, keys: Array, *, split: Callable = lambda batch: batch,
 ) -> dict[str, Array]:  # fmt: skip
     """Mean metrics of one seed's `learner.step` on batches of held-out data; the states it returns are discarded.
 
@@ -103,13 +106,53 @@ def validate(
       learner: the learner.
       state: its state (one seed's).
       dataset: held-out data that `learner.sample` draws from.
-      key: consumed.
-      num_batches: how many batches to average over.
+      keys: one for each batch that is averaged over.
       split: applied to every batch (`sharding.split_batch`).
 
     Returns:
       [] float32 per metric.
     """
-    keys = jax.random.split(key, num_batches)
     metrics = jax.lax.map(lambda key: update(learner, state, dataset, key, split=split)[1], keys)
     return {name: jnp.mean(jnp.asarray(value, jnp.float32)) for name, value in metrics.items()}
+
+
+# --- what became non-finite, in words ---
+
+
+def name_failures(
+    state: PyTree, alive: Array, report: Report | None, seeds: Sequence[int] | None, when: str, known: dict[int, str]
+) -> dict[int, str]:
+    """`known`, and a line for each seed that is frozen without one.
+
+    Args:
+      state: of the learner, with a leading axis [S] when seeds are given.
+      alive: [S] or [].
+      report: of the block or refresh that just ended; None when nothing is known.
+      seeds: their numbers; None counts as the one seed 0.
+      when: for the message.
+      known: seed -> what became non-finite before.
+    """
+    is_alive = np.atleast_1d(jax.device_get(alive))
+    seeds = [0] if seeds is None else seeds
+    frozen = [(index, seed) for index, seed in enumerate(seeds) if not is_alive[index] and seed not in known]
+    if not frozen:
+        return known
+    report = jax.tree.map(np.atleast_1d, jax.device_get(report))
+    return {**known, **{seed: _name_failure(state, report, index, when) for index, seed in frozen}}
+
+
+def _name_failure(state: PyTree, report: Report | None, index: int, when: str) -> str:
+    if report is None:
+        return f"a figure became non-finite {when}"
+    failed_at = {name: int(at[index]) for name, at in report.metric_failed_at.items()}
+    earliest = min(failed_at, key=failed_at.__getitem__, default="")
+    if failed_at.get(earliest, NEVER) < NEVER:
+        return f"{earliest} became non-finite at update {failed_at[earliest] + 1} ({when})"
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    leaf = next(path for path, failed in zip(paths, report.leaf_failed, strict=True) if failed[index])
+    return f"state{leaf} became non-finite {when}"
+
+
+def all_failed(failures: Mapping[int, str]) -> str:
+    """The reason that a run ends with when no seed is left."""
+    return f"all seeds became non-finite: {'; '.join(f'seed {seed}: {what}' for seed, what in failures.items())}"

@@ -5,8 +5,10 @@ its part of it. So a run that starts again from a saved `FitState` repeats the u
 The number of updates in a block is a traced argument, so neither a shorter last block nor a refresh recompiles.
 """
 
+import functools
+import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from offline_mbrl import sharding
-from offline_mbrl.blocks import NEVER, Report, freeze, newly_nonfinite, run_block, validate
+from offline_mbrl import feeding, sharding
+from offline_mbrl.blocks import Report, all_failed, freeze, name_failures, newly_nonfinite, run_block, validate
+from offline_mbrl.feeding import Feed, Piece
 from offline_mbrl.types import Array, Learner, PyTree, UsageError
 
 
@@ -75,12 +78,14 @@ def init(
 
     Args:
       learner: the learner.
-      dataset: what `learner.sample` draws from; an example batch is drawn for `learner.init`.
+      dataset: what `learner.sample` draws from, or a `Stream`; an example batch is drawn for `learner.init`.
       key: the run's key.
       seeds: S seed numbers, or None for a single unbatched state.
       statistics: the dataset's statistics, shared by the seeds.
       given: what earlier stages hand on; with a leading axis [S] when seeds are given.
     """
+
+    learner, dataset = feeding.drawn(learner, dataset)
 
     def one(keys: Array, given: PyTree) -> PyTree:
         key_sample, key_init = jax.random.split(keys[0])
@@ -96,6 +101,7 @@ def template(
     given: PyTree = (),
 ) -> FitState:  # fmt: skip
     """Shapes and dtypes of `init`'s result, without computing anything: what `checkpoint.restore` needs."""
+    learner, dataset = feeding.drawn(learner, dataset)
     return jax.eval_shape(
         lambda dataset, key, statistics, given: init(
             learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given),
@@ -120,7 +126,8 @@ def fit(
 
     Args:
       learner: what to train.
-      dataset: what `learner.sample` draws from; it is placed on the device(s).
+      dataset: what `learner.sample` draws from; it is placed on the device(s). A `Stream` stays on the disk: its
+        batches take the place of `learner.sample`'s, and `learner.refresh` has no dataset.
       key: the run's key. Together with `start.step` it decides all randomness.
       num_updates: updates of the whole run, those before `start` included.
       seeds: S seed numbers trained side by side by vmap; None for a single unbatched run.
@@ -137,61 +144,89 @@ def fit(
     Returns:
       The final state and how the run ended. (A block holds two states: a seed that fails gets its old one back.)
     """
-    programs, state, compile_seconds = _prepare(
+    programs, feed, state, compile_seconds = _prepare(
         learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh)  # fmt: skip
-    block_updates = block_updates or _measure_block(programs.block, state, block_seconds)
+    block_updates = block_updates or feeding.measure_block(programs.block, feed, state, block_seconds)
     first, seconds, stopped = int(state.step), 0.0, None
-    failures = _name_failures(state, None, seeds, "before this run went on", dict(failures or {}))
-    while (step := int(state.step)) < num_updates and stopped is None:
-        if not np.any(state.alive):
-            stopped = _all_failed(failures)
-            break
-        began = time.perf_counter()
-        if programs.refresh and step % learner.refresh_every == 0:
-            state, report = programs.refresh(state, np.int32(0))
-            failures = _name_failures(state, report, seeds, f"in the refresh after update {step}", failures)
-        stop = min(num_updates, _next(step, block_updates), _next(step, learner.refresh_every or num_updates))
-        state, report = programs.block(state, np.int32(stop - step))
-        report, alive = jax.device_get((report, state.alive))
-        failures = _name_failures(state, report, seeds, f"between updates {step} and {stop}", failures)
-        metrics = {name: np.where(alive, mean, np.nan) for name, mean in report.metrics.items()}
-        elapsed = time.perf_counter() - began
-        seconds += elapsed
-        progress = Progress(stop, state, metrics, failures, stop - step, elapsed, block_updates)
-        stopped = next(filter(None, [hook(progress) for hook in hooks]), None)  # every hook is called
-        if stopped is None and not alive.any():
-            stopped = _all_failed(failures)
+    failures = name_failures(
+        state.learner, state.alive, None, seeds, "before this run went on", dict(failures or {}))  # fmt: skip
+    plan = functools.partial(
+        feeding.blocks, first, num_updates, block_updates=block_updates, refresh_every=learner.refresh_every,
+        most_updates=feed.most_updates)  # fmt: skip
+    with feeding.opened(feed, itertools.chain.from_iterable(plan())) as batches:
+        for block in plan():
+            if not np.any(state.alive):
+                stopped = all_failed(failures)
+            if stopped is not None:
+                break
+            began, step = time.perf_counter(), block[0].start
+            if programs.refresh and step % learner.refresh_every == 0:
+                state, report = programs.refresh(state, feed.resident, np.int32(0))
+                when = f"in the refresh after update {step}"
+                failures = name_failures(state.learner, state.alive, report, seeds, when, failures)
+            state, metrics, failures = _advance(programs.block, state, block, batches, seeds, failures)
+            elapsed, step = time.perf_counter() - began, int(state.step)
+            seconds += elapsed
+            progress = Progress(step, state, metrics, failures, step - block[0].start, elapsed, block_updates)
+            stopped = next(filter(None, [hook(progress) for hook in hooks]), None)  # every hook is called
+            if stopped is None and not np.any(state.alive):
+                stopped = all_failed(failures)
     return FitResult(
         state=state, failures=failures, stopped=stopped, compile_seconds=compile_seconds, update_seconds=seconds,
         num_updates=int(state.step) - first, flops_per_update=programs.flops, block_updates=block_updates)  # fmt: skip
 
 
-class _Programs(NamedTuple):
-    """Compiled: (state, number of updates) -> (state, report). The state is donated."""
+def _advance(
+    run: Callable, state: FitState, block: list[Piece], batches: Iterator[PyTree], seeds: Sequence[int] | None,
+    failures: dict[int, str],
+) -> tuple[FitState, dict[str, np.ndarray], dict[int, str]]:  # fmt: skip
+    """One block, piece by piece until no seed is left: the state, the mean metrics, and the failures known by then."""
+    counts, means, alive = [], [], np.asarray(True)
+    for piece in block:
+        state, report = run(state, next(batches), np.int32(piece.stop - piece.start))
+        report, alive = jax.device_get((report, state.alive))
+        when = f"between updates {piece.start} and {piece.stop}"
+        failures = name_failures(state.learner, alive, report, seeds, when, failures)
+        counts.append(piece.stop - piece.start)
+        means.append(report.metrics)
+        if not alive.any():
+            break
+    merged = {name: np.average([mean[name] for mean in means], axis=0, weights=counts) for name in means[0]}
+    metrics = {name: np.where(alive, np.asarray(mean, np.float32), np.nan) for name, mean in merged.items()}
+    return state, metrics, failures
 
-    block: Callable[[FitState, np.int32], tuple[FitState, Report]]
-    refresh: Callable[[FitState, np.int32], tuple[FitState, Report]] | None
+
+class _Programs(NamedTuple):
+    """Compiled: (state, data, number of updates) -> (state, report). The state is donated."""
+
+    block: Callable[[FitState, PyTree, np.int32], tuple[FitState, Report]]
+    refresh: Callable[[FitState, PyTree, np.int32], tuple[FitState, Report]] | None
     flops: float | None
 
 
 def _prepare(
     learner: Learner, dataset: PyTree, *, key: Array, seeds: Sequence[int] | None, statistics: PyTree, given: PyTree,
     start: FitState | None, mesh: Mesh | None,
-) -> tuple[_Programs, FitState, float]:  # fmt: skip
-    """The compiled programs, the state to start from, and the seconds that compiling took."""
+) -> tuple[_Programs, Feed, FitState, float]:  # fmt: skip
+    """The compiled programs, what feeds them, the state to start from, and the seconds that compiling took."""
     place = lambda tree: sharding.replicate(tree, mesh)  # noqa: E731
-    dataset, keys = place(dataset), place(keys_for(key, seeds))
+    keys = place(keys_for(key, seeds))
+    feed = feeding.make(learner, dataset, keys_for(key, seeds)[..., 1], mesh)
     began = time.perf_counter()
     if start is None:
+        drawing, source = feeding.drawn(learner, dataset)
         fresh = _jit(lambda dataset, key, statistics, given: init(
-            learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given), mesh)  # fmt: skip
-        start = fresh(dataset, place(key), place(statistics), place(given))
+            drawing, dataset, key=key, seeds=seeds, statistics=statistics, given=given), mesh)  # fmt: skip
+        source = place(source) if feed.ahead else feed.resident
+        start = fresh(source, place(key), place(statistics), place(given))
     # A copy: the caller's arrays must survive, and one buffer (zeros shared by leaves) cannot be donated twice.
     state = jax.tree.map(jnp.copy, place(start))
-    split = sharding.split_batch(mesh)
+    learner, split = feed.learner, sharding.split_batch(mesh)
 
     def block(state, alive, dataset, keys, start, num_steps):
-        after, report = run_block(learner, state, dataset, keys[1], start=start, num_steps=num_steps, split=split)
+        after, report = run_block(
+            learner, state, dataset, keys[1], start=start, num_steps=num_steps, split=split, pick=feed.pick
+        )
         return *freeze(state, after, alive, report), report
 
     def refresh(state, alive, dataset, keys, start, num_steps):
@@ -200,76 +235,25 @@ def _prepare(
         report = Report({}, {}, newly_nonfinite(state, after))
         return *freeze(state, after, alive, report), report
 
-    def compiled(one: Callable) -> Any:
+    def compiled(one: Callable, data: PyTree, seed_axis: int | None) -> Any:
         def program(state: FitState, dataset: PyTree, keys: Array, num_steps: Array) -> tuple[FitState, Report]:
-            many = jax.vmap(one, in_axes=(0, 0, None, 0, None, None)) if state.alive.ndim else one
+            many = jax.vmap(one, in_axes=(0, 0, seed_axis, 0, None, None)) if state.alive.ndim else one
             inner, alive, report = many(state.learner, state.alive, dataset, keys, state.step, num_steps)
             return FitState(inner, alive, state.step + num_steps), report
 
-        return _jit(program, mesh, donate_argnums=0).lower(state, dataset, keys, np.int32(1)).compile()
+        return _jit(program, mesh, donate_argnums=0).lower(state, data, keys, np.int32(1)).compile()
 
     def bind(executable: Any) -> Callable:
-        return lambda state, num_steps: executable(state, dataset, keys, place(num_steps))
+        return lambda state, data, num_steps: executable(state, data, keys, place(num_steps))
 
-    run = compiled(block)
+    run = compiled(block, feed.example, feed.seed_axis)
     flops = (run.cost_analysis() or {}).get("flops") or None
-    programs = _Programs(bind(run), bind(compiled(refresh)) if learner.refresh_every else None, flops)
-    return programs, state, time.perf_counter() - began
+    again = bind(compiled(refresh, feed.resident, None)) if learner.refresh_every else None
+    return _Programs(bind(run), again, flops), feed, state, time.perf_counter() - began
 
 
 def _jit(function: Callable, mesh: Mesh | None, **options: Any) -> Any:
     return jax.jit(function, out_shardings=sharding.replicated(mesh), **options)
-
-
-def _measure_block(block: Callable, state: FitState, block_seconds: float) -> int:
-    """1, 2 or 5 times a power of ten: as many updates as take at most `block_seconds`."""
-    if jax.process_count() > 1:
-        raise UsageError("with several processes the block length must be given: each would measure its own")
-    trial, num_updates, seconds = jax.tree.map(jnp.copy, state), 1, 0.0
-    while seconds < min(0.1, block_seconds / 2) and num_updates < 100_000:
-        num_updates *= 4
-        trials = []
-        for _ in range(2):  # the faster of two: the first may pay for warming up
-            began = time.perf_counter()
-            trial, _ = jax.block_until_ready(block(trial, np.int32(num_updates)))
-            trials.append(time.perf_counter() - began)
-        seconds = min(trials)
-    affordable = max(num_updates * block_seconds / seconds, 1.0)
-    return max(n for power in range(8) for n in (10**power, 2 * 10**power, 5 * 10**power) if n <= affordable)
-
-
-def _next(step: int, every: int) -> int:
-    """The first multiple of `every` after `step`."""
-    return (step // every + 1) * every
-
-
-def _name_failures(
-    state: FitState, report: Report | None, seeds: Sequence[int] | None, when: str, known: dict[int, str]
-) -> dict[int, str]:
-    """`known`, and a line for each seed that is frozen without one."""
-    alive = np.atleast_1d(jax.device_get(state.alive))
-    seeds = [0] if seeds is None else seeds
-    frozen = [(index, seed) for index, seed in enumerate(seeds) if not alive[index] and seed not in known]
-    if not frozen:
-        return known
-    report = jax.tree.map(np.atleast_1d, jax.device_get(report))
-    return {**known, **{seed: _name_failure(state, report, index, when) for index, seed in frozen}}
-
-
-def _name_failure(state: FitState, report: Report | None, index: int, when: str) -> str:
-    if report is None:
-        return f"a figure became non-finite {when}"
-    failed_at = {name: int(at[index]) for name, at in report.metric_failed_at.items()}
-    earliest = min(failed_at, key=failed_at.__getitem__, default="")
-    if failed_at.get(earliest, NEVER) < NEVER:
-        return f"{earliest} became non-finite at update {failed_at[earliest] + 1} ({when})"
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.learner)]
-    leaf = next(path for path, failed in zip(paths, report.leaf_failed, strict=True) if failed[index])
-    return f"state{leaf} became non-finite {when}"
-
-
-def _all_failed(failures: Mapping[int, str]) -> str:
-    return f"all seeds became non-finite: {'; '.join(f'seed {seed}: {what}' for seed, what in failures.items())}"
 
 
 # --- held-out data ---
@@ -283,18 +267,21 @@ def validation(
     Returns:
       (state of the run) -> [S] (or []) float32 per metric, NaN for a frozen seed.
     """
-    dataset, key, split = sharding.replicate(dataset, mesh), sharding.replicate(key, mesh), sharding.split_batch(mesh)
+    learner, batches = feeding.held_out(learner, dataset, key, num_batches, mesh)
+    split = sharding.split_batch(mesh)
 
-    def one(state: PyTree, dataset: PyTree, key: Array) -> dict[str, Array]:
-        return validate(learner, state, dataset, key, num_batches=num_batches, split=split)
+    def one(state: PyTree, dataset: PyTree, keys: Array) -> dict[str, Array]:
+        return validate(learner, state, dataset, keys, split=split)
 
-    def program(state: FitState, dataset: PyTree, key: Array) -> dict[str, Array]:
-        return (jax.vmap(one, in_axes=(0, None, None)) if state.alive.ndim else one)(state.learner, dataset, key)
+    def program(state: FitState, dataset: PyTree, keys: Array) -> dict[str, Array]:
+        return (jax.vmap(one, in_axes=(0, None, None)) if state.alive.ndim else one)(state.learner, dataset, keys)
 
     jitted = _jit(program, mesh)
 
     def call(state: FitState) -> dict[str, np.ndarray]:
-        metrics, alive = jax.device_get((jitted(state, dataset, key), state.alive))
+        measured = [jax.device_get(jitted(state, *drawn_from)) for drawn_from in batches()]
+        metrics = jax.tree.map(lambda *means: np.mean(means, axis=0, dtype=np.float32), *measured)
+        alive = jax.device_get(state.alive)
         return {name: np.where(alive, value, np.nan) for name, value in metrics.items()}
 
     return call

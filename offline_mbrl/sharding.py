@@ -62,15 +62,61 @@ def split_batch(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
     """
     if mesh is None:
         return lambda batch: batch
-    sharding, count = NamedSharding(mesh, PartitionSpec(AXIS)), mesh.size
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def split(leaf: jax.Array) -> jax.Array:
         if not leaf.ndim:
             return leaf
-        if leaf.shape[0] % count:
-            raise UsageError(
-                f"a batch with leading axis {leaf.shape[0]} cannot be split over {count} devices; "
-                f"choose a batch size that is a multiple of {count}, or fewer devices")  # fmt: skip
+        _check_divides(leaf.shape[0], mesh)
         return jax.lax.with_sharding_constraint(leaf, sharding)
 
     return lambda batch: jax.tree.map(split, batch)
+
+
+def _check_divides(size: int, mesh: Mesh) -> None:
+    if size % mesh.size:
+        raise UsageError(
+            f"a batch with leading axis {size} cannot be split over {mesh.size} devices; "
+            f"choose a batch size that is a multiple of {mesh.size}, or fewer devices")  # fmt: skip
+
+
+# --- stacked batches of the host ---
+
+
+def share(mesh: Mesh | None) -> tuple[int, int]:
+    """(p, P): which part of every batch this process reads, of how many; the whole one without a mesh."""
+    return (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
+
+
+def split_stack(tree: PyTree, mesh: Mesh | None, *, axis: int) -> PyTree:
+    """Places stacked batches, split over devices on the batches' axis.
+
+    Args:
+      tree: arrays of the host, `[*stack, B / P, ...]`: of P processes each has its own part.
+      mesh: the mesh, or None.
+      axis: number of the batches' axis.
+    """
+    if mesh is None:
+        return jax.tree.map(jax.device_put, tree)
+    sharding = _stack_sharding(mesh, axis)
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), tree)
+
+
+def stack_shapes(batch: PyTree, lead: tuple[int, ...], mesh: Mesh | None) -> PyTree:
+    """Shapes, dtypes and shardings of `split_stack`'s result over all processes, from one whole batch `[B, ...]`.
+
+    Raises:
+      UsageError: the batch does not divide by the number of devices.
+    """
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        if mesh is None:
+            return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype)
+        _check_divides(leaf.shape[0], mesh)
+        return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=_stack_sharding(mesh, len(lead)))
+
+    return jax.tree.map(shape, batch)
+
+
+def _stack_sharding(mesh: Mesh, axis: int) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))

@@ -169,6 +169,20 @@ class Learner(NamedTuple):
     refresh_every: int = 0  # updates between refreshes; 0 never
 
 
+class Stream(NamedTuple):
+    """Data that stay on the disk, in a dataset's place: the host reads the batches of several updates at a time.
+
+    The batch of update `t` depends only on (words, t): the number of updates done is the whole cursor.
+    """
+
+    # (words, first, num_updates, size, share) -> leaves [size, S, B / P, ...], of which the first `num_updates` are
+    # filled. words [S, W] uint32 say which randomness (or [W]: then no axis S); share (p, P): part p of P of each batch
+    read: Callable[[Any, int, int, int, tuple[int, int]], PyTree]
+    example: Callable[[], PyTree]  # a whole batch [B, ...] of the host, always the same
+    finish: Callable[[PyTree], PyTree]  # what was read [B, ...] -> what `step` takes; runs inside jit
+    block_bytes: int  # what the stacked batches of one dispatch may take, where one update does not take more
+
+
 def nothing(config: Any, spec: EnvironmentSpec) -> dict[str, Learner]:
     """The pretraining of an algorithm that has no earlier stage."""
     del config, spec

@@ -17,7 +17,8 @@ ALLOWED = {
     "evaluation": {"types", "environments", "evaluation"}, "rollouts": {"types"},
     "planning": {"types", "targets", "rollouts", "planning"}, "models": MODELS | {"models"},
     "learners": MODELS | {"learners"}, "ope": {"types", "networks", "targets", "rollouts", "ope"},
-    "algorithms": ALGORITHMS, "sharding": {"types"}, "blocks": {"types"}, "fit": {"types", "sharding", "blocks"},
+    "algorithms": ALGORITHMS, "sharding": {"types"}, "blocks": {"types"}, "feeding": {"types", "sharding"},
+    "fit": {"types", "sharding", "blocks", "feeding"},
     "files": set(), "manifest": {"types"}, "checkpoint": {"types", "files", "manifest"}, "compilation": {"types"},
     "registry": {"types", "learners", "algorithms"}, "export": {"types", "files", "registry", "data"},
 }  # fmt: skip

@@ -216,7 +216,7 @@ class Windows:
         Returns:
           With frame_stack f: observation `[B, f - 1 + T + 1, ...]`, the f - 1 older frames first.
         """
-        xp: Any = np if isinstance(dataset.reward, np.ndarray) else jnp
+        xp: Any = np if isinstance(rows, np.ndarray) else jnp
         end = dataset.episode_end[rows][:, None]
         steps = rows[:, None] + xp.arange(self.length)[None]
         happened = steps < end
@@ -262,7 +262,7 @@ def _uniform(choices: Array, key: Array, size: int) -> Array:
 
 def _frames(dataset: Dataset, rows: Any, length: int, frame_stack: int) -> PyTree:
     """Frames `[B, frame_stack - 1 + length + 1, ...]` around `rows` `[B]`; an episode's first and last repeat."""
-    xp: Any = np if isinstance(dataset.reward, np.ndarray) else jnp
+    xp: Any = np if isinstance(rows, np.ndarray) else jnp
     end = dataset.episode_end[rows][:, None]
     older = rows[:, None] - xp.arange(1, frame_stack)[None]
     inside = (older >= 0) & (dataset.episode_end[xp.maximum(older, 0)] == end)

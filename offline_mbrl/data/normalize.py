@@ -42,8 +42,9 @@ def _moments(leaf: np.ndarray) -> np.ndarray:
     shape = leaf.shape[1:]
     if leaf.dtype.kind != "f":
         return np.stack([np.zeros(shape, np.float32), np.ones(shape, np.float32)])
-    chunks = [np.asarray(leaf[at : at + CHUNK_ROWS]) for at in range(0, len(leaf), CHUNK_ROWS)]
-    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / len(leaf)
-    variance = np.sum([np.square(chunk - mean).sum(axis=0, dtype=np.float64) for chunk in chunks], axis=0) / len(leaf)
+    size = leaf.shape[0]
+    chunks = lambda: (np.asarray(leaf[at : at + CHUNK_ROWS]) for at in range(0, size, CHUNK_ROWS))  # noqa: E731
+    mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks()], axis=0) / size
+    variance = np.sum([np.square(chunk - mean).sum(axis=0, dtype=np.float64) for chunk in chunks()], axis=0) / size
     std = np.sqrt(variance)
     return np.stack([mean, np.where(std < SMALLEST_STD, 1.0, std)]).astype(np.float32)

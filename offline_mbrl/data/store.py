@@ -11,7 +11,7 @@ A chunk is checked when it is first read; a store that was damaged never gives a
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,6 +82,41 @@ def read(column: Column, start: int = 0, stop: int | None = None) -> np.ndarray:
     if stop > start:
         _verify(column, data, range(start * row_bytes // CHUNK, (stop * row_bytes - 1) // CHUNK + 1))
     return data[start:stop]
+
+
+def reader(column: Column) -> Callable[[Any], np.ndarray]:
+    """A function of rows (an integer array of any shape, or a slice) that reads just those, mapped once.
+
+    The chunks that the rows lie in are checked if they were not yet. A slice is a view of the file, not a copy.
+
+    Raises:
+      UsageError: (when called) a chunk is not what was written.
+    """
+    if not np.prod(column.shape):
+        return lambda rows: np.zeros(column.shape, column.dtype)[rows]
+    data = np.asarray(np.memmap(column.file, column.dtype, "r", shape=column.shape))
+    row_bytes = data.nbytes // len(data)
+    unknown = np.ones(len(column.hashes), bool)
+    unknown[list(column.verified)] = False
+
+    def verify(first: np.ndarray, last: np.ndarray) -> None:
+        for span in range(int(np.max(last - first, initial=-1)) + 1):
+            touched = np.minimum(first + span, last)
+            if len(new := np.unique(touched[unknown[touched]])):
+                _verify(column, data, new)
+                unknown[new] = False
+
+    def take(rows: Any) -> np.ndarray:
+        if isinstance(rows, slice):
+            begin, end, _ = rows.indices(len(data))
+            bounds = np.array([begin]), np.array([max(begin, end - 1)])
+        else:
+            bounds = rows, rows
+        if unknown.any():
+            verify(bounds[0] * row_bytes // CHUNK, ((bounds[1] + 1) * row_bytes - 1) // CHUNK)
+        return data[rows] if isinstance(rows, slice) else np.take(data, rows, axis=0)
+
+    return take
 
 
 def verify_all(store: Store) -> int:
@@ -169,7 +204,7 @@ def column(directory: Path, entry: Mapping[str, Any], dataset: str) -> Column:
     return Column(file, dtype, shape, tuple(entry["sha256"]), set(), dataset)
 
 
-def _verify(column: Column, data: np.ndarray, chunks: range) -> None:
+def _verify(column: Column, data: np.ndarray, chunks: Iterable[int]) -> None:
     content: Any = data.reshape(-1).view(np.uint8)
     for chunk in chunks:
         if chunk in column.verified:
