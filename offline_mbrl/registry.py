@@ -2,15 +2,20 @@
 
 import difflib
 
-from offline_mbrl.algorithms import rosmo, skeleton
+from offline_mbrl.algorithms import latent_crr, muzero_unplugged, rosmo, skeleton
 from offline_mbrl.learners import bc
 from offline_mbrl.types import Algorithm, UsageError
 
 ALGORITHMS: dict[str, Algorithm] = {
     "bc": Algorithm(bc.Config, bc.make),
+    "gumbel": Algorithm(muzero_unplugged.GumbelConfig, muzero_unplugged.make_gumbel),
+    "latent_crr": Algorithm(latent_crr.Config, latent_crr.make, presets=latent_crr.PRESETS),
+    "muzero_unplugged": Algorithm(
+        muzero_unplugged.Config, muzero_unplugged.make, presets=muzero_unplugged.PRESETS),
+    "mzu_q": Algorithm(muzero_unplugged.QConfig, muzero_unplugged.make_q),
     "rosmo": Algorithm(rosmo.Config, rosmo.make, presets=rosmo.PRESETS),
     "skeleton": Algorithm(skeleton.Config, skeleton.make, skeleton.pretrain),
-}
+}  # fmt: skip
 
 
 def lookup(name: str) -> Algorithm:

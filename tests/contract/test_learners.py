@@ -9,14 +9,26 @@ import numpy as np
 import pytest
 
 from offline_mbrl import checkpoint, fit, registry, sharding
+from offline_mbrl.algorithms import operators
 from offline_mbrl.data import toy, trees
 from offline_mbrl.types import BoundedActions, Learner, UsageError
 
+
 # Settings that make each entry tiny, and the score that it must beat after `LEARNING_UPDATES` on its toy problem.
-TINY = {"bc": {"batch_size": 16}, "rosmo": {"batch_size": 16}, "skeleton": {"batch_size": 16, "hidden_layers": (16,)}}
+def search(operator: str) -> dict:
+    """Four simulations."""
+    return {"search": operators.SearchConfig(operator=operator, num_simulations=4)}
+
+
+TINY = {
+    "bc": {"batch_size": 16}, "gumbel": {"batch_size": 16, **search("gumbel")}, "latent_crr": {"batch_size": 16},
+    "muzero_unplugged": {"batch_size": 16, **search("muzero")}, "mzu_q": {"batch_size": 16, **search("muzero_q")},
+    "rosmo": {"batch_size": 16}, "skeleton": {"batch_size": 16, "hidden_layers": (16,)},
+}  # fmt: skip
 LEARNING_UPDATES = 4_000
-LEARNING = {"rosmo": {"gamma": 0.9}}  # the chain's own discount factor: at 0.988 its actions differ by a hundredth
-STATED_SCORE = {"bc": 0.99, "rosmo": 0.99, "skeleton": 0.95}
+# The chain's own discount factor: at 0.988 its actions differ by a hundredth.
+LEARNING = {name: {**TINY[name], "gamma": 0.9} for name in TINY if name not in ("bc", "skeleton")}
+STATED_SCORE = {name: 0.99 for name in TINY} | {"skeleton": 0.95}
 CONTINUOUS = {"skeleton"}
 
 
@@ -162,7 +174,7 @@ def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
 @pytest.mark.parametrize("name", registry.ALGORITHMS)
 def test_10_it_learns_the_toy_problem(name):
     algorithm, case, given = registry.ALGORITHMS[name], problem(name), {}
-    config = algorithm.config(batch_size=32, **LEARNING.get(name, {}))
+    config = algorithm.config(**{**LEARNING.get(name, {}), "batch_size": 32})
     learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
     untrained = None
     for stage, learner in learners.items():
@@ -196,8 +208,10 @@ def test_every_setting_is_read(name):
             elif f"config.{field.name}" not in text and field.name not in ("num_updates", "model_updates"):
                 yield field.name
 
-    importlib.import_module(algorithm.config.__module__)
-    assert list(unread(algorithm.config, [algorithm.config.__module__])) == []
+    owners = [cls.__module__ for cls in algorithm.config.__mro__ if dataclasses.is_dataclass(cls)]
+    for owner in owners:
+        importlib.import_module(owner)
+    assert list(unread(algorithm.config, owners)) == []
 
 
 @pytest.mark.parametrize(("name", "preset"), [(n, p) for n, a in registry.ALGORITHMS.items() for p in a.presets])

@@ -1,4 +1,4 @@
-"""ROSMO's masks, value and policy targets, and its three behavior advantages."""
+"""The family's masks, value and policy targets, and the advantages that decide what is cloned."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rosmo_examples import CONFIG, KEY, A, K, N, records, table_model, table_targets, window
+from latent_examples import CONFIG, KEY, A, K, N, as_clone, records, table_model, table_targets, window
 
-from offline_mbrl.algorithms import rosmo
+from offline_mbrl.algorithms import advantages, latent
 from offline_mbrl.planning import one_step
 
 
@@ -43,17 +43,17 @@ def test_a_truncation_bootstraps_at_the_cut_and_is_left_out_after_it():
 
 def test_the_released_option_takes_a_truncation_for_a_terminal():
     cut, ended = (window(records(12, [2, 11], terminal=terminal), 0, K + N + 1) for terminal in (False, True))
-    as_released = rosmo.truncation_terminates(cut)
+    as_released = latent.truncation_terminates(cut)
     np.testing.assert_array_equal(as_released.discount, window(records(12, [2, 11]), 0).discount)
     jax.tree.map(
-        np.testing.assert_allclose, table_targets(as_released), table_targets(rosmo.truncation_terminates(ended))
+        np.testing.assert_allclose, table_targets(as_released), table_targets(latent.truncation_terminates(ended))
     )
 
 
 def test_the_released_option_sees_a_cut_at_the_very_end_of_the_window():
     cut = window(records(12, [6, 11], terminal=False), 0, K + N + 1)  # record 6 is the last observation that is used
-    assert rosmo.truncation_terminates(cut).discount[-1] == 0
-    assert rosmo.truncation_terminates(window(records(12, [7, 11], terminal=False), 0, K + N + 1)).discount[-1] == 1
+    assert latent.truncation_terminates(cut).discount[-1] == 0
+    assert latent.truncation_terminates(window(records(12, [7, 11], terminal=False), 0, K + N + 1)).discount[-1] == 1
 
 
 def test_value_targets_are_n_step_returns_of_the_target_values():
@@ -79,23 +79,18 @@ def test_the_three_advantages_are_what_they_say(name):
         "encoded_next": following[:, 1] + gamma * following[:, 0] - value[:-1],
         "data_td": dataset.reward[: K + 1] + gamma * value[1:] - value[:-1],
     }[name]
-    functions = {
-        "model": rosmo.model_advantage, "encoded_next": rosmo.encoded_next_advantage(model, gamma),
-        "data_td": rosmo.data_td_advantage(gamma),
-    }  # fmt: skip
-    plan = jax.vmap(one_step.exact(model, num_actions=A, gamma=gamma), (None, 0, None))(
-        (), trajectory.observation[: K + 1], KEY
-    )
-    found = functions[name]((), trajectory.observation, trajectory, plan, trajectory.observation[:, 0])
+    plan = one_step.exact(model, num_actions=A, gamma=gamma)((), trajectory.observation[: K + 1], KEY)
+    advantage = advantages.make(name, model, gamma)
+    found = advantage((), trajectory.observation, trajectory, plan, trajectory.observation[:, 0])
+    if name == "model":
+        np.testing.assert_allclose(advantages.planned((), (), trajectory, plan, ()), found, rtol=1e-6)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    cloned = table_targets(trajectory, advantage=functions[name]).behavior
+    cloned = table_targets(trajectory, clone=as_clone(advantage)).behavior
     np.testing.assert_array_equal(cloned, (expected >= 0).astype(float))
 
 
 @pytest.mark.parametrize("at_zero", [0.0, 1.0])
 def test_an_advantage_of_zero_is_cloned_as_the_setting_says(at_zero):
     zero = lambda params, embeddings, trajectory, plan, values: jnp.zeros(K + 1)  # noqa: E731
-    config = dataclasses.replace(CONFIG, behavior_at_zero=at_zero)
-    np.testing.assert_array_equal(
-        table_targets(window(records(12, [11]), 0), config, zero).behavior, np.full(K + 1, at_zero)
-    )
+    targets = table_targets(window(records(12, [11]), 0), clone=as_clone(zero, at_zero))
+    np.testing.assert_array_equal(targets.behavior, np.full(K + 1, at_zero))

@@ -1,13 +1,14 @@
-"""What the tests of ROSMO share: a stream of records, a model that is a table, and a random latent model."""
+"""What the tests of the latent family share: a stream of records, a table for a model, a random latent model."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.algorithms import rosmo
+from offline_mbrl.algorithms import advantages, latent, rosmo
 from offline_mbrl.data import memory
 from offline_mbrl.models import muzero
 from offline_mbrl.planning import one_step
+from offline_mbrl.targets import weights
 from offline_mbrl.types import DiscreteActions, EnvironmentSpec, LatentModel, LatentPrediction
 
 A, K, N = 3, 3, 3
@@ -43,12 +44,18 @@ def table_model():
         scalar=lambda logits: logits[0])  # fmt: skip
 
 
-def table_targets(trajectory, config=CONFIG, advantage=rosmo.model_advantage):
-    model = table_model()
+def as_clone(advantage, at_zero=1.0):
+    """ROSMO's behavior term with this advantage."""
+    return lambda *inputs: weights.indicator(advantage(*inputs), at_zero=at_zero)
+
+
+def table_targets(trajectory, config=CONFIG, clone=None):
+    """Targets of one trajectory by the table model."""
+    model, clone = table_model(), clone or as_clone(advantages.planned)
     planner = one_step.exact(model, num_actions=A, gamma=config.gamma)
-    return jax.jit(lambda trajectory: rosmo.compute_targets(model, planner, advantage, config, (), trajectory, KEY))(
-        trajectory
-    )
+    batch = jax.tree.map(lambda leaf: leaf[None], trajectory)
+    targets = jax.jit(lambda batch: latent.compute_targets(model, planner, clone, config, A, (), batch, KEY))(batch)
+    return jax.tree.map(lambda leaf: leaf[0], targets)
 
 
 def latent_model(seed=1):

@@ -1,0 +1,106 @@
+"""A latent model unrolled over a window, and the cross-entropies that train it (MuZero; ROSMO's release).
+
+What the heads regress to comes as `Targets`; who computed them, and how, is not known here.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from offline_mbrl.targets import transforms
+from offline_mbrl.types import Array, LatentModel, Metrics, PyTree, Trajectory
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """ROSMO's released values unless said otherwise."""
+
+    reward_coef: float = 1.0
+    value_coef: float = 0.25
+    policy_coef: float = 1.0
+    gradient_scale: float = 0.5  # of the embedding after every model step
+    scale_before_heads: bool = True  # released; False scales only what the next model step sees (MuZero)
+    step_weights: Literal["mean", "root"] = "mean"  # over the unroll: "root" is MuZero's 1 at the root, 1 / K after it
+
+
+class Targets(NamedTuple):
+    """What the unrolled model regresses to, one trajectory; none of it carries a gradient."""
+
+    reward: Array  # [K]
+    value: Array  # [K + 1]
+    policy: Array  # [K + 1, A]
+    behavior: Array  # [K + 1] weight with which the data's action is cloned
+    known: Array  # [K + 1] 0 after a truncation, where there is nothing to learn
+
+
+def unroll(model: LatentModel, config: LossConfig, params: PyTree, observation: PyTree, actions: Array) -> PyTree:
+    """Embeddings `[K + 1, ...]` that the heads read: the encoded observation, then K model steps.
+
+    Args:
+      model: the latent model.
+      config: how gradients are scaled.
+      params: online parameters.
+      observation: `[...]` of the first step.
+      actions: `[K]`.
+    """
+    embedding = model.represent(params, observation)
+    embeddings = [embedding]
+    for action in actions:
+        following = model.dynamics(params, embedding, action)
+        embedding = optax.scale_gradient(following, config.gradient_scale)
+        embeddings.append(embedding if config.scale_before_heads else following)
+    return jnp.stack(embeddings)
+
+
+def step_weights(kind: str, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the K rewards and of the K + 1 values and policies in their sums over the unroll."""
+    later = np.full(num_steps, 1.0 / num_steps, np.float32)
+    if kind == "root":
+        return later, np.concatenate([np.ones(1, np.float32), later])
+    return later, np.full(num_steps + 1, 1.0 / (num_steps + 1), np.float32)
+
+
+def loss(
+    model: LatentModel, config: LossConfig, behavior_coef: float, params: PyTree, trajectory: Trajectory,
+    targets: Targets, key: Array,
+) -> tuple[Array, Metrics]:  # fmt: skip
+    """The cross-entropies of reward, value and policy, and the weighted cloning term, of one trajectory.
+
+    Steps past the end of an episode take a random action: an absorbing state must be insensitive to it.
+
+    Args:
+      model: the latent model.
+      config: coefficients, and how the unroll is weighted.
+      behavior_coef: coefficient of the cloning term.
+      params: online parameters.
+      trajectory: at least K + 1 steps.
+      targets: K is the number of its rewards.
+      key: consumed by the random actions.
+
+    Returns:
+      The loss `[]` and its parts by name.
+    """
+    num_steps = targets.reward.shape[0]
+    chosen = trajectory.action[: num_steps + 1]
+    random = jax.random.randint(key, (num_steps,), 0, targets.policy.shape[1])
+    actions = jnp.where(trajectory.mask[:num_steps] > 0, chosen[:num_steps], random)
+    first = jax.tree.map(lambda leaf: leaf[0], trajectory.observation)
+    heads = jax.vmap(model.predict, (None, 0))(params, unroll(model, config, params, first, actions))
+    two_hot = jax.vmap(lambda x: transforms.two_hot(x, heads.value_logits.shape[1]))
+    cross_entropy, known = optax.softmax_cross_entropy, targets.known
+    cloned = optax.softmax_cross_entropy_with_integer_labels(heads.policy_logits, chosen)
+    rewards, states = step_weights(config.step_weights, num_steps)
+    parts = {
+        "reward": jnp.dot(rewards, known[1:] * cross_entropy(heads.reward_logits[1:], two_hot(targets.reward))),
+        "value": jnp.dot(states, known * cross_entropy(heads.value_logits, two_hot(targets.value))),
+        "policy": jnp.dot(states, known * cross_entropy(heads.policy_logits, targets.policy)),
+        "behavior": jnp.dot(states, targets.behavior * cloned),
+    }
+    coefs = jnp.array([config.reward_coef, config.value_coef, config.policy_coef, behavior_coef])
+    total = jnp.dot(coefs, jnp.stack(list(parts.values())))
+    metrics = {"loss/total": total} | {f"loss/{name}": part for name, part in parts.items()}
+    return total, metrics | {"target/value": jnp.mean(targets.value), "target/cloned": jnp.mean(targets.behavior)}
