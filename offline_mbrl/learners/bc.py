@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.data import memory
-from offline_mbrl.networks import distributions, heads, optimizers, torsos
+from offline_mbrl.networks import distributions, heads, optimizers, residual, torsos
 from offline_mbrl.types import Array, EnvironmentSpec, Learner, Metrics, PyTree, Transition, num_actions
 
 
@@ -24,8 +24,10 @@ class Config:
 
     num_updates: int = 200_000
     batch_size: int = 512  # transitions per update
-    encoder_layers: tuple[int, ...] = (64, 64, 32)
-    prediction_layers: tuple[int, ...] = (32,)
+    torso: residual.Torso = "auto"  # resnet for images, mlp for everything else
+    encoder_layers: tuple[int, ...] = (64, 64, 32)  # mlp
+    prediction_layers: tuple[int, ...] = (32,)  # mlp
+    resnet: residual.ResNetConfig = field(default_factory=residual.ResNetConfig)
     optimizer: optimizers.OptimizerConfig = field(default_factory=optimizers.OptimizerConfig)
 
 
@@ -50,6 +52,21 @@ class PolicyNetwork(nn.Module):
         return heads.ZeroHead(self.num_actions, name="policy")(x)
 
 
+class ResidualPolicyNetwork(nn.Module):
+    """The same parts of the latent model of images."""
+
+    config: Config
+    num_actions: int
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Array:
+        """One image `[H, W, C]` to logits `[A]`."""
+        resnet = self.config.resnet
+        embedding = residual.Representation(resnet, name="representation")(observation)
+        x = residual.Tower(resnet.blocks_prediction, resnet.channels, name="trunk")(embedding)
+        return residual.Head(resnet, self.num_actions, name="policy")(x)
+
+
 def negative_log_likelihood(logits: Array, action: Array) -> Array:
     """`-log pi(a|s)` `[]` from `[A]` logits."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, action)
@@ -59,18 +76,21 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     """The learner.
 
     Raises:
-      UsageError: the actions are continuous.
+      UsageError: the actions are continuous, or the sizes make no network.
     """
-    network = PolicyNetwork(config, num_actions(spec, "bc"))
+    size = num_actions(spec, "bc")
+    deep = residual.chosen(config.torso, config.resnet, spec.observation)
+    network = (ResidualPolicyNetwork if deep else PolicyNetwork)(config, size)
+    prepare = (lambda observation: observation) if deep else torsos.flat
     optimizer = optimizers.make(config.optimizer)
 
     def logits(params: PyTree, observation: PyTree) -> Array:
-        return torsos.apply(network, params, torsos.flat(observation))
+        return torsos.apply(network, params, prepare(observation))
 
     def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
         del example, statistics, given  # like the latent family, the encoder takes raw observations
         observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
-        params = torsos.init(network, key, torsos.flat(observation))
+        params = torsos.init(network, key, prepare(observation))
         return State(params, optimizer.init(params))
 
     def batch_loss(params: PyTree, batch: Transition) -> Array:

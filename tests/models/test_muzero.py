@@ -59,9 +59,11 @@ def test_hidden_kernels_are_cut_normals_of_the_inverse_square_root_of_their_inpu
     np.testing.assert_allclose(jnp.std(kernel), 0.88 / 20, rtol=0.03)  # a normal cut at two sigma keeps 0.88 of it
 
 
-def test_behavior_cloning_has_the_same_encoder_trunk_and_policy_head():
-    latent = muzero.make(muzero.ModelConfig(), CATCH).init(jax.random.key(0))
-    cloning = bc.make(bc.Config(), CATCH).init(jax.random.key(0), None, (), ()).params
+@pytest.mark.parametrize("image", [False, True])
+def test_behavior_cloning_has_the_same_encoder_trunk_and_policy_head(image):
+    spec = EnvironmentSpec(ATARI, DiscreteActions(3)) if image else CATCH
+    latent = jax.eval_shape(muzero.make(muzero.ModelConfig(), spec).init, jax.random.key(0))
+    cloning = jax.eval_shape(lambda key: bc.make(bc.Config(), spec).init(key, None, (), ()).params, jax.random.key(0))
     shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
     assert shapes(cloning["representation"]) == shapes(latent["representation"])
     assert shapes(cloning["trunk"]) == shapes(latent["prediction"]["trunk"])
