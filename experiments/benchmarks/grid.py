@@ -69,6 +69,8 @@ class Preset(NamedTuple):
     depth_budget: int  # their N
     unrolls: tuple[int, ...]
     coverage: tuple[tuple[str, int], ...]  # (arm, N) of the study of coverage
+    ends: tuple[str, ...]  # of these arms, those that see only the smallest and the largest fraction
+    unrolled: tuple[tuple[str, int], ...]  # (arm, N) of the study of the unroll length
     noisy: tuple[tuple[str, int], ...]  # and of that of noise
 
 
@@ -79,13 +81,15 @@ ARMS_WITH_BUDGET = (
 )  # fmt: skip
 PRESETS = {
     "quick": Preset(
-        ("catch",), 3, 20_000, 128, (1, 10, 100), (0.0, 0.1, 0.3, 0.5), (2, 4, 8, 16), (2, 4, 16), (2, 4),
-        (1, 2, 0), FEW, (1, 3, 5, 10), coverage=ARMS_WITH_BUDGET,
+        ("catch",), 3, 20_000, 128, (1, 10, 100), (0.0, 0.3, 0.5), (2, 4, 8, 16), (4, 16), (4,),
+        (1, 2, 4, 0), 8, (1, 3, 5, 10), coverage=ARMS_WITH_BUDGET, ends=("muzero_q", "muzero_behavior"),
+        unrolled=(("rosmo", 0), ("muzero", FEW)),
         noisy=(("bc", 0), ("rosmo", 0), ("one_step", 0), ("muzero", FEW))),
     "full": Preset(
-        ("catch", "cartpole", "mountain_car"), 5, 100_000, 128, (1, 10, 100), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+        ("catch", "cartpole", "mountain_car"), 5, 50_000, 128, (1, 10, 100), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
         (2, 4, 8, 16, 32), (2, 4, 8, 16, 32), (2, 4, 8, 16, 32), (1, 2, 4, 0), 16, (1, 3, 5, 10),
-        coverage=(*ARMS_WITH_BUDGET, ("muzero", 16)), noisy=ARMS_WITH_BUDGET),
+        coverage=(*ARMS_WITH_BUDGET, ("muzero", 16)), ends=(),
+        unrolled=(("rosmo", 0), ("one_step", 0), ("muzero", FEW)), noisy=ARMS_WITH_BUDGET),
 }  # fmt: skip
 
 
@@ -94,7 +98,7 @@ def studies(preset: Preset) -> dict[str, Study]:
     return {
         "coverage": Study(
             "Coverage: less data", "fraction", "data, percent of the episodes",
-            {label(arm, n): tuple(Setting(arm, fraction=f, simulations=n) for f in sorted(preset.fractions))
+            {label(arm, n): tuple(Setting(arm, fraction=f, simulations=n) for f in fractions_of(preset, arm))
              for arm, n in preset.coverage}),
         "budget": Study("Simulation budget", "simulations", "N", {
             ARMS[arm].label: tuple(Setting(arm, simulations=n) for n in budgets) for arm, budgets in (
@@ -108,12 +112,18 @@ def studies(preset: Preset) -> dict[str, Study]:
         "unroll": Study(
             "Unroll length in training", "unroll", "K",
             {label(arm, n): tuple(Setting(arm, simulations=n, unroll=k) for k in preset.unrolls)
-             for arm, n in (("rosmo", 0), ("one_step", 0), ("muzero", FEW))}),
+             for arm, n in preset.unrolled}),
         "noise": Study(
             "Noise in the environment", "noise", "noise",
             {label(arm, n): tuple(Setting(arm, noise=noise, simulations=n) for noise in preset.noises)
              for arm, n in preset.noisy}),
     }  # fmt: skip
+
+
+def fractions_of(preset: Preset, arm: str) -> list[int]:
+    """Which fractions of the data an arm of the study of coverage sees."""
+    fractions = sorted(preset.fractions)
+    return [fractions[0], fractions[-1]] if arm in preset.ends else fractions
 
 
 def label(arm: str, simulations: int) -> str:
@@ -156,7 +166,7 @@ def milliseconds(setting: Setting, batch_size: int) -> float:
     """About how long one update of one seed takes on one core; measured at batch 128 with K = 3."""
     n, d = setting.simulations, setting.depth
     if setting.arm == "bc":
-        return 0.4 * batch_size / 128
+        return 0.3 * batch_size / 128
     search = {
         "one_step_sampled": 0.1 + 0.02 * n, "gumbel": 0.23 * n + 0.005 * n * n,
         "lookahead": 0.06 * 3**d, "lookahead_max": 0.06 * 3**d,
