@@ -132,7 +132,7 @@ def search_claims(preset: grid.Preset) -> list[Claim]:
     exact = {arm: depth[grid.ARMS[arm].label] for arm in ("lookahead", "lookahead_max")}
     return [
         *(Claim(2, "budget", f"the budget N matters to {grid.ARMS[arm].label} by more than {MARGIN:g}", of, matters)
-          for arm, of in trees.items()),
+          for arm, of in trees.items() if len(of) > 1),
         Claim(2, "budget", f"the number of samples hardly matters to {grid.ARMS['one_step_sampled'].label}", sampled,
               hardly_matters),
         Claim(2, "budget", f"{grid.ARMS['muzero'].label} varies more with N than {grid.ARMS['one_step_sampled'].label}",
@@ -154,15 +154,12 @@ def order_claims() -> list[Claim]:
 
 def unroll_claims(preset: grid.Preset) -> list[Claim]:
     """Observation 4."""
-    rosmo, one_step, muzero = (
-        tuple(one._replace(unroll=k) for k in preset.unrolls) for one in (ROSMO, ONE_STEP, MUZERO)
-    )
+    muzero, *ones = (tuple(one._replace(unroll=k) for k in preset.unrolls) for one in (MUZERO, ROSMO, ONE_STEP)
+                     if (one.arm, one.simulations) in preset.unrolled)  # fmt: skip
     return [
-        Claim(4, "unroll", f"K hardly matters to {name(ROSMO)}", rosmo, hardly_matters),
-        Claim(4, "unroll", f"K hardly matters to {name(ONE_STEP)}", one_step, hardly_matters),
-        Claim(4, "unroll", f"{name(MUZERO)} varies more with K than {name(ROSMO)}", (*muzero, *rosmo), varies_more),
-        Claim(4, "unroll", f"{name(MUZERO)} varies more with K than {name(ONE_STEP)}", (*muzero, *one_step),
-              varies_more),
+        *(Claim(4, "unroll", f"K hardly matters to {name(one[0])}", one, hardly_matters) for one in ones),
+        *(Claim(4, "unroll", f"{name(muzero[0])} varies more with K than {name(one[0])}", (*muzero, *one), varies_more)
+          for one in ones),
     ]  # fmt: skip
 
 
@@ -170,11 +167,15 @@ def noise_claims(preset: grid.Preset) -> list[Claim]:
     """Observation 5."""
     most = max(preset.noises)
     noisy = lambda one: one._replace(noise=most)  # noqa: E731
+    arms = dict(preset.noisy)
+    ones, trees = ([one for one in kind if one.arm in arms]
+                   for kind in ((ROSMO, ONE_STEP, SAMPLED), (MUZERO, GUMBEL, MUZERO_Q)))  # fmt: skip
+    pairs = [(one, tree) for one in ones for tree in trees]
     return [
-        *(Claim(5, "noise", f"at noise {most:g} {name(one)} is better than {name(MUZERO)}", (noisy(MUZERO), noisy(one)),
-                more) for one in (ROSMO, ONE_STEP)),
-        *(Claim(5, "noise", f"from noise 0 to {most:g} {name(MUZERO)} loses more than {name(one)}",
-                (MUZERO, noisy(MUZERO), one, noisy(one)), loses_more) for one in (ROSMO, ONE_STEP)),
+        *(Claim(5, "noise", f"at noise {most:g} {name(one)} is better than {name(tree)}", (noisy(tree), noisy(one)),
+                more) for one, tree in pairs),
+        *(Claim(5, "noise", f"from noise 0 to {most:g} {name(tree)} loses more than {name(one)}",
+                (tree, noisy(tree), one, noisy(one)), loses_more) for one, tree in pairs),
     ]  # fmt: skip
 
 

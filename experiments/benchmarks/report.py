@@ -164,8 +164,8 @@ def summary(
 METHOD = (
     "Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is one "
     "algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number "
-    "of updates are the same, and each acts by its own operator. All seeds learn from one dataset a condition, so "
-    "that intervals do not tell how another dataset of that size would do. The final parameters are evaluated, in an "
+    "of updates are the same, and each acts by its own operator (one-step sampled: by its policy head). All seeds learn "
+    "from one dataset a condition, so that intervals do not tell how another dataset of that size would do. The final parameters are evaluated, in an "
     "environment as noisy as the data's. IQM: interquartile mean over seeds and environments (with three seeds, their "
     "mean). Intervals: stratified bootstrap, 95 %; with few seeds they are too narrow. A claim holds if the interval "
     "of its contrast lies above zero, does not hold if it lies below, and otherwise cannot be told; "
