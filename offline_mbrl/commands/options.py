@@ -21,4 +21,6 @@ class Options:
     devices: int | None = None  # devices to split every batch over; default: all
     verify: Literal["touched", "full"] = "touched"  # which chunks of the dataset are compared with their hashes
     on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"  # what to do with NaN and infinity in the data
+    stream: Literal["auto", "always", "never"] = "auto"  # read batches from the disk; auto: where columns exceed 2 GiB
+    stream_mib: int = 256  # of batches that are read for one dispatch while streaming
     plain: bool = False  # lines instead of a progress bar

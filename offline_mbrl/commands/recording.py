@@ -11,7 +11,8 @@ import numpy as np
 from offline_mbrl import checkpoint, export
 from offline_mbrl import fit as fitting
 from offline_mbrl.commands import boards, display, folder, playing
-from offline_mbrl.types import Learner, PyTree
+from offline_mbrl.data import memory, stream
+from offline_mbrl.types import Learner, PyTree, Stream
 
 POLICY = "policy"  # folder of the run that holds the last checkpoint's policy
 VALIDATION_BATCHES = 10
@@ -91,13 +92,24 @@ def num_devices(options: Any) -> int:
     return len(jax.devices()[: options.devices])
 
 
+def source(run: Any, learner: Learner, dataset: memory.Dataset) -> memory.Dataset | Stream:
+    """What `fit` is given for a dataset: itself, or the stream of what stays on the disk.
+
+    Raises:
+      UsageError: the learner's batches cannot be streamed.
+    """
+    if not stream.on_disk(dataset):
+        return dataset
+    return stream.bind(dataset, learner.sample, block_bytes=run.options.stream_mib * 2**20)
+
+
 def _save(stage: Stage, progress: fitting.Progress, spent: Mapping[str, float]) -> None:
     """A checkpoint of all, and for the last stage the policy alone."""
     run = stage.run
     metadata = {
         "config": run.identity["config"], "fingerprint": run.identity["fingerprint"], "timings": dict(spent),
         "failures": {str(seed): what for seed, what in progress.failures.items()},
-        "devices": num_devices(run.options),
+        "devices": num_devices(run.options), "streamed": stream.on_disk(run.data.dataset),
     }  # fmt: skip
     checkpoint.save(run.folder / "checkpoints" / stage.name, progress.step, progress.state, metadata)
     if stage.learner.policy is not None:
@@ -123,9 +135,8 @@ def _validation(stage: Stage) -> Figures:
     run = stage.run
     if run.data.validation is None:
         return lambda progress: {}
-    measure = fitting.validation(
-        stage.learner, run.data.validation, key=jax.random.key(1), num_batches=VALIDATION_BATCHES
-    )
+    dataset = source(run, stage.learner, run.data.validation)
+    measure = fitting.validation(stage.learner, dataset, key=jax.random.key(1), num_batches=VALIDATION_BATCHES)
 
     def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
         if not _due(stage, progress):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from offline_mbrl import fit as fitting
 from offline_mbrl import manifest
-from offline_mbrl.commands import display, folder, page, playing, recording, tables
+from offline_mbrl.commands import display, folder, page, playing, recording, resident, tables
 from offline_mbrl.data import provenance
 from offline_mbrl.types import Learner
 
@@ -40,8 +40,9 @@ def plays(run: Any, learner: Learner) -> bool:
 
 
 def finish(
-    run: Any, learner: Learner, state: fitting.FitState, failures: Mapping[int, str], timings: Mapping[str, float]
-) -> dict[str, Any]:
+    run: Any, learner: Learner, state: fitting.FitState, failures: Mapping[int, str], timings: Mapping[str, float],
+    memory: resident.Resident,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluates the final state, never the best one, and writes the policies, the result and the report.
 
     Args:
@@ -50,6 +51,7 @@ def finish(
       state: its last.
       failures: seed -> what became non-finite, over all stages.
       timings: of the last stage.
+      memory: what this process had resident while training.
 
     Returns:
       What was written to `evaluation.json`.
@@ -60,7 +62,7 @@ def finish(
     outcome: dict[str, Any] = {
         "step": int(state.step), "seeds": list(run.seeds), "timings": dict(timings),
         "updates_per_second": timings["updates"] / max(timings["update_seconds"], 1e-9),
-        "failures": {str(seed): what for seed, what in failures.items()},
+        "failures": {str(seed): what for seed, what in failures.items()}, "resident_bytes": memory._asdict(),
     }  # fmt: skip
     if learner.policy is not None and plays(run, learner):
         size = {"num_seeds": len(run.seeds), "num_episodes": run.options.episodes}

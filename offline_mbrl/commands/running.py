@@ -11,15 +11,18 @@ import jax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from offline_mbrl import checkpoint, compilation, sharding
+from offline_mbrl import checkpoint, compilation, feeding, sharding
 from offline_mbrl import fit as fitting
-from offline_mbrl.commands import datasets, display, folder, playing, recording, results, stopping
+from offline_mbrl.commands import datasets, display, folder, playing, recording, resident, results, stopping
 from offline_mbrl.commands.options import Options
-from offline_mbrl.data import names
+from offline_mbrl.data import names, stream
 from offline_mbrl.data.catalog import Loaded
-from offline_mbrl.types import Algorithm, Learner, PyTree, UsageError
+from offline_mbrl.types import Algorithm, Learner, PyTree, Stream, UsageError
 
 MAIN = "train"  # the name of the last stage
+# Bytes of the columns from which on they stay on the disk. No share of this machine's memory: whether a run streams
+# decides which batches it draws, and that must not depend on where it runs.
+STREAM_ABOVE = {"auto": 2 * 2**30, "always": -1, "never": None}
 
 
 class Run(NamedTuple):
@@ -43,6 +46,7 @@ class StageEnd(NamedTuple):
     failures: dict[int, str]  # seed -> what became non-finite
     stopped: str | None  # why before its last update
     timings: dict[str, float]  # over all processes
+    memory: resident.Resident  # of this process, the largest while training
 
 
 def run(name: str, algorithm: Algorithm, options: Options, config: Any, preset: str) -> int:
@@ -69,7 +73,9 @@ def run(name: str, algorithm: Algorithm, options: Options, config: Any, preset: 
     folder.check_writable(path)  # before an hour of data generation, not after
     try:
         with stopping.on_sigterm() as asked:
-            data = datasets.load(options.dataset, console, verify=options.verify, on_nonfinite=options.on_nonfinite)
+            data = datasets.load(
+                options.dataset, console, verify=options.verify, on_nonfinite=options.on_nonfinite,
+                stream_above=STREAM_ABOVE[options.stream])  # fmt: skip
             # Learners refuse what does not fit before there is a folder.
             stages = {**algorithm.pretrain(config, data.spec), MAIN: algorithm.make(config, data.spec)}
             seeds = tuple(range(options.first_seed, options.first_seed + options.seeds))
@@ -79,6 +85,7 @@ def run(name: str, algorithm: Algorithm, options: Options, config: Any, preset: 
             }  # fmt: skip
             about = {"preset": preset, "reference": data.reference, "simulator": data.simulator}
             made = Run(path, options, seeds, stages, config, data, identity, console, asked)
+            _say_whether_streaming(made)
             _check_split(made)
             _check_simulator(made)
             with folder.opened(path, identity | about | results.environment(sys.argv)):
@@ -109,13 +116,25 @@ def _check_devices(options: Options) -> None:
         raise UsageError(f"--devices must lie in 1..{len(jax.devices())} here, got {options.devices}")
 
 
+def _say_whether_streaming(run: Run) -> None:
+    if not stream.on_disk(run.data.dataset):
+        return
+    for stage in run.stages.values():  # what cannot be streamed is refused here
+        recording.source(run, stage, run.data.dataset)
+    size = resident.in_words(stream.size(run.data.dataset))
+    run.console.print(
+        f"Streaming {run.data.name}: {size} of columns stay on the disk, {run.options.stream_mib} MiB of batches are "
+        "read ahead; `--stream never` would load the columns whole.")  # fmt: skip
+
+
 def _check_split(run: Run) -> None:
     """Refuses batches that cannot be split over the devices."""
     if (mesh := _mesh(run.options)) is None:
         return
     split = sharding.split_batch(mesh)
     for stage in run.stages.values():
-        jax.eval_shape(lambda data, key: split(stage.sample(data, key)), run.data.dataset, stage_key(MAIN))  # noqa: B023
+        drawing, dataset = feeding.drawn(stage, recording.source(run, stage, run.data.dataset))
+        jax.eval_shape(lambda data, key: split(drawing.sample(data, key)), dataset, stage_key(MAIN))  # noqa: B023
 
 
 def _mesh(options: Options) -> Mesh | None:
@@ -153,7 +172,8 @@ def _train(run: Run) -> int:
         failures = {seed: f"{what}, stage {name}" for seed, what in end.failures.items()} | failures
         given[name] = fitting.policy_params(stage, end.state)
     assert end is not None
-    outcome = results.finish(run, run.stages[MAIN], end.state, failures, end.timings)
+    outcome = results.finish(run, run.stages[MAIN], end.state, failures, end.timings, end.memory)
+    run.console.print(f"resident memory, largest while training: {resident.describe(end.memory)}")
     results.show(run.console, run.folder)
     return 0 if results.is_complete(outcome) else 1
 
@@ -181,21 +201,24 @@ def stage_key(stage: str) -> jax.Array:
 
 def _run_stage(run: Run, name: str, stage: Learner, given: dict[str, PyTree]) -> StageEnd:
     """Trains one stage from its last checkpoint on; a finished one is only restored."""
-    dataset = jax.tree.map(jax.device_put, run.data.dataset)
+    dataset = recording.source(run, stage, run.data.dataset)
+    if not isinstance(dataset, Stream):
+        dataset = jax.tree.map(jax.device_put, dataset)
     shared = {"key": stage_key(name), "seeds": run.seeds, "statistics": run.data.statistics, "given": given}
     total = num_updates(run.config, name)
     start, saved = _restore(run, name, fitting.template(stage, dataset, **shared))
     failures = {int(seed): what for seed, what in saved.get("failures", {}).items()}
     if start is not None and int(start.step) >= total:
-        return StageEnd(start, failures, None, saved["timings"])
+        return StageEnd(start, failures, None, saved["timings"], resident.now())
     folder.rewind(run.folder, name, int(start.step) if start is not None else 0)
+    watch, largest = resident.watching()
     with run.stopping.deferred(), recording.recorder(recording.Stage(run, name, stage, total, saved)) as record:
         result = fitting.fit(
             stage, dataset, num_updates=total, start=start, failures=failures,
             block_updates=run.options.block_updates or folder.read_block(run.folder, name),
-            mesh=_mesh(run.options), hooks=[record.hook], **shared,
+            mesh=_mesh(run.options), hooks=[record.hook, watch], **shared,
         )  # fmt: skip
-        return StageEnd(result.state, result.failures, result.stopped, record.close(result))
+        return StageEnd(result.state, result.failures, result.stopped, record.close(result), largest())
 
 
 def _restore(run: Run, name: str, template: fitting.FitState) -> tuple[fitting.FitState | None, dict[str, Any]]:
@@ -204,6 +227,11 @@ def _restore(run: Run, name: str, template: fitting.FitState) -> tuple[fitting.F
     if checkpoint.latest(directory) is None:
         return None, {}
     restored = checkpoint.restore(directory, template, expect=run.identity["config"])
+    streamed, streams = restored.metadata.get("streamed", False), stream.on_disk(run.data.dataset)
+    if streamed != streams:
+        how = {False: "batches drawn from memory", True: "streamed batches"}
+        restored.messages.append(f"saved with {how[streamed]}, going on with {how[streams]}: the result will not be "
+                                 "bit-identical (see --stream)")  # fmt: skip
     before, now = restored.metadata.get("devices"), recording.num_devices(run.options)
     if before != now:
         restored.messages.append(f"saved with batches split over {before} devices, going on with {now}: "

@@ -82,7 +82,7 @@ def _take_preset(name: str, algorithm: Algorithm, argv: list[str]) -> tuple[str,
 def _check_numbers(options: Options, config: Any) -> None:
     least = {
         "seeds": 1, "first_seed": 0, "evaluations": 0, "episodes": 0, "episodes_during": 1, "checkpoint_seconds": 0,
-        "block_updates": 1, "devices": 1,
+        "block_updates": 1, "devices": 1, "stream_mib": 1,
     }  # fmt: skip
     for name, low in least.items():
         value = getattr(options, name)

@@ -8,6 +8,7 @@ By path          a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 o
 By id            minari:<id>
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offline_mbrl.data import atomic, columns, ingest, memory, normalize, official, specs, steps, store, trees
+from offline_mbrl.data import atomic, columns, ingest, memory, normalize, official, specs, store, stream, trees
 from offline_mbrl.data.names import Entry, lookup, names
 from offline_mbrl.data.official import Reference
 from offline_mbrl.data.specs import spec_of
@@ -35,7 +36,7 @@ class Loaded(NamedTuple):
     """A dataset, ready for training."""
 
     name: str
-    dataset: memory.Dataset  # the training episodes; continuous actions in [-1, 1]
+    dataset: memory.Dataset  # the training episodes; continuous actions in [-1, 1]; its columns may stay on the disk
     validation: memory.Dataset | None
     spec: EnvironmentSpec
     statistics: normalize.Statistics  # of the training episodes' observations
@@ -52,6 +53,7 @@ def load(
     build: bool = True,
     collect: Collect | None = None,
     extras: tuple[str, ...] = EXTRAS,
+    stream_above: int | None = None,
 ) -> Loaded:
     """Loads a dataset, and builds its column store first where that is absent.
 
@@ -62,6 +64,7 @@ def load(
       build: whether an absent store is built.
       collect: generates the episodes of `local/` datasets; only needed while such a dataset is absent.
       extras: further fields for the learner, where the dataset has them.
+      stream_above: a split whose fields take more bytes stays on the disk (see `stream`); None for none.
 
     Raises:
       UsageError: the name is unknown, the data cannot be read, are damaged, not finite, or outside their range.
@@ -72,8 +75,9 @@ def load(
     if verify == "full":
         store.verify_all(opened)
     spec = specs.from_json(opened.manifest["spec"])
-    parts = {split: _healthy(opened, split, on_nonfinite, extras) for split in store.SPLITS}
-    dataset, validation = (_dataset(part, spec.action) if part else None for part in parts.values())
+    dataset, validation = (
+        _dataset(opened, split, spec.action, on_nonfinite, (*FIELDS, *extras), stream_above) for split in store.SPLITS
+    )
     if dataset is None:
         raise UsageError(f"{name}: no training episode is left after dropping those that are not finite")
     entry = lookup(name)
@@ -134,8 +138,11 @@ def flattened(loaded: Loaded) -> Loaded:
     """The same with observations that are one vector `[D]`, where they are a dict of numbers; see `trees`."""
     if not trees.is_state(loaded.spec.observation):
         return loaded
-    dataset = trees.flatten_dataset(loaded.dataset)
-    validation = loaded.validation and trees.flatten_dataset(loaded.validation)
+    dataset, validation = (
+        part and (stream.flattened if stream.on_disk(part) else trees.flatten_dataset)(part)
+        for part in (loaded.dataset, loaded.validation)
+    )
+    assert dataset is not None
     return loaded._replace(
         dataset=dataset, validation=validation, spec=trees.flatten_spec(loaded.spec),
         statistics=normalize.Statistics(*map(trees.observation_vector, loaded.statistics)))  # fmt: skip
@@ -181,21 +188,19 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
 # --- from the store to the learner ---
 
 
-def _healthy(opened: store.Store, split: str, on_nonfinite: str, extras: tuple[str, ...]) -> steps.Aligned | None:
-    part = store.aligned(opened, split, fields=(*FIELDS, *extras))
-    if part is None:
-        return None
+def _healthy(opened: store.Store, split: str, on_nonfinite: str, fields: tuple[str, ...]) -> np.ndarray:
+    """[E] bool: the split's episodes that are trained on."""
     found = opened.manifest["health"][split]
-    nonfinite = [finding for finding in found["nonfinite"] if finding["field"].split("/")[0] in (*FIELDS, *extras)]
+    nonfinite = [finding for finding in found["nonfinite"] if finding["field"].split("/")[0] in fields]
     if nonfinite and on_nonfinite == REFUSE:
         raise UsageError(_describe(opened, split, nonfinite) + "; repair the source, or drop such episodes by "
                          "`--on-nonfinite drop-episode`")  # fmt: skip
     if found["action_range"]:
         raise UsageError(_describe(opened, split, found["action_range"]) + "; rescale the actions, or state their "
                          "bounds in the source")  # fmt: skip
-    chosen = np.ones(len(part.episode_ends), bool)
+    chosen = np.ones(opened.columns[split][store.ENDS].shape, bool)
     chosen[[finding["episode"] for finding in nonfinite]] = False
-    return columns.take_episodes(part, chosen) if chosen.any() else None
+    return chosen
 
 
 def _describe(opened: store.Store, split: str, found: list[dict[str, Any]]) -> str:
@@ -209,11 +214,30 @@ def _describe(opened: store.Store, split: str, found: list[dict[str, Any]]) -> s
         f"{place.episode} (counted from 0 over the source's episodes{dropped}){more}")  # fmt: skip
 
 
-def _dataset(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> memory.Dataset:
-    dataset = memory.from_columns(part)
+def _dataset(
+    opened: store.Store, split: str, action: DiscreteActions | BoundedActions, on_nonfinite: str,
+    fields: tuple[str, ...], stream_above: int | None,
+) -> memory.Dataset | None:  # fmt: skip
+    part = None if _stays_on_disk(opened, split, fields, stream_above) else store.aligned(opened, split, fields=fields)
+    if not opened.columns.get(split) or not (chosen := _healthy(opened, split, on_nonfinite, fields)).any():
+        return None
+    if part is None:
+        dataset = stream.open_split(opened, split, fields=fields, chosen=chosen)
+    else:
+        dataset = memory.from_columns(columns.take_episodes(part, chosen))
     if isinstance(action, DiscreteActions) or specs.has_unit_bounds(action):
         return dataset
-    return dataset._replace(action=specs.to_unit_bounds(action, np.asarray(dataset.action)))
+    to_unit_bounds = functools.partial(specs.to_unit_bounds, action)
+    if part is None:
+        return dataset._replace(action=stream.mapped(dataset.action, to_unit_bounds))
+    return dataset._replace(action=to_unit_bounds(np.asarray(dataset.action)))
+
+
+def _stays_on_disk(opened: store.Store, split: str, fields: tuple[str, ...], stream_above: int | None) -> bool:
+    listed = opened.columns.get(split, {}).items()
+    used = [one for path, one in listed if path != store.ENDS and path[1] in fields]
+    size = sum(int(np.prod(one.shape)) * one.dtype.itemsize for one in used)
+    return stream_above is not None and size > stream_above
 
 
 def _fingerprint(opened: store.Store, on_nonfinite: str) -> str:

@@ -93,8 +93,14 @@ def on_disk(dataset: PyTree) -> bool:
     return any(isinstance(leaf, Column) for leaf in jax.tree.leaves(dataset))
 
 
-def mapped(column: Column, function: Callable[[np.ndarray], np.ndarray]) -> Column:
-    """The column with a function applied to whatever is read; it keeps shapes and gives float32."""
+def size(dataset: memory.Dataset) -> int:
+    """Bytes of the columns that are read from the disk."""
+    stored = jax.tree.leaves(dataset._replace(episode_end=(), starts=()))
+    return sum(int(np.prod(one.shape)) * one.dtype.itemsize for one in stored)
+
+
+def mapped(column: Any, function: Callable[[np.ndarray], np.ndarray]) -> Column:
+    """The `Column` with a function applied to whatever is read; it keeps shapes and gives float32."""
     return Column(lambda rows: function(column[rows]), column.shape, np.dtype(np.float32))
 
 
