@@ -58,7 +58,8 @@ class Options:
 def main(options: Options) -> int:
     """Runs what is missing, then reports; the exit code."""
     console = Console(highlight=False, soft_wrap=True)
-    preset, names = preset_of(options), studies_of(options)
+    preset = preset_of(options)
+    names = chosen("study", options.studies, list(grid.studies(preset)))
     size = study.Size(preset.updates, preset.batch_size, options.episodes)
     folder = options.folder or RESULTS / options.preset
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,13 +84,16 @@ def preset_of(options: Options) -> grid.Preset:
     return grid.PRESETS[options.preset]._replace(**given)
 
 
-def studies_of(options: Options) -> list[str]:
-    """The studies that were asked for."""
-    known = list(grid.studies(grid.PRESETS[options.preset]))
-    given = [name for name in options.studies.split(",") if name]
-    if unknown := [name for name in given if name not in known]:
-        raise UsageError(f"unknown study {unknown[0]!r}: choose from {', '.join(known)}")
-    return [name for name in known if name in (given or known)]
+def chosen(what: str, given: str, known: list[str]) -> list[str]:
+    """Which of these a comma-separated list names; all where it is empty.
+
+    Raises:
+      UsageError: it names something else.
+    """
+    names = [name for name in given.split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"unknown {what} {unknown[0]!r}: choose from {', '.join(known)}")
+    return [name for name in known if name in (names or known)]
 
 
 # --- the work ---
@@ -100,7 +104,7 @@ def work(
     console: Console,
 ) -> None:  # fmt: skip
     """Runs every piece that is missing and that no other process is at."""
-    arms = [arm for arm in options.arms.split(",") if arm] or list(grid.ARMS)
+    arms = chosen("arm", options.arms, list(grid.ARMS))
     pieces = [piece for piece in grid.pieces(preset, names) if piece[1].arm in arms]
     began, done = time.perf_counter(), Pace()
     announce(pieces, preset, size, folder, console)

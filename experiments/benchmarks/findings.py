@@ -1,10 +1,11 @@
 """What the numbers say of the source's observations: claims, their intervals, and sentences made from them.
 
 The source is "Efficient Offline Policy Optimization with a Learned Model" (arXiv:2210.05980) and its talk. A claim is
-a contrast of scores of settings. It holds if the 95 % interval of the contrast lies above zero, it does not hold if
-the interval lies below, and it cannot be told otherwise. "Hardly matters" means: by less than MARGIN.
+a quantity computed from scores of settings, and where it should lie. It holds if the whole 95 % interval of the
+quantity lies there, it does not hold if the whole interval lies on the other side, and it cannot be told otherwise.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,18 +17,20 @@ from offline_mbrl.evaluation import aggregate
 MARGIN = 0.1  # of normalized score: a smaller difference is taken for none
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told", "not measured"
 
-Contrast = Callable[[np.ndarray], np.ndarray]  # scores [..., settings] -> [...], positive where the claim holds
+Quantity = Callable[[np.ndarray], np.ndarray]  # scores [..., settings] -> [...]
 Scores = Mapping[grid.Setting, np.ndarray]  # setting (of the first environment) -> [S, environments]
 
 
 class Claim(NamedTuple):
-    """Something that the source says, or that follows if it is right."""
+    """Something that the source says, or that follows if it is right: a quantity is above a threshold, or below it."""
 
-    observation: int  # 1 to 5, see OBSERVATIONS
+    observation: int  # see OBSERVATIONS
     study: str
     text: str
     settings: tuple[grid.Setting, ...]
-    contrast: Contrast
+    quantity: Quantity
+    threshold: float = 0.0
+    below: bool = False
 
 
 class Verdict(NamedTuple):
@@ -35,7 +38,7 @@ class Verdict(NamedTuple):
 
     claim: Claim
     verdict: str
-    value: float  # of the contrast, NaN where not measured
+    value: float  # of the quantity, NaN where not measured
     low: float
     high: float
 
@@ -46,19 +49,25 @@ OBSERVATIONS = {
     3: "at N = 4: visit counts < MZU-Q < one-step lookahead, sampled or exact",
     4: "one-step lookahead is robust to the unroll length K in training",
     5: "one-step lookahead holds up under noise",
+    6: "the behavior term makes the difference, rather than the operator (asked here, not by the source)",
 }
 
-# --- contrasts ---
+# --- quantities ---
 
 
-def more(scores: np.ndarray) -> np.ndarray:
-    """By how much the second is better than the first."""
+def gain(scores: np.ndarray) -> np.ndarray:
+    """Of (one, other): by how much the other is better."""
     return scores[..., 1] - scores[..., 0]
 
 
-def loses_more(scores: np.ndarray) -> np.ndarray:
+def loss(scores: np.ndarray) -> np.ndarray:
+    """Of (easy, hard): what is lost."""
+    return scores[..., 0] - scores[..., 1]
+
+
+def extra_loss(scores: np.ndarray) -> np.ndarray:
     """Of (easy, hard, easy, hard): how much more the first pair loses than the second."""
-    return (scores[..., 0] - scores[..., 1]) - (scores[..., 2] - scores[..., 3])
+    return loss(scores[..., :2]) - loss(scores[..., 2:])
 
 
 def spread(scores: np.ndarray) -> np.ndarray:
@@ -66,60 +75,56 @@ def spread(scores: np.ndarray) -> np.ndarray:
     return scores.max(-1) - scores.min(-1)
 
 
-def matters(scores: np.ndarray) -> np.ndarray:
-    """By how much the spread exceeds what is taken for none."""
-    return spread(scores) - MARGIN
-
-
-def hardly_matters(scores: np.ndarray) -> np.ndarray:
-    """The opposite."""
-    return MARGIN - spread(scores)
-
-
-def loses(scores: np.ndarray) -> np.ndarray:
-    """Of (easy, hard): whether more is lost than what is taken for none."""
-    return scores[..., 0] - scores[..., 1] - MARGIN
-
-
-def hardly_loses(scores: np.ndarray) -> np.ndarray:
-    """The opposite."""
-    return -loses(scores)
-
-
-def varies_more(scores: np.ndarray) -> np.ndarray:
+def extra_spread(scores: np.ndarray) -> np.ndarray:
     """By how much the spread of the first half exceeds that of the second."""
     half = scores.shape[-1] // 2
     return spread(scores[..., :half]) - spread(scores[..., half:])
 
+
+# Chance widens a spread, and resampling widens it again: their percentiles would call noise a difference more often
+# than not. The reflected (basic) bootstrap interval takes the bias off instead of adding it.
+WIDENED_BY_CHANCE = (spread, extra_spread)
 
 # --- the claims ---
 
 N = grid.FEW
 ROSMO, ONE_STEP = grid.Setting("rosmo"), grid.Setting("one_step")
 SAMPLED = grid.Setting("one_step_sampled", simulations=N)
-GUMBEL, MUZERO_Q, MUZERO = (grid.Setting(arm, simulations=N) for arm in ("gumbel", "muzero_q", "muzero"))
+GUMBEL, MUZERO_Q, MUZERO, MUZERO_BEHAVIOR = (
+    grid.Setting(arm, simulations=N) for arm in ("gumbel", "muzero_q", "muzero", "muzero_behavior")
+)
 
 
 def claims(preset: grid.Preset) -> list[Claim]:
     """All, in the order of the observations."""
     return [*coverage_claims(preset), *search_claims(preset), *order_claims(), *unroll_claims(preset),
-            *noise_claims(preset)]  # fmt: skip
+            *noise_claims(preset), *behavior_claims(preset)]  # fmt: skip
 
 
 def coverage_claims(preset: grid.Preset) -> list[Claim]:
     """Observation 1."""
     least = min(preset.fractions)
     less = lambda one: one._replace(fraction=least)  # noqa: E731
-    pairs = [(one, tree) for one in (ROSMO, ONE_STEP, SAMPLED) for tree in (MUZERO, GUMBEL, MUZERO_Q)]
+    pairs = [(ROSMO, MUZERO), (ONE_STEP, MUZERO), (ONE_STEP, GUMBEL), (ONE_STEP, MUZERO_Q), (SAMPLED, MUZERO)]
     return [
         *(Claim(1, "coverage", f"{name(tree)} loses more than {MARGIN:g} from 100 % to {least} % of the data",
-                (tree, less(tree)), loses) for tree in (MUZERO, GUMBEL, MUZERO_Q)),
+                (tree, less(tree)), loss, MARGIN) for tree in (MUZERO, GUMBEL, MUZERO_Q)),
         *(Claim(1, "coverage", f"{name(one)} loses less than {MARGIN:g} from 100 % to {least} % of the data",
-                (one, less(one)), hardly_loses) for one in (ROSMO, ONE_STEP, SAMPLED)),
+                (one, less(one)), loss, MARGIN, below=True) for one in (ROSMO, ONE_STEP, SAMPLED)),
         *(Claim(1, "coverage", f"with {least} % of the data {name(one)} is better than {name(tree)}",
-                (less(tree), less(one)), more) for one, tree in pairs),
+                (less(tree), less(one)), gain) for one, tree in pairs),
         *(Claim(1, "coverage", f"from 100 % to {least} % {name(tree)} loses more than {name(one)}",
-                (tree, less(tree), one, less(one)), loses_more) for one, tree in pairs[:6]),
+                (tree, less(tree), one, less(one)), extra_loss) for one, tree in pairs),
+    ]  # fmt: skip
+
+
+def behavior_claims(preset: grid.Preset) -> list[Claim]:
+    """Observation 6: with and without the term under one operator, and one operator against the other with it."""
+    pairs = [(ONE_STEP, ROSMO), (MUZERO, MUZERO_BEHAVIOR), (MUZERO_BEHAVIOR, ROSMO), (grid.Setting("bc"), ROSMO)]
+    return [
+        Claim(6, "coverage", f"with {fraction} % of the data {name(high)} is better than {name(low)}",
+              (low._replace(fraction=fraction), high._replace(fraction=fraction)), gain)
+        for fraction in (min(preset.fractions), max(preset.fractions)) for low, high in pairs
     ]  # fmt: skip
 
 
@@ -130,18 +135,17 @@ def search_claims(preset: grid.Preset) -> list[Claim]:
     trees = {arm: budget[grid.ARMS[arm].label] for arm in ("muzero", "gumbel", "muzero_q")}
     sampled, limited = budget[grid.ARMS["one_step_sampled"].label], depth[grid.label("muzero", preset.depth_budget)]
     exact = {arm: depth[grid.ARMS[arm].label] for arm in ("lookahead", "lookahead_max")}
+    one, visits = grid.ARMS["one_step_sampled"].label, grid.ARMS["muzero"].label
+    most, least = f"by more than {MARGIN:g}", f"by less than {MARGIN:g}"
     return [
-        *(Claim(2, "budget", f"the budget N matters to {grid.ARMS[arm].label} by more than {MARGIN:g}", of, matters)
+        *(Claim(2, "budget", f"N matters to {grid.ARMS[arm].label} {most}", of, spread, MARGIN)
           for arm, of in trees.items() if len(of) > 1),
-        Claim(2, "budget", f"the number of samples hardly matters to {grid.ARMS['one_step_sampled'].label}", sampled,
-              hardly_matters),
-        Claim(2, "budget", f"{grid.ARMS['muzero'].label} varies more with N than {grid.ARMS['one_step_sampled'].label}",
-              (*trees["muzero"], *sampled), varies_more),
-        Claim(2, "depth", f"the depth limit matters to {grid.ARMS['muzero'].label} by more than {MARGIN:g}", limited,
-              matters),
+        Claim(2, "budget", f"N matters to {one} {least}", sampled, spread, MARGIN, below=True),
+        Claim(2, "budget", f"{visits} varies more with N than {one}", (*trees["muzero"], *sampled), extra_spread),
+        Claim(2, "depth", f"the depth limit matters to {visits} {most}", limited, spread, MARGIN),
         *(Claim(2, "depth", f"{grid.ARMS[arm].label} is worse at depth {of[-1].depth} than at depth 1",
-                (of[-1], of[0]), more) for arm, of in exact.items()),
-        *(Claim(2, "depth", f"the depth matters to {grid.ARMS[arm].label} by more than {MARGIN:g}", of, matters)
+                (of[-1], of[0]), gain) for arm, of in exact.items()),
+        *(Claim(2, "depth", f"the depth matters to {grid.ARMS[arm].label} {most}", of, spread, MARGIN)
           for arm, of in exact.items()),
     ]  # fmt: skip
 
@@ -149,7 +153,7 @@ def search_claims(preset: grid.Preset) -> list[Claim]:
 def order_claims() -> list[Claim]:
     """Observation 3."""
     order = [(MUZERO, MUZERO_Q), (MUZERO_Q, SAMPLED), (MUZERO_Q, ONE_STEP), (MUZERO, SAMPLED), (MUZERO, ONE_STEP)]
-    return [Claim(3, "coverage", f"{name(high)} is better than {name(low)}", (low, high), more) for low, high in order]
+    return [Claim(3, "coverage", f"{name(high)} is better than {name(low)}", (low, high), gain) for low, high in order]
 
 
 def unroll_claims(preset: grid.Preset) -> list[Claim]:
@@ -157,8 +161,9 @@ def unroll_claims(preset: grid.Preset) -> list[Claim]:
     muzero, *ones = (tuple(one._replace(unroll=k) for k in preset.unrolls) for one in (MUZERO, ROSMO, ONE_STEP)
                      if (one.arm, one.simulations) in preset.unrolled)  # fmt: skip
     return [
-        *(Claim(4, "unroll", f"K hardly matters to {name(one[0])}", one, hardly_matters) for one in ones),
-        *(Claim(4, "unroll", f"{name(muzero[0])} varies more with K than {name(one[0])}", (*muzero, *one), varies_more)
+        *(Claim(4, "unroll", f"K matters to {name(one[0])} by less than {MARGIN:g}", one, spread, MARGIN, below=True)
+          for one in ones),
+        *(Claim(4, "unroll", f"{name(muzero[0])} varies more with K than {name(one[0])}", (*muzero, *one), extra_spread)
           for one in ones),
     ]  # fmt: skip
 
@@ -173,9 +178,9 @@ def noise_claims(preset: grid.Preset) -> list[Claim]:
     pairs = [(one, tree) for one in ones for tree in trees]
     return [
         *(Claim(5, "noise", f"at noise {most:g} {name(one)} is better than {name(tree)}", (noisy(tree), noisy(one)),
-                more) for one, tree in pairs),
+                gain) for one, tree in pairs),
         *(Claim(5, "noise", f"from noise 0 to {most:g} {name(tree)} loses more than {name(one)}",
-                (tree, noisy(tree), one, noisy(one)), loses_more) for one, tree in pairs),
+                (tree, noisy(tree), one, noisy(one)), extra_loss) for one, tree in pairs),
     ]  # fmt: skip
 
 
@@ -188,7 +193,7 @@ def name(setting: grid.Setting) -> str:
 
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
-    """The interval of the contrast, by resampling seeds within each setting and environment."""
+    """The interval of the quantity, by resampling seeds within each setting and environment."""
     if any(setting not in scores for setting in claim.settings):
         return Verdict(claim, MISSING, np.nan, np.nan, np.nan)
     num_seeds = min(len(scores[setting]) for setting in claim.settings)
@@ -198,27 +203,28 @@ def judge(claim: Claim, scores: Scores) -> Verdict:
 
     def statistic(tables: np.ndarray) -> np.ndarray:
         apart = tables.reshape(*tables.shape[:-1], len(claim.settings), -1)  # [..., S, settings, environments]
-        return claim.contrast(aggregate.interquartile_mean(np.moveaxis(apart, -2, -3)))
+        return claim.quantity(aggregate.interquartile_mean(np.moveaxis(apart, -2, -3)))
 
-    low, high = aggregate.stratified_bootstrap(table, statistic)
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else OPEN
-    return Verdict(claim, verdict, float(statistic(table)), low, high)
+    value, (low, high) = float(statistic(table)), aggregate.stratified_bootstrap(table, statistic)
+    if claim.quantity in WIDENED_BY_CHANCE:
+        low, high = 2 * value - high, 2 * value - low
+    above, under = low > claim.threshold, high < claim.threshold
+    right, wrong = (under, above) if claim.below else (above, under)
+    verdict = HOLDS if right else FAILS if wrong else OPEN
+    return Verdict(claim, verdict, value, low, high)
 
 
 # --- sentences ---
 
 
-def paragraph(verdicts: Sequence[Verdict]) -> str:
-    """What holds, what does not, and what these runs do not tell."""
-    parts = []
-    for outcome, beginning in (
-        (HOLDS, "Holds here"), (FAILS, "Does not hold here"), (OPEN, "Cannot be told (the interval contains zero)"),
-        (MISSING, "Not measured yet"),
-    ):  # fmt: skip
-        told = [sentence(one) for one in verdicts if one.verdict == outcome]
-        if told:
-            parts.append(f"{beginning}: {'; '.join(told)}.")
-    return " ".join(parts)
+def lines(verdicts: Sequence[Verdict]) -> list[str]:
+    """What holds, what does not, and what these runs do not tell: a line of Markdown each."""
+    beginnings = {
+        HOLDS: "Holds here", FAILS: "Does not hold here", OPEN: "Cannot be told from these runs",
+        MISSING: "Not measured yet",
+    }  # fmt: skip
+    told = {outcome: [sentence(one) for one in verdicts if one.verdict == outcome] for outcome in beginnings}
+    return [f"- {beginning}: {'; '.join(told[outcome])}." for outcome, beginning in beginnings.items() if told[outcome]]
 
 
 def sentence(verdict: Verdict) -> str:
@@ -229,9 +235,10 @@ def sentence(verdict: Verdict) -> str:
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:
-    """One line on an observation: how many of its claims have which verdict."""
-    counts = {outcome: sum(one.verdict == outcome for one in verdicts) for outcome in (HOLDS, FAILS, OPEN, MISSING)}
-    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    kinds = {outcome for outcome, count in counts.items() if count}
-    whole = next(iter(kinds)) if len(kinds) == 1 else "holds in part" if HOLDS in kinds else "is not confirmed"
-    return f"{whole} (of {len(verdicts)} claims: {told})"
+    """One line on an observation: what became of its claims."""
+    counts = Counter(one.verdict for one in verdicts)
+    told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in (HOLDS, FAILS, OPEN, MISSING) if counts[outcome])
+    if len(counts) == 1:
+        return f"{verdicts[0].verdict} ({len(verdicts)} of {len(verdicts)} claims)"
+    mixed = {(True, True): "mixed", (True, False): "holds in part", (False, True): "does not hold in part"}
+    return f"{mixed.get((HOLDS in counts, FAILS in counts), OPEN)} (of {len(verdicts)} claims: {told})"

@@ -13,7 +13,6 @@ from offline_mbrl import files, manifest
 from offline_mbrl.evaluation import aggregate
 
 SUMMARY = "summary.md"
-WAYS = ("greedy", "sampled")
 Runs = Mapping[grid.Setting, Mapping[int, study.Row]]
 
 
@@ -32,9 +31,9 @@ def write(
 ) -> None:  # fmt: skip
     """Writes `<study>.md`, `<study>.png` and the summary."""
     runs = study.finished(rows, size)
-    scores = {how: complete_scores(runs, preset, how) for how in WAYS}
+    scores = {how: complete_scores(runs, preset, how) for how in study.WAYS}
     verdicts = {
-        how: [findings.judge(claim, scores[how]) for claim in findings.claims(preset)] for how in WAYS
+        how: [findings.judge(claim, scores[how]) for claim in findings.claims(preset)] for how in study.WAYS
     }  # fmt: skip
     for name in names:
         one = grid.studies(preset)[name]
@@ -74,13 +73,18 @@ def table(
     one: grid.Study, scores: Mapping[str, findings.Scores], runs: Runs, preset: grid.Preset
 ) -> list[str]:  # fmt: skip
     """Markdown: a line per setting; normalized scores, intervals of 95 %, the value of every seed."""
-    header = ["series", one.axis, *(f"{how}: {what}" for how in WAYS for what in ("IQM", "95 %", "seeds")), "CPU s"]
+    header = [
+        "series",
+        one.axis,
+        *(f"{how}: {what}" for how in study.WAYS for what in ("IQM", "95 %", "seeds")),
+        "CPU s",
+    ]
     lines = [header, ["---"] * len(header)]
     for series, settings in one.series.items():
         for setting in settings:
-            if setting not in scores[WAYS[0]]:
+            if setting not in scores[study.WAYS[0]]:
                 continue
-            cells = [cell(scores[how][setting]) for how in WAYS]
+            cells = [cell(scores[how][setting]) for how in study.WAYS]
             told = [text for shown in cells for text in _shown(shown, preset)]
             lines.append([series, grid.position(one, setting), *told, f"{_seconds(runs, setting, preset):.0f}"])
     return [f"| {' | '.join(line)} |" for line in lines]
@@ -106,9 +110,11 @@ def draw(folder: Path, name: str, one: grid.Study, scores: Mapping[str, findings
     """The picture's name; empty where there is nothing to show."""
     panels = {}
     for series, settings in one.series.items():
-        there = [setting for setting in settings if setting in scores[WAYS[0]]]
+        there = [setting for setting in settings if setting in scores[study.WAYS[0]]]
         if there:
-            panels[series] = {how: [_point(one, setting, scores[how][setting]) for setting in there] for how in WAYS}
+            panels[series] = {
+                how: [_point(one, setting, scores[how][setting]) for setting in there] for how in study.WAYS
+            }
     if not panels:
         return ""
     figures.draw(folder / f"{name}.png", one.title, one.axis, panels)
@@ -128,10 +134,11 @@ def paragraphs(name: str, verdicts: Mapping[str, Sequence[findings.Verdict]]) ->
     """Per observation that the study is about and per way of acting, what the numbers say."""
     told = []
     for number, observation in findings.OBSERVATIONS.items():
-        for how in WAYS:
+        for how in study.WAYS:
             mine = [one for one in verdicts[how] if one.claim.observation == number and one.claim.study == name]
             if mine:
-                told.append(f"**Observation {number}, {observation}; acting {how}.** {findings.paragraph(mine)}")
+                lines = findings.lines(mine)
+                told.append(f"**Observation {number}: {observation}. Acting {how}:**\n\n" + "\n".join(lines))
     return told
 
 
@@ -143,7 +150,9 @@ def summary(
     rows = [row for of in runs.values() for row in of.values()]
     lines = ["# BSuite studies", "", "| observation | greedy | sampled |", "|---|---|---|"]
     for number, observation in findings.OBSERVATIONS.items():
-        told = [findings.summary([one for one in verdicts[how] if one.claim.observation == number]) for how in WAYS]
+        told = [
+            findings.summary([one for one in verdicts[how] if one.claim.observation == number]) for how in study.WAYS
+        ]
         lines.append(f"| {number}. {observation} | {' | '.join(told)} |")
     named = grid.studies(preset)
     lines += ["", "Studies: " + ", ".join(f"[{one.title}]({name}.md)" for name, one in named.items()), "", METHOD, ""]
@@ -161,16 +170,18 @@ def summary(
     return "\n".join(lines)
 
 
-METHOD = (
-    "Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is one "
-    "algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number "
-    "of updates are the same, and each acts by its own operator (one-step sampled: by its policy head). All seeds learn "
-    "from one dataset a condition, so that intervals do not tell how another dataset of that size would do. The final parameters are evaluated, in an "
-    "environment as noisy as the data's. IQM: interquartile mean over seeds and environments (with three seeds, their "
-    "mean). Intervals: stratified bootstrap, 95 %; with few seeds they are too narrow. A claim holds if the interval "
-    "of its contrast lies above zero, does not hold if it lies below, and otherwise cannot be told; "
-    f"differences under {findings.MARGIN:g} are taken for none. Many claims are judged, each by itself."
-)
+METHOD = f"""Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is
+one algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number of
+updates are the same, and each acts by its own operator (one-step sampled: by its policy head). All seeds learn from one
+dataset a condition, so that intervals do not tell how another dataset of that size would do. The final parameters are
+evaluated, in an environment as noisy as the data's. A run that became non-finite counts as a random policy.
+
+IQM: interquartile mean over seeds and environments; with three seeds and one environment that is the mean. Intervals:
+stratified bootstrap, 95 %, reflected where the difference between the best and the worst is meant, which chance widens;
+with few seeds they are too narrow. A claim says on which side of a threshold a difference
+lies: it holds if the whole interval is there, does not hold if the whole interval is on the other side, and otherwise
+cannot be told. The figures behind a claim are that difference and its interval; under {findings.MARGIN:g} it is taken
+for none. Many claims are judged, each by itself, so that some of the verdicts are chance."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from offline_mbrl.evaluation import aggregate, episodes
 from offline_mbrl.types import Learner, UsageError
 
 TABLE, LOCKS = "runs.csv", ".locks"
+WAYS = ("greedy", "sampled")  # of acting
 
 
 class Row(NamedTuple):
@@ -48,7 +49,7 @@ class Row(NamedTuple):
     sampled_return: float
     cpu_seconds: float  # of seeds that are trained together, each has its share
     wall_seconds: float
-    failure: str  # what became non-finite, or which evaluation did not finish; its scores are 0 then
+    failure: str  # what became non-finite, if anything; the scores are then those of a random policy
     revision: str
     command: str
 
@@ -159,7 +160,7 @@ def prepare(setting: grid.Setting, size: Size, load: Callable[[str], catalog.Loa
     evaluators = {
         how: episodes.make_evaluator(
             learner.policy, data.simulator or "", num_episodes=size.episodes, greedy=how == "greedy")
-        for how in ("greedy", "sampled")
+        for how in WAYS
     }  # fmt: skip
     return Prepared(setting, learner, data, evaluators)
 
@@ -186,22 +187,26 @@ def run(prepared: Prepared, study: str, seeds: Sequence[int], size: Size, *, rev
     scores = [score(prepared, one, seed, failures.get(seed, "")) for one, seed in zip(each, seeds, strict=True)]
     seconds = (time.process_time() - cpu) / len(seeds), (time.perf_counter() - wall) / len(seeds)
     return [
-        Row(study, *prepared.setting, seed, *size, *numbers, *(round(one, 1) for one in seconds), failure,
-            revision, command)
-        for seed, (numbers, failure) in zip(seeds, scores, strict=True)
+        Row(study, *prepared.setting, seed, *size, *numbers, *(round(one, 1) for one in seconds),
+            failures.get(seed, ""), revision, command)
+        for seed, numbers in zip(seeds, scores, strict=True)
     ]  # fmt: skip
 
 
-def score(prepared: Prepared, params: Any, seed: int, failure: str) -> tuple[list[float], str]:
-    """([greedy, sampled, greedy return, sampled return], what failed). A failed run scores as a random policy."""
+def score(prepared: Prepared, params: Any, seed: int, failure: str) -> list[float]:
+    """[greedy, sampled, greedy return, sampled return]; a run that failed scores as a random policy.
+
+    Raises:
+      UsageError: an evaluation did not finish.
+    """
     reference = prepared.data.reference
     if reference is None:
         raise UsageError(f"{prepared.data.name} has no reference scores")
-    played = {}
-    for how, evaluate in prepared.evaluators.items():
-        outcome = evaluate(params, seed=seed)
-        failure = failure or outcome.message
-        played[how] = float(np.mean(outcome.returns)) if outcome.complete else reference.random
-    returns = [reference.random if failure else value for value in played.values()]
+    returns = [reference.random] * len(WAYS)
+    if not failure:
+        played = [prepared.evaluators[how](params, seed=seed) for how in WAYS]
+        if unfinished := [one.message for one in played if not one.complete]:
+            raise UsageError(f"{unfinished[0]}; the same command tries this piece again")
+        returns = [float(np.mean(one.returns)) for one in played]
     normalized = [float(aggregate.normalized_score(value, *reference)) for value in returns]
-    return [round(value, 4) for value in (*normalized, *returns)], failure
+    return [round(value, 4) for value in (*normalized, *returns)]
