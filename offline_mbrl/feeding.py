@@ -52,7 +52,7 @@ def drawn(learner: Learner, dataset: PyTree) -> tuple[Learner, PyTree]:
     return learner._replace(sample=lambda batch, key: dataset.finish(batch)), dataset.example()
 
 
-def make(learner: Learner, dataset: PyTree, keys: Array, mesh: Mesh | None) -> Feed:
+def make(learner: Learner, dataset: PyTree, keys: Array, mesh: Mesh | None, *, longest: int = NO_LIMIT) -> Feed:
     """The feed of a run.
 
     Args:
@@ -60,6 +60,7 @@ def make(learner: Learner, dataset: PyTree, keys: Array, mesh: Mesh | None) -> F
       dataset: on the host or device, or a `Stream`.
       keys: [S] keys of the seeds (or [] of a single unbatched run); their bits are a stream's randomness.
       mesh: devices to split batches over.
+      longest: updates between two ends of blocks; larger stacks would never be full.
     """
     if not isinstance(dataset, Stream):
         placed = sharding.replicate(dataset, mesh)
@@ -70,7 +71,7 @@ def make(learner: Learner, dataset: PyTree, keys: Array, mesh: Mesh | None) -> F
     finishing, example = drawn(learner, dataset)
     finishing = finishing._replace(refresh=lambda state, dataset, key: learner.refresh(state, _Unavailable(), key))
     batch_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(example)) * (len(words) if keys.ndim else 1)
-    size = max(1, dataset.block_bytes // max(batch_bytes, 1))
+    size = max(1, min(dataset.block_bytes // max(batch_bytes, 1), longest))
     lead = (size, *keys.shape)
 
     def read(piece: Piece) -> PyTree:

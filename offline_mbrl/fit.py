@@ -145,7 +145,8 @@ def fit(
       The final state and how the run ended. (A block holds two states: a seed that fails gets its old one back.)
     """
     programs, feed, state, compile_seconds = _prepare(
-        learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh)  # fmt: skip
+        learner, dataset, key=key, seeds=seeds, statistics=statistics, given=given, start=start, mesh=mesh,
+        longest=min(num_updates, block_updates or num_updates, learner.refresh_every or num_updates))  # fmt: skip
     block_updates = block_updates or feeding.measure_block(programs.block, feed, state, block_seconds)
     first, seconds, stopped = int(state.step), 0.0, None
     failures = name_failures(
@@ -206,12 +207,12 @@ class _Programs(NamedTuple):
 
 def _prepare(
     learner: Learner, dataset: PyTree, *, key: Array, seeds: Sequence[int] | None, statistics: PyTree, given: PyTree,
-    start: FitState | None, mesh: Mesh | None,
+    start: FitState | None, mesh: Mesh | None, longest: int,
 ) -> tuple[_Programs, Feed, FitState, float]:  # fmt: skip
     """The compiled programs, what feeds them, the state to start from, and the seconds that compiling took."""
     place = lambda tree: sharding.replicate(tree, mesh)  # noqa: E731
     keys = place(keys_for(key, seeds))
-    feed = feeding.make(learner, dataset, keys_for(key, seeds)[..., 1], mesh)
+    feed = feeding.make(learner, dataset, keys_for(key, seeds)[..., 1], mesh, longest=longest)
     began = time.perf_counter()
     if start is None:
         drawing, source = feeding.drawn(learner, dataset)

@@ -1,4 +1,4 @@
-"""Two processes with two devices each train one model on one batch."""
+"""Two processes with two devices each train one model on one batch, of which each has read its part when streaming."""
 
 import os
 import socket
@@ -9,13 +9,22 @@ from pathlib import Path
 import jax
 import linear_learner
 import numpy as np
+import pytest
 
 from offline_mbrl import checkpoint
+from offline_mbrl.data import stream
 from offline_mbrl.fit import fit, template
 
 KEY = jax.random.key(7)
 OPTIONS = {"num_updates": 30, "block_updates": 20, "seeds": [3, 5]}
 PROCESSES = 2
+
+
+def data(learner, how):
+    """The dataset, or a stream of it whose stacks hold three updates of two seeds."""
+    dataset = linear_learner.dataset(640)
+    return stream.bind(dataset, learner.sample, block_bytes=6 * 16 * 9 * 4) if how == "stream" else dataset
+
 
 PROGRAM = """
 import sys
@@ -30,7 +39,7 @@ key = jax.random.key(7)
 learner = linear_learner.make(refresh=linear_learner.refresh, refresh_every=15)
 rows = []
 result = fit(
-    learner, linear_learner.dataset(), key=key, mesh=sharding.mesh(),
+    learner, test_distributed.data(learner, sys.argv[5]), key=key, mesh=sharding.mesh(),
     hooks=[lambda progress: rows.append(float(progress.metrics["loss/value"][0]))], **test_distributed.OPTIONS)
 digest = checkpoint.sha256(result.state)
 if jax.process_index() == 0:
@@ -39,7 +48,8 @@ print(len(rows), digest, flush=True)
 """
 
 
-def test_two_processes_equal_one(tmp_path):
+@pytest.mark.parametrize("how", ["dataset", "stream"])
+def test_two_processes_equal_one(tmp_path, how):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -51,7 +61,7 @@ def test_two_processes_equal_one(tmp_path):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(PROCESSES), str(index), str(tmp_path)],
+            [sys.executable, "-c", PROGRAM, address, str(PROCESSES), str(index), str(tmp_path), how],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,7 +80,7 @@ def test_two_processes_equal_one(tmp_path):
     assert len(printed) == 1  # both hold the same bits
 
     learner = linear_learner.make(refresh=linear_learner.refresh, refresh_every=15)
-    alone = fit(learner, linear_learner.dataset(), key=KEY, **OPTIONS).state
+    alone = fit(learner, data(learner, how), key=KEY, **OPTIONS).state
     together = checkpoint.restore(tmp_path, template(learner, linear_learner.dataset(), key=KEY, seeds=[3, 5]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together.state, alone)
     assert any("processes" in message for message in together.messages)

@@ -1,11 +1,17 @@
 """Training from a stream: bit-reproducible, resumed in the middle of an epoch, bounded in memory, no thread left."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
+from typing import Any
 
 import jax
 import linear_learner
 import numpy as np
 import pytest
+import sparse_store
 
 from offline_mbrl import blocks, feeding, sharding
 from offline_mbrl.checkpoint import sha256
@@ -37,9 +43,9 @@ def streamed(learner, dataset=DATA, updates=3, seeds=1):
     return stream.bind(dataset, learner.sample, block_bytes=updates * seeds * BATCH_BYTES)
 
 
-def run(learner=None, *, updates=3, dataset=DATA, **options):
+def run(learner=None, *, updates: Any = 3, dataset: Any = DATA, **options) -> Any:
     learner = learner or linear_learner.make()
-    settings = {"key": KEY, "num_updates": 50, "block_updates": 20, "seeds": [3, 5, 7], **options}
+    settings: dict[str, Any] = {"key": KEY, "num_updates": 50, "block_updates": 20, "seeds": [3, 5, 7], **options}
     return fit(learner, streamed(learner, dataset, updates, len(settings["seeds"] or [0])), **settings)
 
 
@@ -271,3 +277,20 @@ def test_a_dataset_of_the_host_is_streamed_like_one_of_the_disk(tmp_path):
     assert part is not None
     in_memory, on_disk = memory.from_columns(part), stream.open_split(opened, "train", fields=FIELDS)
     assert sha256(run(dataset=in_memory).state) == sha256(run(dataset=on_disk).state)
+
+
+# --- memory ---
+
+
+def test_training_from_a_store_of_20_gib_takes_less_than_1_gib_of_memory(tmp_path):
+    file = sparse_store.write(tmp_path / "store/local/catch-seed20", "local/catch-seed20")
+    assert file.stat().st_size > 20 * 2**30 - 7056
+    assert file.stat().st_blocks * 512 < 2**20  # nothing of it is on the disk
+    command = [sys.executable, sparse_store.__file__, "local/catch-seed20", "32", "8"]
+    environment = {**os.environ, "OFFLINE_MBRL_DATA": str(tmp_path), "XLA_FLAGS": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    measured = json.loads(done.stdout)
+    print(measured)
+    assert 2**27 < measured["anonymous"] < 2**30  # JAX, and a few stacks of 12 MiB
+    assert measured["file_backed"] > 2**29  # what was read belongs to the kernel

@@ -66,7 +66,7 @@ def test_auto_streams_what_exceeds_the_bound(tmp_path, finished, streamed, monke
 
 def test_every_stage_streams_with_continuous_actions(tmp_path):
     data = running.write_hdf5(tmp_path / "mine.hdf5", actions=running.continuous())
-    assert running.train(tmp_path / "run", *STREAM, algorithm="skeleton", dataset=data) == 0
+    assert running.train(tmp_path / "run", *STREAM, algorithm="skeleton", dataset=str(data)) == 0
     assert {row["stage"] for row in running.rows(tmp_path / "run")} == {"model", "train"}
 
 

@@ -72,6 +72,7 @@ def built(tmp_path_factory):
 
 def in_memory(directory, chosen=None):
     part = store.aligned(store.open_store(directory), "train", fields=FIELDS)
+    assert part is not None
     if chosen is not None:
         part = ingest.columns.take_episodes(part, chosen)
     return memory.from_columns(part)
