@@ -11,9 +11,8 @@ def names() -> list[str]:
     return list(ENVIRONMENTS)
 
 
-def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
+def load(name: str, seed: int) -> tuple[dm_env.Environment, int]:
     """A bsuite environment and its longest episode; time is part of every observation, so all ends are terminals."""
-    del max_steps  # the time limits belong to the tasks
     from bsuite.environments import cartpole, catch, mountain_car
 
     module = {"catch": catch, "cartpole": cartpole, "mountain_car": mountain_car}[name]

@@ -10,9 +10,8 @@ def names() -> list[str]:
     return list(_tasks())
 
 
-def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
+def load(name: str, seed: int) -> tuple[dm_env.Environment, int]:
     """A control suite task and its time limit in agent steps; reaching it is a truncation (discount 1)."""
-    del max_steps  # the suite has its own time limits
     domain, task = _tasks()[name]
     from dm_control import suite
 

@@ -22,14 +22,18 @@ from dm_env import specs
 from offline_mbrl.environments import wrappers
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
-# family -> (module that has `names() -> list[str]` and `load(name, seed, options) -> Loaded`, extra to install)
+# family -> (module with `names() -> list[str]` and `load(name, seed, **options) -> (environment, horizon)`, extra)
 FAMILIES = {
     "bsuite": ("bsuite", "bsuite"),
     "control": ("control_suite", "control"),
     "gym": ("gymnasium", "gymnasium"),
     "atari": ("atari", "atari"),
 }
-OPTIONS = {"bsuite": ("noise",), "control": ("noise",), "gym": ("noise", "max_steps"), "atari": ("noise", "max_steps")}
+OPTIONS = {
+    "bsuite": ("noise",), "control": ("noise",), "gym": ("noise", "max_steps"),
+    "atari": ("noise", "max_steps", "sticky", "skip"),
+}  # fmt: skip
+WHOLE = ("max_steps", "skip")  # the other options are probabilities
 
 
 class Simulator(NamedTuple):
@@ -37,7 +41,7 @@ class Simulator(NamedTuple):
 
     family: str
     name: str
-    options: Mapping[str, float]  # noise: probability of a random action; max_steps: agent steps in an episode
+    options: Mapping[str, float]  # noise: probability of a random action; the others are the family's own
 
 
 def make(simulator: str, *, seed: int) -> dm_env.Environment:
@@ -46,7 +50,8 @@ def make(simulator: str, *, seed: int) -> dm_env.Environment:
     Args:
       simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`. Options follow a `?`:
         `noise=0.1` replaces the action with that probability by a uniform one; `max_steps=500` (gym, atari) cuts
-        episodes.
+        episodes; `sticky=0` and `skip=2` (atari) are the probability that a frame repeats the previous action and
+        the number of frames for which an action is held.
       seed: fixes the simulator's own randomness and the noise.
 
     Raises:
@@ -97,12 +102,12 @@ def _option(simulator: str, family: str, key: str, text: str) -> float:
         known = ", ".join(OPTIONS[family])
         raise UsageError(f"simulator {simulator!r}: unknown option {key!r}; {family} has: {known}")
     try:
-        value = int(text) if key == "max_steps" else float(text)
+        value = int(text) if key in WHOLE else float(text)
     except ValueError:
         value = -1
-    valid = value >= 1 if key == "max_steps" else 0 <= value <= 1
+    valid = value >= 1 if key in WHOLE else 0 <= value <= 1
     if not valid:
-        wanted = "a positive whole number" if key == "max_steps" else "a probability from 0 to 1"
+        wanted = "a positive whole number" if key in WHOLE else "a probability from 0 to 1"
         raise UsageError(f"simulator {simulator!r}: option {key} must be {wanted}, got {text!r}")
     return value
 
@@ -113,7 +118,8 @@ def _load(parsed: Simulator, seed: int) -> tuple[dm_env.Environment, int]:
     family = importlib.import_module(f"offline_mbrl.environments.{module}")
     try:
         _check_name(parsed, family.names)
-        return family.load(parsed.name, seed, int(parsed.options.get("max_steps", 0)))
+        own = {option: value for option, value in parsed.options.items() if option != "noise"}
+        return family.load(parsed.name, seed, **own)
     except ModuleNotFoundError as error:
         raise UsageError(
             f"simulator {parsed.family}/{parsed.name} needs a package that is not installed ({error.name or error}): "
