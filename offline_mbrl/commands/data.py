@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl.commands import arguments, datasets
-from offline_mbrl.data import atomic, audit, catalog, columns, names, official, specs, steps, store
+from offline_mbrl.data import atomic, audit, catalog, columns, names, specs, steps, store
 from offline_mbrl.types import UsageError
 
 PROG = "offline-mbrl data"
@@ -44,6 +44,7 @@ class Build:
     episodes: int | None = None  # local/: episodes of the behavior's run
     fraction: int | None = None  # local/: percent of those episodes that are kept, spread over the whole run
     seed: int | None = None  # local/: fixes everything
+    steps: int | None = None  # local/atari/: agent steps in all
     force: bool = False  # make it anew even if it is there
 
 
@@ -81,8 +82,7 @@ def run_list(options: List, console: Console) -> int:
     for column in table.columns:
         column.overflow = "fold"
     built = _built()
-    for environment in official.LOCAL:
-        name = f"local/{environment}"
+    for name in [name for name in names.names() if name.startswith("local/")]:
         table.add_row(name, names.lookup(name).simulator, built.get(name, "not built"))
     for name, size in sorted(built.items()):
         if name not in names.names():
@@ -94,8 +94,9 @@ def run_list(options: List, console: Console) -> int:
     console.print(table, highlight=False)
     console.print(
         "local/ datasets are generated here, the others are official and fetched by TFDS (every name: --all). "
-        "Variants: local/catch-noise0.1-fraction10-episodes200-seed1. Your own: an RLDS or Minari directory, a "
-        "D4RL-style .hdf5 file, minari:<id>.", highlight=False)  # fmt: skip
+        "Variants: local/catch-noise0.1-fraction10-episodes200-seed1, local/atari/Pong-steps30000-seed1 (any game), "
+        "rlu_atari_checkpoints_ordered/Pong_run_1-checkpoints0-4-percent10-unclipped. Your own: an RLDS or Minari "
+        "directory, a D4RL-style .hdf5 file, minari:<id>.", highlight=False)  # fmt: skip
     return 0
 
 
@@ -135,7 +136,7 @@ def run_build(options: Build, console: Console) -> int:
         entry = names.lookup(name)
         if entry.kind != "local":
             raise UsageError(f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not")
-        names.check(name, entry.variant._replace(**flags))
+        names.check(name, entry.location, entry.variant._replace(**flags))
         name = names.local_name(entry.location, entry.variant._replace(**flags))
     directory = catalog.build(name, collect=datasets.collector(Console(stderr=True)), force=options.force)
     counts = store.open_store(directory).manifest["counts"]

@@ -17,12 +17,12 @@ def load(name: str, console: Console, **settings: Any) -> catalog.Loaded:
 def collector(console: Console) -> catalog.Collect:
     """What generates the episodes of `local/` datasets."""
 
-    def collect(environment: str, *, num_episodes: int, **settings: Any) -> Iterator[dict[str, Any]]:
-        from offline_mbrl.collect import bsuite  # simulators are loaded only where something is generated
+    def collect(environment: str, **settings: Any) -> Iterator[dict[str, Any]]:
+        from offline_mbrl.collect import atari, bsuite  # simulators are loaded only where something is generated
 
-        with display.bar(console, f"Generating {environment}", num_episodes) as show:
-            yield from bsuite.collect(
-                environment, num_episodes=num_episodes, progress=lambda done, *_: show(done, "episodes"), **settings
-            )
+        game = environment.removeprefix("atari/")
+        run, counted = (bsuite.collect, "episodes") if game == environment else (atari.collect, "steps")
+        with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
+            yield from run(game, progress=lambda done, *_: show(done, counted), **settings)
 
     return collect

@@ -2,8 +2,11 @@
 
 Generated here   local/catch, local/cartpole, local/mountain_car; variants are written into the name:
                  local/catch-noise0.1-fraction10-episodes200-seed1
+                 local/atari/<Game>: scripted play, for example local/atari/Pong-steps30000-episodes10-seed1
 Official         rlu_control_suite/<task>, rlu_atari/<Game>_run_<1..5>, rlu_atari_checkpoints_ordered/<...>,
                  d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>, d4rl_antmaze/<config>
+                 parts of the Atari ones are written into the name: -percent10 (the first tenth of the episodes of
+                 every split), -checkpoints0-4 (of the ordered ones), -unclipped (rewards as they are)
 By path          a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file
 By id            minari:<id>
 """
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from offline_mbrl.data import atomic, columns, ingest, memory, normalize, official, specs, store, stream, trees
-from offline_mbrl.data.names import Entry, lookup, names
+from offline_mbrl.data.names import Entry, lookup, names, recipe
 from offline_mbrl.data.official import Reference
 from offline_mbrl.data.specs import spec_of
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
@@ -28,7 +31,7 @@ FIELDS = ("observation", "action", "reward", "discount")
 EXTRAS = ("behavior_log_prob", "executed_action")  # of those that a dataset has, what goes to the learner
 REFUSE, DROP_EPISODE = "refuse", "drop-episode"
 
-# (environment, *, num_episodes, noise, fraction, seed) -> episodes; see collect.bsuite
+# (environment, **names.recipe(entry)) -> episodes; see collect.bsuite and collect.atari
 Collect = Callable[..., Iterator[dict[str, Any]]]
 
 
@@ -157,7 +160,7 @@ def _source(entry: Entry, collect: Collect | None, force: bool) -> ingest.Source
     if entry.kind == "local":
         return ingest_tfds.directory_source(_collected(entry, collect, force))
     if entry.kind == "tfds":
-        return ingest_tfds.builder_source(entry.location, gamma=entry.gamma, horizon=entry.horizon)
+        return ingest_tfds.builder_source(entry.location, gamma=entry.gamma, horizon=entry.horizon, part=entry.part)
     if entry.kind == "rlds":
         return ingest_tfds.directory_source(Path(entry.location))
     if entry.kind == "hdf5":
@@ -173,15 +176,14 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
     if force or not writer.is_rlds(directory):
         if collect is None:
             raise UsageError(f"{entry.name} is not generated yet: run `offline-mbrl data build {entry.name}`")
-        variant = entry.variant
-        episodes = collect(
-            entry.location, num_episodes=variant.episodes, noise=variant.noise, fraction=variant.fraction,
-            seed=variant.seed)  # fmt: skip
+        facts, variant = official.local(entry.location), recipe(entry)
+        assert facts is not None
+        told = {name.removeprefix("num_"): value for name, value in variant.items()}
         writer.write_rlds(
-            directory, iter(episodes), action=DiscreteActions(official.LOCAL[entry.location].num_actions),
-            gamma=entry.gamma, horizon=entry.horizon, force=force,
-            metadata={"behavior": "DQN, its whole online run", "environment": entry.location,
-                      "simulator": entry.simulator, **variant._asdict()})  # fmt: skip
+            directory, iter(collect(entry.location, **variant)), action=DiscreteActions(facts.num_actions),
+            gamma=entry.gamma, horizon=entry.horizon, frame_stack=facts.frame_stack, force=force,
+            metadata={"behavior": facts.behavior, "environment": entry.location,
+                      "simulator": entry.simulator, **told})  # fmt: skip
     return directory
 
 

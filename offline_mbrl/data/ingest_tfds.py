@@ -1,15 +1,15 @@
 """RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they are used."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from offline_mbrl.data import ingest, specs, steps, trees, writer
-from offline_mbrl.types import UsageError
+from offline_mbrl.data import atari, ingest, specs, steps, trees, writer
+from offline_mbrl.types import DiscreteActions, UsageError
 
 FIELDS = ("observation", "action", "reward", "discount", *steps.FLAGS)
 WINDOW = 4096  # steps that are read at once
@@ -48,13 +48,14 @@ def directory_source(directory: Path) -> ingest.Source:
         simulator=sidecar.get("simulator"))  # fmt: skip
 
 
-def builder_source(name: str, *, gamma: float, horizon: int) -> ingest.Source:
+def builder_source(name: str, *, gamma: float, horizon: int, part: atari.Part = atari.Part()) -> ingest.Source:
     """An official TFDS dataset, prepared (downloaded) by TFDS if it is not.
 
     Args:
       name: `builder/config`, for example `rlu_control_suite/cartpole_swingup`.
       gamma: the benchmark's discount factor.
       horizon: longest episode in steps; 0 when unknown.
+      part: what is taken of an Atari dataset.
 
     Raises:
       UsageError: TFDS or TensorFlow is missing, TFDS has no such dataset, or it cannot be prepared here.
@@ -74,7 +75,7 @@ def builder_source(name: str, *, gamma: float, horizon: int) -> ingest.Source:
         raise UsageError(
             f"TFDS cannot prepare {name!r} here: {ingest.first_line(error)}; prepare it where there is a network, "
             "and give the directory that holds its dataset_info.json as the dataset's name") from error  # fmt: skip
-    return _source(builder, name)._replace(gamma=gamma, horizon=horizon)
+    return _source(builder, name, part)._replace(gamma=gamma, horizon=horizon)
 
 
 def find(directory: Path) -> Path:
@@ -100,22 +101,48 @@ def has_wrong_ends(name: str) -> bool:
 # --- reading ---
 
 
-def _source(builder: Any, name: str) -> ingest.Source:
+def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.Source:
     info = builder.info
     splits = ["train"] if not info.splits or "train" in info.splits else sorted(info.splits)
     full_name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
     if "steps" not in (info.features or {}):
         raise UsageError(f"{name} is no RLDS dataset: its examples have no `steps`")
+    facts = {}
+    if builder.name in atari.BUILDERS:
+        splits, facts = _chosen(info, splits, part, name), _atari_facts(full_name)
     episodes = [_examples(builder, split, name) for split in splits]
     batches = (_batch(steps) for split in episodes for steps in split)
-    if has_wrong_ends(full_name):
+    if builder.name in atari.BUILDERS and part.clipped:
+        batches = map(_with_clipped_rewards, batches)
+    elif has_wrong_ends(full_name):
         batches = map(_without_last_record, batches)
     elif full_name.startswith("d4rl_"):
         batches = map(_with_known_end, batches)
     return ingest.Source(
         batches=ingest.grouped(batches),
         provenance={"source": "tfds", "builder": full_name, "builder_version": str(info.version), "splits": splits},
-        episodes=sum(sum(info.splits[split].shard_lengths) for split in splits) if info.splits else None)  # fmt: skip
+        episodes=sum(info.splits[split].num_examples for split in splits) if info.splits else None,
+        **facts)  # fmt: skip
+
+
+def _chosen(info: Any, available: Sequence[str], part: atari.Part, name: str) -> list[str]:
+    """The splits of an Atari dataset that are read; those of which a small percentage leaves nothing are not."""
+    chosen = atari.splits(available, part)
+    if not info.splits:  # TFDS's pretended data
+        return chosen
+    missing = [split for split in chosen if split.partition("[")[0] not in info.splits]
+    if missing:
+        raise UsageError(f"{name} has no split {missing[0]!r}; it has {', '.join(available)}")
+    return [split for split in chosen if info.splits[split].num_examples]
+
+
+def _atari_facts(full_name: str) -> dict[str, Any]:
+    """What the official data do not say of themselves."""
+    game = atari.game_of(full_name.partition("/")[2])
+    if game not in atari.NUM_ACTIONS:
+        return {"frame_stack": atari.FRAME_STACK}
+    action = DiscreteActions(atari.NUM_ACTIONS[game])
+    return {"frame_stack": atari.FRAME_STACK, "action": action, "simulator": f"atari/{game}"}
 
 
 def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]]:
@@ -173,6 +200,11 @@ def _batch(stacked: Mapping[str, Any]) -> ingest.Batch:
     for unread in ("infos",):  # simulator state in D4RL: large, and no learner reads it
         records.pop(unread, None)
     return ingest.Batch(records, np.array([len(records["reward"])]))
+
+
+def _with_clipped_rewards(batch: ingest.Batch) -> ingest.Batch:
+    """Rewards in [-1, 1]: those of the official Atari data are said to be, and their builder does not see to it."""
+    return batch._replace(records={**batch.records, "reward": np.clip(batch.records["reward"], -1, 1)})
 
 
 def _without_last_record(batch: ingest.Batch) -> ingest.Batch:

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from offline_mbrl.data import official
+from offline_mbrl.data import atari, official
 from offline_mbrl.data.official import Reference
 from offline_mbrl.types import UsageError
 
-VARIANT = re.compile(r"-(noise|fraction|episodes|seed)(\d+(?:\.\d+)?)")
+VARIANT = re.compile(r"-(noise|fraction|episodes|seed|steps)(\d+(?:\.\d+)?)")
 HDF5 = (".hdf5", ".h5")
 
 
@@ -20,6 +20,7 @@ class Variant(NamedTuple):
     fraction: int = 100  # percent of the run's episodes, spread over the whole run
     episodes: int = 0  # of the run
     seed: int = 0
+    steps: int = 0  # agent steps in all (Atari)
 
 
 class Entry(NamedTuple):
@@ -32,18 +33,20 @@ class Entry(NamedTuple):
     reference: Reference | None = None
     gamma: float = 0.99
     horizon: int = 0  # longest episode in steps; 0 when unknown
-    variant: Variant = Variant()
+    variant: Variant = Variant()  # of a local dataset
+    part: atari.Part = atari.Part()  # of an official Atari dataset
 
 
 def names() -> list[str]:
     """All names but variants, paths and ids."""
     return [
         *(f"local/{name}" for name in official.LOCAL),
+        *(f"local/atari/{game}" for game in atari.TRACKED),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
         *(f"d4rl_mujoco_{task}/{config}" for task in official.D4RL_SIMULATORS for config in official.D4RL_CONFIGS),
         *(f"d4rl_antmaze/{config}" for config in official.ANTMAZE_CONFIGS),
-        *(f"{builder}/{game}_run_{run}" for builder in official.ATARI_BUILDERS for game in official.ATARI_GAMES
-          for run in range(1, official.ATARI_RUNS + 1)),
+        *(f"{builder}/{game}_run_{run}" for builder in atari.BUILDERS for game in official.ATARI_GAMES
+          for run in range(1, atari.RUNS + 1)),
     ]  # fmt: skip
 
 
@@ -57,6 +60,9 @@ def lookup(name: str) -> Entry:
         return _local(name)
     if name in names():
         return _official(name)
+    parsed = atari.parse(name)
+    if parsed and parsed[0] in names():
+        return _official(parsed[0])._replace(name=atari.full_name(*parsed), part=parsed[1])
     if name.startswith("minari:"):
         return Entry(name, "minari-id", name.removeprefix("minari:"))
     return _path(name)
@@ -64,43 +70,66 @@ def lookup(name: str) -> Entry:
 
 def local_name(environment: str, variant: Variant) -> str:
     """The canonical name of a variant, for example `local/catch-noise0.1`."""
-    standard = Variant(episodes=official.LOCAL[environment].num_episodes)
+    facts = _facts(environment)
+    standard = Variant(episodes=facts.num_episodes, steps=facts.num_steps)
     told = [f"-{what}{value:g}" if what == "noise" else f"-{what}{value}"
             for what, value in variant._asdict().items() if value != getattr(standard, what)]  # fmt: skip
     return f"local/{environment}" + "".join(told)
 
 
+def recipe(entry: Entry) -> dict[str, float]:
+    """What the collector of a `local/` dataset is told beside the environment."""
+    told = entry.variant
+    if _facts(entry.location).num_steps:
+        return {"num_steps": told.steps, "num_episodes": told.episodes, "seed": told.seed}
+    return {"num_episodes": told.episodes, "noise": told.noise, "fraction": told.fraction, "seed": told.seed}
+
+
 def _local(name: str) -> Entry:
     environment = VARIANT.sub("", name.removeprefix("local/"))
-    if environment not in official.LOCAL:
+    if not official.local(environment):
         _unknown(name)
-    facts = official.LOCAL[environment]
+    facts = _facts(environment)
     given = dict(VARIANT.findall(name))
     try:
         variant = Variant(
             float(given.get("noise", 0)), *(int(given.get(what, standard)) for what, standard in (
-                ("fraction", 100), ("episodes", facts.num_episodes), ("seed", 0))))  # fmt: skip
+                ("fraction", 100), ("episodes", facts.num_episodes), ("seed", 0), ("steps", facts.num_steps),
+            )))  # fmt: skip
     except ValueError as error:
-        raise UsageError(f"dataset {name!r}: fraction, episodes and seed are whole numbers") from error
-    check(name, variant)
-    simulator = f"bsuite/{environment}" + (f"?noise={variant.noise:g}" if variant.noise else "")
+        raise UsageError(f"dataset {name!r}: fraction, episodes, seed and steps are whole numbers") from error
+    check(name, environment, variant)
+    simulator = environment if facts.num_steps else f"bsuite/{environment}"
+    simulator += f"?noise={variant.noise:g}" if variant.noise else ""
     return Entry(
         local_name(environment, variant), "local", environment, simulator, facts.reference, horizon=facts.horizon,
         variant=variant)  # fmt: skip
 
 
-def check(name: str, variant: Variant) -> None:
+def check(name: str, environment: str, variant: Variant) -> None:
     """Refuses a variant that cannot be generated.
 
     Raises:
-      UsageError: a number is out of range, or the fraction does not divide 100.
+      UsageError: a number is out of range, the fraction does not divide 100, or the environment has no such variant.
     """
+    counts_steps = _facts(environment).num_steps > 0
+    for what in ("noise", "fraction") if counts_steps else ("steps",):
+        if getattr(variant, what) != getattr(Variant(), what):
+            has = "steps, episodes, seed" if counts_steps else "noise, fraction, episodes, seed"
+            raise UsageError(f"dataset {name!r}: local/{environment} has no variant {what!r}; it has: {has}")
     for what, value, low, high in (
-        ("noise", variant.noise, 0, 1), ("episodes", variant.episodes, 1, 10**9), ("seed", variant.seed, 0, 2**32 - 1),
+        ("noise", variant.noise, 0, 1), ("episodes", variant.episodes, 0 if counts_steps else 1, 10**9),
+        ("seed", variant.seed, 0, 2**32 - 1), ("steps", variant.steps, int(counts_steps), 10**9),
     ):  # fmt: skip
         if not low <= value <= high:
             raise UsageError(f"dataset {name!r}: {what} must be from {low} to {high}, got {value:g}")
     official.check_fraction(variant.fraction)
+
+
+def _facts(environment: str) -> official.Local:
+    facts = official.local(environment)
+    assert facts is not None
+    return facts
 
 
 def _official(name: str) -> Entry:
@@ -108,9 +137,9 @@ def _official(name: str) -> Entry:
     if builder == "rlu_control_suite":
         simulator = None if config in official.CONTROL_WITHOUT_SIMULATOR else f"control/{config}"
         return Entry(name, "tfds", name, simulator, horizon=official.CONTROL_HORIZON)
-    if builder in official.ATARI_BUILDERS:
-        simulator = f"atari/{config.rpartition('_run_')[0]}"
-        return Entry(name, "tfds", name, simulator, official.REFERENCES[simulator])
+    if builder in atari.BUILDERS:
+        simulator = f"atari/{atari.game_of(config)}"
+        return Entry(name, "tfds", name, simulator, official.REFERENCES[simulator], horizon=atari.HORIZON)
     if builder == "d4rl_antmaze":
         return Entry(name, "tfds", name)
     task = builder.removeprefix("d4rl_mujoco_")
@@ -135,7 +164,8 @@ def _path(name: str) -> Entry:
 
 def _unknown(name: str) -> Entry:
     stem = VARIANT.sub("", name)
-    close = difflib.get_close_matches(stem, names(), n=3, cutoff=0.5)
-    close = close or [known for known in names() if known.split("/")[-1] == stem.split("/")[-1]][:3]
+    known = [*names(), *(f"local/{game}" for game in official.LOCAL_ATARI if stem.startswith("local/atari"))]
+    close = difflib.get_close_matches(stem, known, n=3, cutoff=0.5)
+    close = close or [one for one in known if one.split("/")[-1] == stem.split("/")[-1]][:3]
     hint = f"did you mean {', '.join(close)}?" if close else "`offline-mbrl data list` shows all, or give a path"
     raise UsageError(f"unknown dataset {name!r}; {hint}")

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from offline_mbrl.data import atari_scores
+from offline_mbrl.data import atari, atari_scores
 from offline_mbrl.types import UsageError
 
 
@@ -19,10 +19,13 @@ class Reference(NamedTuple):
 class Local(NamedTuple):
     """A dataset that is generated here."""
 
-    num_episodes: int
+    num_episodes: int  # 0 for no limit
     horizon: int
-    reference: Reference
+    reference: Reference | None
     num_actions: int = 3
+    num_steps: int = 0  # agent steps in all; 0 where episodes are counted
+    frame_stack: int = 1
+    behavior: str = "DQN, its whole online run"
 
 
 LOCAL = {
@@ -54,8 +57,6 @@ CONTROL = (
 )  # fmt: skip
 CONTROL_HORIZON = 1000
 ATARI_GAMES = tuple(atari_scores.GAMES)
-ATARI_RUNS = 5
-ATARI_BUILDERS = ("rlu_atari", "rlu_atari_checkpoints_ordered")
 
 # --- D4RL ---
 
@@ -89,3 +90,17 @@ HUMAN_REFERENCES = {
     f"atari/{name}": Reference(game.ale_random, game.human)
     for name, game in atari_scores.GAMES.items() if game.human == game.human  # not NaN
 }  # fmt: skip
+
+# --- generated here: scripted play of any game ---
+
+LOCAL_ATARI = {
+    f"atari/{game}": Local(
+        0, atari.HORIZON, REFERENCES.get(f"atari/{game}"), size, atari.LOCAL_STEPS, atari.FRAME_STACK,
+        atari.behavior(game))
+    for game, size in atari.NUM_ACTIONS.items()
+}  # fmt: skip
+
+
+def local(environment: str) -> Local | None:
+    """The dataset `local/<environment>`, for example of `catch` or `atari/Pong`; None where there is none."""
+    return LOCAL.get(environment) or LOCAL_ATARI.get(environment)

@@ -24,18 +24,18 @@ def root(tmp_path, monkeypatch):
 
 def test_every_listed_name_is_known():
     listed = names.names()
-    assert len(listed) == len(set(listed)) == 3 + 9 + 4 * 17 + 12 + 2 * 230
+    assert len(listed) == len(set(listed)) == 3 + 2 + 9 + 4 * 17 + 12 + 2 * 230
     assert [names.lookup(name).name for name in listed] == listed
 
 
 @pytest.mark.parametrize(
     ("name", "canonical", "variant", "simulator"),
     [
-        ("local/catch", "local/catch", (0.0, 100, 2000, 0), "bsuite/catch"),
-        ("local/catch-noise0.10", "local/catch-noise0.1", (0.1, 100, 2000, 0), "bsuite/catch?noise=0.1"),
+        ("local/catch", "local/catch", (0.0, 100, 2000, 0, 0), "bsuite/catch"),
+        ("local/catch-noise0.10", "local/catch-noise0.1", (0.1, 100, 2000, 0, 0), "bsuite/catch?noise=0.1"),
         ("local/catch-seed1-fraction10-noise0.1-episodes200", "local/catch-noise0.1-fraction10-episodes200-seed1",
-         (0.1, 10, 200, 1), "bsuite/catch?noise=0.1"),
-        ("local/mountain_car-episodes500-seed0", "local/mountain_car", (0.0, 100, 500, 0), "bsuite/mountain_car"),
+         (0.1, 10, 200, 1, 0), "bsuite/catch?noise=0.1"),
+        ("local/mountain_car-episodes500-seed0", "local/mountain_car", (0.0, 100, 500, 0, 0), "bsuite/mountain_car"),
     ],
 )  # fmt: skip
 def test_variants_are_written_into_the_name(name, canonical, variant, simulator):
