@@ -15,6 +15,7 @@ from experiments.benchmarks import grid
 from offline_mbrl.evaluation import aggregate
 
 MARGIN = 0.1  # of normalized score: a smaller difference is taken for none
+LEARNED = 0.5  # an arm that stays below it everywhere has nothing to lose: neither robust nor sensitive
 HOLDS, FAILS, OPEN, MISSING = "holds", "does not hold", "cannot be told", "not measured"
 
 Quantity = Callable[[np.ndarray], np.ndarray]  # scores [..., settings] -> [...]
@@ -38,9 +39,10 @@ class Verdict(NamedTuple):
 
     claim: Claim
     verdict: str
-    value: float  # of the quantity, NaN where not measured
-    low: float
-    high: float
+    value: float = np.nan  # of the quantity, NaN where not measured
+    low: float = np.nan
+    high: float = np.nan
+    note: str = ""  # why it cannot be told, where that is not the interval's doing
 
 
 OBSERVATIONS = {
@@ -194,24 +196,36 @@ def name(setting: grid.Setting) -> str:
 
 def judge(claim: Claim, scores: Scores) -> Verdict:
     """The interval of the quantity, by resampling seeds within each setting and environment."""
-    if any(setting not in scores for setting in claim.settings):
-        return Verdict(claim, MISSING, np.nan, np.nan, np.nan)
+    if any(len(scores.get(setting, ())) < 2 for setting in claim.settings):  # one seed says nothing about others
+        return Verdict(claim, MISSING)
     num_seeds = min(len(scores[setting]) for setting in claim.settings)
-    if num_seeds < 2:  # one seed says nothing about others
-        return Verdict(claim, MISSING, np.nan, np.nan, np.nan)
     table = np.concatenate([scores[setting][:num_seeds] for setting in claim.settings], axis=1)
 
-    def statistic(tables: np.ndarray) -> np.ndarray:
+    def means(tables: np.ndarray) -> np.ndarray:
         apart = tables.reshape(*tables.shape[:-1], len(claim.settings), -1)  # [..., S, settings, environments]
-        return claim.quantity(aggregate.interquartile_mean(np.moveaxis(apart, -2, -3)))
+        return aggregate.interquartile_mean(np.moveaxis(apart, -2, -3))
 
-    value, (low, high) = float(statistic(table)), aggregate.stratified_bootstrap(table, statistic)
+    value = float(claim.quantity(means(table)))
+    low, high = aggregate.stratified_bootstrap(table, lambda tables: claim.quantity(means(tables)))
     if claim.quantity in WIDENED_BY_CHANCE:
         low, high = 2 * value - high, 2 * value - low
+    if note := nothing_to_lose(claim, means(table)):
+        return Verdict(claim, OPEN, value, low, high, note)
     above, under = low > claim.threshold, high < claim.threshold
     right, wrong = (under, above) if claim.below else (above, under)
-    verdict = HOLDS if right else FAILS if wrong else OPEN
-    return Verdict(claim, verdict, value, low, high)
+    return Verdict(claim, HOLDS if right else FAILS if wrong else OPEN, value, low, high)
+
+
+def nothing_to_lose(claim: Claim, means: np.ndarray) -> str:
+    """Which arm of a claim about losses or spreads is nowhere above `LEARNED`, in words; empty if none."""
+    if claim.quantity is gain:
+        return ""
+    arms = list(dict.fromkeys(setting.arm for setting in claim.settings))
+    best = {arm: max(mean for mean, one in zip(means, claim.settings, strict=True) if one.arm == arm) for arm in arms}
+    if claim.quantity is spread:  # one series, which may begin with another arm that is its first point
+        best = {claim.settings[-1].arm: max(best.values())}
+    low = [f"{grid.ARMS[arm].label} at best {mean:.2f}" for arm, mean in best.items() if mean < LEARNED]
+    return f"nothing to lose: {', '.join(low)}" if low else ""
 
 
 # --- sentences ---
@@ -231,7 +245,8 @@ def sentence(verdict: Verdict) -> str:
     """The claim with its figure."""
     if verdict.verdict == MISSING:
         return verdict.claim.text
-    return f"{verdict.claim.text} ({verdict.value:+.2f}, {verdict.low:+.2f} to {verdict.high:+.2f})"
+    note = f"; {verdict.note}" if verdict.note else ""
+    return f"{verdict.claim.text} ({verdict.value:+.2f}, {verdict.low:+.2f} to {verdict.high:+.2f}{note})"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

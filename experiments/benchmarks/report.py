@@ -181,7 +181,9 @@ stratified bootstrap, 95 %, reflected where the difference between the best and 
 with few seeds they are too narrow. A claim says on which side of a threshold a difference
 lies: it holds if the whole interval is there, does not hold if the whole interval is on the other side, and otherwise
 cannot be told. The figures behind a claim are that difference and its interval; under {findings.MARGIN:g} it is taken
-for none. Many claims are judged, each by itself, so that some of the verdicts are chance."""
+for none. An arm that stays below {findings.LEARNED:g} everywhere in a claim about losses or spreads has nothing to
+lose, so that the claim cannot be told. Many claims are judged, each by itself, so that some of the verdicts are
+chance."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -44,9 +44,17 @@ def test_a_spread_is_held_against_the_margin_from_either_side(levels, below, ver
     assert judged(findings.spread, levels, threshold=findings.MARGIN, below=below, noise=0.5).verdict == verdict
 
 
+def test_an_arm_that_never_learned_is_not_called_robust():
+    flat = judged(findings.spread, (0.05, 0.05, 0.05, 0.05), threshold=findings.MARGIN, below=True, noise=0.5)
+    lost = judged(findings.loss, (0.05, 0.02), threshold=findings.MARGIN, below=True, noise=0.5)
+    assert flat.verdict == lost.verdict == findings.OPEN
+    assert "nothing to lose: tree, visits (MuZero) at best 0.05" in findings.sentence(lost)
+    assert judged(findings.gain, (0.05, 0.4)).verdict == findings.HOLDS  # a comparison needs no such level
+
+
 def test_noise_alone_is_seldom_called_a_spread():
     rng, claim = np.random.default_rng(0), findings.Claim(2, "budget", "", SETTINGS, findings.spread, findings.MARGIN)
-    found = [findings.judge(claim, {one: rng.normal(0, 0.2, (3, 1)) for one in SETTINGS}) for _ in range(40)]
+    found = [findings.judge(claim, {one: rng.normal(0.8, 0.2, (3, 1)) for one in SETTINGS}) for _ in range(40)]
     assert sum(one.verdict == findings.HOLDS for one in found) <= 12  # percentiles: 24 of 40
 
 
