@@ -178,18 +178,18 @@ def prefetch(function: Callable[[T], R], arguments: Iterable[T]) -> Iterator[Ite
     At most one result waits. An error of the function is raised where its result is asked for. The thread has ended
     when the context is left, however it is left; a call that is under way is finished first.
     """
-    with ThreadPoolExecutor(1, "offline-mbrl-prefetch") as pool:
+    pool = ThreadPoolExecutor(1, "offline-mbrl-prefetch")
 
-        def results() -> Iterator[R]:
-            ahead = deque()
-            for argument in arguments:
-                ahead.append(pool.submit(function, argument))
-                if len(ahead) > 1:
-                    yield ahead.popleft().result()
-            while ahead:
+    def results() -> Iterator[R]:
+        ahead = deque()
+        for argument in arguments:
+            ahead.append(pool.submit(function, argument))
+            if len(ahead) > 1:
                 yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
-        try:
-            yield results()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield results()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -36,6 +36,12 @@ class Column:
         """The values at `rows`, an integer array of any shape or a slice."""
         return self.read(rows)
 
+    def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
+        """Refuses to load the column by accident, for example by sampling inside jit."""
+        raise UsageError(
+            f"a column of shape {self.shape} stays on the disk: train on `stream.bind(dataset, learner.sample)`, or "
+            "load the data whole (`--stream never`, `stream_above=None`)")  # fmt: skip
+
 
 # --- a dataset whose columns stay on the disk ---
 

@@ -172,6 +172,13 @@ def test_a_learner_with_a_sampler_of_its_own_is_refused():
         stream.bind(memory.from_columns(_aligned()), lambda dataset, key: dataset)
 
 
+def test_a_column_is_not_loaded_by_accident(built):
+    dataset = streamed(built)
+    for load in (np.asarray, lambda column: memory.windows(4, 2)(dataset, jax.random.key(0))):
+        with pytest.raises(UsageError, match=r"stays on the disk: train on `stream\.bind"):
+            load(dataset.observation)
+
+
 # --- damage ---
 
 
