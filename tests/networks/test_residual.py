@@ -106,18 +106,33 @@ def test_the_dynamics_equal_a_convolution_of_the_embedding_beside_one_hot_planes
 
 def lowered(function, *inputs):
     text = jax.jit(function).lower(*inputs).as_text()
-    return [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    return [line.split("-> ")[-1] for line in text.splitlines() if "stablehlo.convolution" in line]
 
 
-def test_vmap_makes_one_batched_convolution_and_the_state_part_is_computed_once_for_all_actions():
+def test_vmap_makes_one_batched_convolution_and_the_state_part_is_computed_once_for_all_actions(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     dynamics = residual.Dynamics(TINY, 3)
     params = made(dynamics, image(4, 3, 4), jnp.int32(0))
     one = lambda embedding, action: torsos.apply(dynamics, params, embedding, action)  # noqa: E731
     ahead = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
-    first, *rest = lowered(ahead, image(8, 4, 3, 4), jnp.arange(3))
-    assert "-> tensor<8x4x3x4xf32>" in first
-    assert len(rest) == 2
-    assert all("-> tensor<24x4x3x4xf32>" in line for line in rest)
+    assert lowered(ahead, image(8, 4, 3, 4), jnp.arange(3)) == ["tensor<8x4x3x4xf32>"] + 2 * ["tensor<24x4x3x4xf32>"]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("size", [(7, 4), (6, 6), (1, 2)])
+def test_a_product_with_patches_is_the_librarys_convolution_and_so_is_its_gradient(stride, width, size):
+    x, kernel = 0.1 * image(2, *size, 3), 0.1 * image(width, width, 3, 4)
+
+    def both(convolve):
+        def total(x, kernel):
+            settings = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+            return jnp.sum(jnp.sin(3 * convolve(x, kernel, (stride, stride), "SAME", **settings)))
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(x, kernel)
+
+    ours, library = both(residual.convolve_patches), both(jax.lax.conv_general_dilated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), ours, library)
 
 
 def test_bytes_are_divided_by_255_and_floats_are_taken_as_they_are():
