@@ -141,6 +141,8 @@ def configure(setting: grid.Setting, size: Size) -> Any:
     arm = grid.ARMS[setting.arm]
     cls = registry.lookup(arm.algorithm).config
     config = cls(num_updates=size.updates, batch_size=size.batch_size)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=grid.LEARNING_RATE)
+    config = dataclasses.replace(config, optimizer=optimizer)
     if arm.algorithm == "bc":
         return config
     config = dataclasses.replace(config, unroll_steps=setting.unroll)

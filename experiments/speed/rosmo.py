@@ -9,26 +9,26 @@ an update goes: each part compiled and timed alone, beside what its matrix produ
 """
 
 import dataclasses
-import os
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import stopwatch  # beside this file
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl import registry
-from offline_mbrl.algorithms import rosmo
-from offline_mbrl.blocks import run_block, update
+from offline_mbrl.algorithms import advantages, latent, rosmo
+from offline_mbrl.blocks import update
 from offline_mbrl.commands import datasets
-from offline_mbrl.models import muzero
+from offline_mbrl.models import muzero, unrolled
 from offline_mbrl.networks import optimizers
 from offline_mbrl.planning import one_step
+from offline_mbrl.targets import weights
 from offline_mbrl.types import Trajectory
 
 
@@ -44,12 +44,11 @@ class Options:
 
 def main(options: Options) -> None:
     """Prints both tables."""
-    core = min(os.sched_getaffinity(0)) if options.core is None else options.core
-    os.sched_setaffinity(0, {core})  # JAX starts its threads with its first computation
+    core = stopwatch.one_core(options.core)
     console = Console(highlight=False, soft_wrap=True)
     data = datasets.load("local/catch", console)
     dataset = jax.tree.map(jax.device_put, data.dataset)
-    peak = matrix_product_peak()
+    peak = stopwatch.matrix_product_peak()
     console.print(f"core {core}: {peak / 1e9:.0f} GFLOP/s in a matrix product of 1024 x 1024, float32\n")
     algorithm = registry.lookup("rosmo")
     learners = {size: algorithm.make(algorithm.config(batch_size=size), data.spec) for size in options.batch_sizes}
@@ -66,11 +65,11 @@ def compare(learners: dict[int, Any], dataset: Any, host: Any, peak: float, opti
     for column in ("windows", "in one loop", "one at a time", "ratio", "MFLOP per update", "share of peak"):
         table.add_column(column, justify="right")
     for size, learner in learners.items():
-        together, flops = scanned(learner, dataset)
+        together, flops = stopwatch.scanned(learner, dataset)
         apart = one_at_a_time(learner, host)
-        num_updates = calibrate(together, options.seconds)
+        num_updates = stopwatch.calibrate(together, options.seconds)
         few = max(num_updates // 2, 1)
-        pairs = [(num_updates / cpu_seconds(together, num_updates), few / cpu_seconds(apart, few))
+        pairs = [(num_updates / stopwatch.cpu_seconds(together, num_updates), few / stopwatch.cpu_seconds(apart, few))
                  for _ in range(options.rounds)]  # fmt: skip
         rates = [statistics.median(column) for column in zip(*pairs, strict=True)]
         ratio = statistics.median(a / b for a, b in pairs)
@@ -79,32 +78,13 @@ def compare(learners: dict[int, Any], dataset: Any, host: Any, peak: float, opti
     return table
 
 
-def scanned(learner: Any, dataset: Any) -> tuple[Callable[[int], None], float]:
-    """(run n updates in one dispatch, FLOPs per update as the compiler counts them)."""
-    key = jax.random.key(0)
-    batch = learner.sample(dataset, key)
-    states = [learner.init(key, batch, (), ())]
-
-    def block(state, dataset, num_updates):
-        return run_block(learner, state, dataset, key, start=0, num_steps=num_updates)[0]
-
-    compiled = jax.jit(block, donate_argnums=0).lower(copied(states[0]), dataset, np.int32(1)).compile()
-    states = [copied(states[0])]
-    one = jax.jit(lambda state, dataset: update(learner, state, dataset, key)).lower(states[0], dataset).compile()
-
-    def run(num_updates: int) -> None:
-        states[0] = jax.block_until_ready(compiled(states[0], dataset, np.int32(num_updates)))
-
-    return run, one.cost_analysis()["flops"]
-
-
 def one_at_a_time(learner: Any, host: Any) -> Callable[[int], None]:
     """Runs n updates, each a dispatch of its own on a batch that numpy gathers."""
     key = jax.random.key(0)
     example = jax.device_get(learner.sample(host, key))
     batch_size, length = example.reward.shape
     host, generator = jax.tree.map(np.asarray, host), np.random.default_rng(0)
-    states = [copied(learner.init(key, example, (), ()))]
+    states = [stopwatch.copied(learner.init(key, example, (), ()))]
     step = jax.jit(lambda state, batch, key: learner.step(state, batch, key)[0], donate_argnums=0)
     split = jax.jit(jax.random.split)
     keys = [key]
@@ -145,7 +125,7 @@ def breakdown(learners: dict[int, Any], dataset: Any, spec: Any, peak: float) ->
     for size, learner in learners.items():
         cells = []
         for program, arguments in parts(learner, dataset, spec, size).values():
-            seconds, flops = repeated(program, *arguments)
+            seconds, flops = stopwatch.repeated(program, *arguments)
             cells.append(f"{1e3 * seconds:.3f} ({1e3 * flops / peak:.3f})")
         table.add_row(str(size), *cells)
     return table
@@ -159,13 +139,14 @@ def parts(learner: Any, dataset: Any, spec: Any, size: int) -> dict[str, tuple[C
     batch = jax.jit(learner.sample)(dataset, key)
     state, keys = learner.init(key, batch, (), ()), jax.random.split(key, size)
 
+    def clone(*inputs):
+        return weights.indicator(advantages.planned(*inputs), at_zero=config.behavior_at_zero)
+
     def targets(params, batch):
-        one = lambda trajectory, key: rosmo.compute_targets(  # noqa: E731
-            model, planner, rosmo.model_advantage, config, params, trajectory, key)  # fmt: skip
-        return jax.vmap(one)(batch, keys)
+        return latent.compute_targets(model, planner, clone, config, spec.action.num_actions, params, batch, key)
 
     def loss(params, batch, goals):
-        one = lambda trajectory, goal, key: rosmo.loss(model, config, params, trajectory, goal, key)[0]  # noqa: E731
+        one = lambda *inputs: unrolled.loss(model, config.loss, config.behavior_coef, params, *inputs)[0]  # noqa: E731
         return jnp.mean(jax.vmap(one)(batch, goals, keys))
 
     def finish(state, gradient):
@@ -182,58 +163,6 @@ def parts(learner: Any, dataset: Any, spec: Any, size: int) -> dict[str, tuple[C
         "loss and gradient": (jax.grad(loss), (state.params, batch, goals)),
         "optimizer and copy": (finish, (state, state.params)),
     }
-
-
-def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[float, float]:
-    """(CPU seconds of one call inside a compiled loop, its FLOPs). Each turn depends on the one before it."""
-    flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
-    floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]  # noqa: E731
-
-    def loop(arguments, num_turns):
-        def turn(_, carry):
-            shifted = jax.tree.map(
-                lambda leaf: leaf + carry.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-                arguments)  # fmt: skip
-            return 1e-30 * sum(jnp.sum(leaf) for leaf in floats(program(*shifted)))
-
-        return jax.lax.fori_loop(0, num_turns, turn, jnp.zeros(()))
-
-    compiled = jax.jit(loop).lower(arguments, np.int32(1)).compile()
-    run = lambda turns: jax.block_until_ready(compiled(arguments, np.int32(turns)))  # noqa: E731
-    turns = calibrate(run, seconds)
-    return min(cpu_seconds(run, turns) for _ in range(3)) / turns, flops
-
-
-# --- the stopwatch ---
-
-
-def matrix_product_peak(size: int = 1024) -> float:
-    """FLOP per CPU second of the best of some float32 matrix products."""
-    matrix = jnp.ones((size, size))
-    product = jax.jit(jnp.dot)
-    product(matrix, matrix).block_until_ready()
-    run = lambda turns: [product(matrix, matrix).block_until_ready() for _ in range(turns)]  # noqa: E731
-    return 10 * 2 * size**3 / min(cpu_seconds(run, 10) for _ in range(5))
-
-
-def cpu_seconds(run: Callable[[int], Any], count: int) -> float:
-    """CPU seconds of `run(count)`."""
-    began = time.process_time()
-    run(count)
-    return time.process_time() - began
-
-
-def calibrate(run: Callable[[int], Any], seconds: float) -> int:
-    """How many fit in about this many seconds."""
-    count = 1
-    while (spent := cpu_seconds(run, count)) < seconds / 4:
-        count *= 2
-    return max(int(count * seconds / spent), 1)
-
-
-def copied(tree: Any) -> Any:
-    """A copy that can be donated."""
-    return jax.tree.map(jnp.copy, tree)
 
 
 if __name__ == "__main__":

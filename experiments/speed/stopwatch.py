@@ -1,0 +1,87 @@
+"""CPU seconds and floating point operations of compiled programs: what the scripts beside this file measure with."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.blocks import run_block, update
+
+
+def one_core(core: int | None) -> int:
+    """Keeps this process on one core, by default its first; call it before the first computation."""
+    core = min(os.sched_getaffinity(0)) if core is None else core
+    os.sched_setaffinity(0, {core})  # JAX starts its threads with its first computation
+    return core
+
+
+def scanned(learner: Any, dataset: Any) -> tuple[Callable[[int], None], float]:
+    """(run n updates in one dispatch, FLOPs per update as the compiler counts them)."""
+    key = jax.random.key(0)
+    batch = learner.sample(dataset, key)
+    states = [learner.init(key, batch, (), ())]
+
+    def block(state, dataset, num_updates):
+        return run_block(learner, state, dataset, key, start=0, num_steps=num_updates)[0]
+
+    compiled = jax.jit(block, donate_argnums=0).lower(copied(states[0]), dataset, np.int32(1)).compile()
+    states = [copied(states[0])]
+    one = jax.jit(lambda state, dataset: update(learner, state, dataset, key)).lower(states[0], dataset).compile()
+
+    def run(num_updates: int) -> None:
+        states[0] = jax.block_until_ready(compiled(states[0], dataset, np.int32(num_updates)))
+
+    return run, one.cost_analysis()["flops"]
+
+
+def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[float, float]:
+    """(CPU seconds of one call inside a compiled loop, its FLOPs). Each turn depends on the one before it."""
+    flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
+    floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]  # noqa: E731
+
+    def loop(arguments, num_turns):
+        def turn(_, carry):
+            shifted = jax.tree.map(
+                lambda leaf: leaf + carry.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+                arguments)  # fmt: skip
+            return 1e-30 * sum(jnp.sum(leaf) for leaf in floats(program(*shifted)))
+
+        return jax.lax.fori_loop(0, num_turns, turn, jnp.zeros(()))
+
+    compiled = jax.jit(loop).lower(arguments, np.int32(1)).compile()
+    run = lambda turns: jax.block_until_ready(compiled(arguments, np.int32(turns)))  # noqa: E731
+    turns = calibrate(run, seconds)
+    return min(cpu_seconds(run, turns) for _ in range(3)) / turns, flops
+
+
+def matrix_product_peak(size: int = 1024) -> float:
+    """FLOP per CPU second of the best of some float32 matrix products."""
+    matrix = jnp.ones((size, size))
+    product = jax.jit(jnp.dot)
+    product(matrix, matrix).block_until_ready()
+    run = lambda turns: [product(matrix, matrix).block_until_ready() for _ in range(turns)]  # noqa: E731
+    return 10 * 2 * size**3 / min(cpu_seconds(run, 10) for _ in range(5))
+
+
+def cpu_seconds(run: Callable[[int], Any], count: int) -> float:
+    """CPU seconds of `run(count)`."""
+    began = time.process_time()
+    run(count)
+    return time.process_time() - began
+
+
+def calibrate(run: Callable[[int], Any], seconds: float) -> int:
+    """How many fit in about this many seconds."""
+    count = 1
+    while (spent := cpu_seconds(run, count)) < seconds / 4:
+        count *= 2
+    return max(int(count * seconds / spent), 1)
+
+
+def copied(tree: Any) -> Any:
+    """A copy that can be donated."""
+    return jax.tree.map(jnp.copy, tree)
