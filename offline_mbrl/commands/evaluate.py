@@ -8,6 +8,7 @@ import tyro
 
 from offline_mbrl import compilation, export
 from offline_mbrl.commands import arguments, display, folder, playing, recording, results, tables
+from offline_mbrl.data import official
 from offline_mbrl.types import UsageError
 
 
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> int:
         played = play(exported.params, seed=options.seed, show=show)
     outcome = {
         "step": about.get("step"), "seeds": about["seeds"], "failures": {},
-        "evaluation": playing.summarize(played, about.get("reference")),
+        "evaluation": playing.summarize(played, about.get("reference"), official.human_reference(simulator)),
     }  # fmt: skip
     console.print(tables.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
     for how, one in outcome["evaluation"].items():

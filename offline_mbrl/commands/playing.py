@@ -124,14 +124,24 @@ def mean_returns(played: episodes.Evaluation) -> np.ndarray:
 
 
 def summarize(
-    played: Mapping[str, episodes.Evaluation], reference: Sequence[float] | None
+    played: Mapping[str, episodes.Evaluation], reference: Sequence[float] | None, human: Sequence[float] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Per way of acting: mean return per seed, normalized score, interquartile mean and its 95 % interval.
+
+    With the returns of a random policy and of a human, `human`, there are human-normalized scores beside them.
 
     Scores are raw returns where there is no reference. An evaluation that did not finish has no aggregate: what
     its seeds played is still there, marked incomplete.
     """
-    return {how: _summarize(one, reference) for how, one in played.items()}
+    return {how: _summarize(one, reference) | _on_human_scale(one, human) for how, one in played.items()}
+
+
+def _on_human_scale(played: episodes.Evaluation, human: Sequence[float] | None) -> dict[str, Any]:
+    if human is None:
+        return {}
+    scores = aggregate.normalized_score(mean_returns(played), *human)
+    middle = float(aggregate.interquartile_mean(scores[:, None])) if played.complete else None
+    return {"human_scores": _numbers(scores), "human_interquartile_mean": middle}
 
 
 def _summarize(played: episodes.Evaluation, reference: Sequence[float] | None) -> dict[str, Any]:

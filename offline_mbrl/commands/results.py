@@ -10,7 +10,7 @@ from rich.console import Console
 from offline_mbrl import fit as fitting
 from offline_mbrl import manifest
 from offline_mbrl.commands import display, folder, page, playing, recording, resident, tables
-from offline_mbrl.data import provenance
+from offline_mbrl.data import official, provenance
 from offline_mbrl.types import Learner
 
 
@@ -68,7 +68,9 @@ def finish(
         size = {"num_seeds": len(run.seeds), "num_episodes": run.options.episodes}
         play = playing.make(learner.policy, run.data.simulator, **size)
         with display.bar(run.console, "evaluation", playing.num_played(**size)) as show:
-            outcome["evaluation"] = playing.summarize(play(params, seed=1, show=show), run.data.reference)
+            played = play(params, seed=1, show=show)
+        human = official.human_reference(run.data.simulator)
+        outcome["evaluation"] = playing.summarize(played, run.data.reference, human)
     else:
         outcome["figures"] = _last_figures(run.folder)
     folder.write_json(run.folder / folder.EVALUATION, outcome)

@@ -14,16 +14,19 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
     if evaluation is None:
         return _figures_table(shown, outcome["figures"])
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
-    shown.caption = f"{kind}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over seeds"
+    beside = "; human: human-normalized" if "human_scores" in evaluation["greedy"] else ""
+    shown.caption = f"{kind}{beside}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over seeds"
     shown.add_column("seed")
-    for how in evaluation:
-        shown.add_column(how, justify="right", no_wrap=True)
-        shown.add_column("episodes", justify="right")
+    for how, one in evaluation.items():
+        for column in (how, *(["human"] if "human_scores" in one else []), "episodes"):
+            shown.add_column(column, justify="right", no_wrap=column == how)
     for i, seed in enumerate(outcome["seeds"]):
         frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
-        cells = [cell for one in evaluation.values() for cell in (number(one["scores"][i]), str(one["episodes"][i]))]
+        cells = [cell for one in evaluation.values() for cell in (
+            number(one["scores"][i]), *map(number, one.get("human_scores", [])[i : i + 1]), str(one["episodes"][i]),
+        )]  # fmt: skip
         shown.add_row(f"{seed}{frozen}", *cells, end_section=i + 1 == len(outcome["seeds"]))
-    cells = [cell for one in evaluation.values() for cell in (aggregate_in_words(one), "")]
+    cells = [cell for one in evaluation.values() for cell in (aggregate_in_words(one), *_human_aggregate(one), "")]
     shown.add_row("IQM", *cells)
     return shown
 
@@ -35,6 +38,11 @@ def _figures_table(shown: Table, figures: Mapping[str, Mapping[str, float | None
     for name in next(iter(figures.values()), {}):
         shown.add_row(name, *(number(row.get(name)) for row in figures.values()))
     return shown
+
+
+def _human_aggregate(one: Mapping[str, Any]) -> list[str]:
+    """The cell of the human scale, where there is that column."""
+    return [number(one["human_interquartile_mean"])] if "human_scores" in one else []
 
 
 def aggregate_in_words(one: Mapping[str, Any]) -> str:
@@ -77,11 +85,15 @@ def markdown(outcome: Mapping[str, Any]) -> list[str]:
         lines = [["figure", *(f"seed {seed}" for seed in rows)]]
         return _markdown(lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names])
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
-    lines = [["seed", *(f"{how}: {kind}" for how in evaluation), "episodes"]]
+    human = {how: one for how, one in evaluation.items() if "human_scores" in one}
+    lines = [["seed", *(f"{how}: {kind}" for how in evaluation), *(f"{how}: human-normalized" for how in human),
+              "episodes"]]  # fmt: skip
     for i, seed in enumerate(outcome["seeds"]):
         scores = [number(one["scores"][i]) for one in evaluation.values()]
+        scores += [number(one["human_scores"][i]) for one in human.values()]
         lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
-    lines.append(["interquartile mean [95 %]", *map(aggregate_in_words, evaluation.values()), ""])
+    aggregated = [*map(aggregate_in_words, evaluation.values()), *(_human_aggregate(one)[0] for one in human.values())]
+    lines.append(["interquartile mean [95 %]", *aggregated, ""])
     return _markdown(lines)
 
 

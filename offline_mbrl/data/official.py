@@ -91,6 +91,12 @@ HUMAN_REFERENCES = {
     for name, game in atari_scores.GAMES.items() if game.human == game.human  # not NaN
 }  # fmt: skip
 
+
+def human_reference(simulator: str) -> Reference | None:
+    """The human scale of a simulator, `atari/Pong?max_steps=20000` for example; None where there is none."""
+    return HUMAN_REFERENCES.get(simulator.partition("?")[0])
+
+
 # --- generated here: scripted play of any game ---
 
 LOCAL_ATARI = {
