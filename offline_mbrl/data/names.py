@@ -164,7 +164,8 @@ def _path(name: str) -> Entry:
 
 def _unknown(name: str) -> Entry:
     stem = VARIANT.sub("", name)
-    known = [*names(), *(f"local/{game}" for game in official.LOCAL_ATARI if stem.startswith("local/atari"))]
+    games = [f"local/{game}" for game in official.LOCAL_ATARI if stem.startswith("local/atari")]
+    known = list(dict.fromkeys([*names(), *games]))
     close = difflib.get_close_matches(stem, known, n=3, cutoff=0.5)
     close = close or [one for one in known if one.split("/")[-1] == stem.split("/")[-1]][:3]
     hint = f"did you mean {', '.join(close)}?" if close else "`offline-mbrl data list` shows all, or give a path"

@@ -183,7 +183,7 @@ def test_variants_are_written_into_the_name(name, canonical, variant):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("local/atari/Pnog", "did you mean local/atari/Pong"),
+        ("local/atari/Pnog", r"did you mean local/atari/Pong, local/atari/(?!Pong,)"),
         ("local/atari/qbert", "did you mean local/atari/Qbert"),
         ("local/atari/Pong-steps0", "steps must be from 1"),
         ("local/atari/Pong-noise0.1", "has no variant 'noise'; it has: steps, episodes, seed"),
