@@ -1,0 +1,222 @@
+"""The family's choices: operators by name, what values regress to, who acts, and the presets' settings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from latent_examples import CONFIG, KEY, SPEC, A, K, N, latent_model, records, table_model, table_targets, window
+
+from offline_mbrl import registry
+from offline_mbrl.algorithms import latent, latent_crr, muzero_unplugged, operators, rosmo
+from offline_mbrl.networks import optimizers
+from offline_mbrl.planning import one_step
+from offline_mbrl.targets import weights
+from offline_mbrl.types import Plan, UsageError
+
+
+def plans(model, search, params, embeddings):
+    planner = operators.make(search, model, num_actions=A, gamma=CONFIG.gamma)
+    return jax.jit(planner)(params, embeddings, KEY)
+
+
+# --- operators ---
+
+
+@pytest.mark.parametrize("name", operators.OPERATORS)
+def test_every_operator_gives_the_same_kind_of_plan(name):
+    model, params = latent_model()
+    roots = jax.random.normal(KEY, (5, 32))
+    plan = plans(model, operators.SearchConfig(name, num_simulations=3, max_depth=2), params, roots)
+    size = plan.actions.shape[1]
+    assert isinstance(plan, Plan)
+    assert [leaf.shape for leaf in plan] == [(5,), (5, size), (5, size), (5, size), (5,), (5,)]
+    assert all(np.all(np.isfinite(leaf)) for leaf in plan)
+    own = jax.jit(jax.vmap(lambda root: model.scalar(model.predict(params, root).value_logits)))(roots)
+    np.testing.assert_allclose(plan.value, own, rtol=1e-5, atol=1e-5)
+
+
+def test_an_unknown_operator_is_refused_with_the_list():
+    with pytest.raises(UsageError, match=r"mcts.*one_step"):
+        latent.make(dataclasses.replace(CONFIG, search=operators.SearchConfig("mcts")), SPEC, who="rosmo")
+    with pytest.raises(UsageError, match=r"nothing.*target_value"):
+        latent.make(dataclasses.replace(CONFIG, value_target="nothing"), SPEC, who="rosmo")
+
+
+def test_the_policy_head_as_an_operator_changes_nothing():
+    model, params = latent_model()
+    roots = jax.random.normal(KEY, (4, 32))
+    plan = plans(model, operators.SearchConfig("policy"), params, roots)
+    logits = jax.vmap(model.predict, (None, 0))(params, roots).policy_logits
+    np.testing.assert_allclose(plan.weights, jax.nn.softmax(logits), rtol=1e-5)
+
+
+def test_the_largest_value_takes_the_best_action_of_the_lookahead():
+    model, params = latent_model()
+    roots = jax.random.normal(KEY, (6, 32))
+    plan = plans(model, operators.SearchConfig("largest_value"), params, roots)
+    looked = plans(model, operators.SearchConfig("one_step"), params, roots)
+    best = np.argmax(looked.qvalues, axis=1)
+    np.testing.assert_array_equal(plan.action, best)
+    np.testing.assert_array_equal(plan.weights, np.eye(A)[best])
+
+
+# --- who acts ---
+
+
+def test_root_noise_is_left_out_while_acting_unless_asked_for():
+    search = operators.SearchConfig("muzero", dirichlet_fraction=0.25)
+    assert operators.for_acting("search", search).dirichlet_fraction == 0.0
+    noisy = dataclasses.replace(search, noisy_acting=True)
+    assert operators.for_acting("search", noisy).dirichlet_fraction == 0.25
+    assert operators.for_acting("one_step", search).operator == "one_step"
+
+
+def test_a_sampled_lookahead_acts_by_the_policy_head():
+    assert operators.for_acting("search", operators.SearchConfig("one_step_sampled")).operator == "policy"
+    learner = rosmo.make(rosmo.Config(**rosmo.PRESETS["sampled"]), SPEC)
+    _, params = latent_model()
+    observation = jax.random.normal(KEY, (4,))
+    model = latent_model()[0]
+    expected = jax.nn.log_softmax(model.predict(params, model.represent(params, observation)).policy_logits)
+    found = jax.vmap(learner.policy.log_prob, (None, None, 0))(params, observation, jnp.arange(A))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "closed"), [("one_step", True), ("lookahead", True), ("muzero", False)])
+def test_a_policy_has_a_log_probability_only_where_its_plan_is_certain(name, closed):
+    config = dataclasses.replace(CONFIG, search=operators.SearchConfig(name, max_depth=2))
+    assert (latent.make(config, SPEC, who="rosmo").policy.log_prob is not None) == closed
+
+
+# --- what values regress to ---
+
+
+def certain_plan(size):
+    """A plan whose searched values differ from the model's own."""
+    actions = jnp.broadcast_to(jnp.arange(A), (size, A))
+    given = jnp.broadcast_to(jnp.array([0.5, 0.5, 0.0]), (size, A))
+    qvalues = jnp.arange(size)[:, None] + jnp.array([[1.0, 3.0, 100.0]])
+    return Plan(actions[:, 0], actions, given, qvalues, jnp.zeros(size), 10.0 + jnp.arange(size))
+
+
+@pytest.mark.parametrize("name", latent.VALUE_TARGETS)
+def test_each_value_target_is_what_its_name_says(name):
+    trajectory = window(records(12, [11]), 0)
+    config = dataclasses.replace(CONFIG, value_target=name)
+    size = K + N + 1 if latent.VALUE_TARGETS[name].every_step else K + 1
+    values = jnp.arange(K + N + 1.0)
+    found = latent.trajectory_targets(config, A, trajectory, certain_plan(size), values, jnp.zeros(K + 1)).value
+    bootstrap = {
+        "target_value": np.arange(K + N + 1.0), "search_root_mean": 10 + np.arange(K + N + 1.0),
+        "search_visit_q": 2 + np.arange(K + N + 1.0), "search_only": None,
+    }[name]  # fmt: skip
+    expected = 10 + np.arange(K + 1.0) if bootstrap is None else [
+        sum(CONFIG.gamma**j * float(trajectory.reward[i + j]) for j in range(N)) + CONFIG.gamma**N * bootstrap[i + N]
+        for i in range(K + 1)]  # fmt: skip
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "roots"), [("target_value", K + 1), ("search_root_mean", K + N + 1)])
+def test_all_roots_of_a_batch_are_searched_in_one_call(name, roots):
+    calls, model = [], table_model()
+    exact = one_step.exact(model, num_actions=A, gamma=0.9)
+
+    def planner(params, embeddings, key):
+        calls.append(embeddings.shape)
+        return exact(params, embeddings, key)
+
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(window(records(12, [11]), row) for row in range(3)))
+    config = dataclasses.replace(CONFIG, value_target=name)
+    compute = lambda batch: latent.compute_targets(  # noqa: E731
+        model, planner, latent.clone_nothing, config, A, (), batch, KEY)  # fmt: skip
+    targets = jax.jit(compute)(batch)
+    assert calls == [(3 * roots, 4)]  # traced once
+    assert targets.policy.shape == (3, K + 1, A)
+    second = jax.tree.map(lambda leaf: leaf[1:2], batch)
+    one = jax.jit(compute)(second)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], rtol=1e-5), targets, one)
+
+
+def test_candidates_that_repeat_add_up():
+    found = latent.dense(jnp.array([2, 0, 2, 2]), jnp.array([0.1, 0.2, 0.3, 0.4]), A)
+    np.testing.assert_allclose(found, [0.2, 0.0, 0.8], rtol=1e-6)
+
+
+# --- the relatives ---
+
+
+def test_only_the_operator_differs_between_rosmo_and_the_comparable_muzero():
+    shared = [field.name for field in dataclasses.fields(latent.Config) if field.name != "search"]
+    ours, theirs = rosmo.Config(), muzero_unplugged.Config()
+    assert all(getattr(ours, name) == getattr(theirs, name) for name in shared)
+    for cls in (muzero_unplugged.QConfig, muzero_unplugged.GumbelConfig):
+        assert dataclasses.asdict(cls())["search"] | {"operator": ""} == dataclasses.asdict(theirs)["search"] | {
+            "operator": ""}  # fmt: skip
+
+
+def test_the_published_preset_has_the_papers_schedule_and_decay():
+    config = muzero_unplugged.Config(**muzero_unplugged.PRESETS["published"])
+    rate = optimizers.schedule(config.optimizer)
+    for step in (0, 250_000, 500_000, 1_000_000):
+        np.testing.assert_allclose(rate(step), 1e-4 * (1 + np.cos(np.pi * step / 1e6)) / 2, atol=1e-10)
+    # The decay of one step is 1e-4 times the rate over its first value.
+    np.testing.assert_allclose(rate(500_000) * config.optimizer.weight_decay, 1e-4 * rate(500_000) / 1e-4, rtol=1e-6)
+    assert (config.search.num_simulations, config.gamma, config.target_period) == (50, 0.997, 100)
+
+
+def test_mzu_q_regresses_to_the_prior_times_the_exponential_of_q():
+    model, params = latent_model()
+    roots = jax.random.normal(KEY, (4, 32))
+    plan = plans(model, operators.SearchConfig("muzero_q", 6, temperature=0.5), params, roots)
+    prior = jax.vmap(model.predict, (None, 0))(params, roots).policy_logits
+    np.testing.assert_allclose(plan.weights, jax.nn.softmax(prior + plan.qvalues / 0.5), rtol=1e-4)
+
+
+# --- CRR on the latent model ---
+
+
+def test_the_weights_of_crr():
+    advantage = jnp.array([-1.0, 0.0, 2.0, 1e4, -1e4])
+    exponential = weights.exponential(advantage, temperature=2.0, maximum=20.0)
+    np.testing.assert_allclose(exponential, [np.exp(-0.5), 1, np.e, 20, 0], rtol=1e-6)
+    np.testing.assert_array_equal(weights.indicator(advantage), [0, 0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("weight", ["exponential", "binary"])
+def test_crr_clones_the_data_by_its_advantage_and_nothing_else_moves_the_policy(weight):
+    config = latent_crr.Config(batch_size=8, weight=weight)
+    learner = latent_crr.make(config, SPEC)
+    dataset = records(60, range(9, 60, 10))
+    batch = jax.jit(learner.sample)(dataset, KEY)
+    state = learner.init(KEY, batch, (), ())
+    _, metrics = jax.jit(learner.step)(state, batch, KEY)
+    # Values start at exactly 0, so the advantage is the logged reward, which is above 0 everywhere.
+    happened = batch.mask[:, : K + 1]
+    size = jnp.minimum(jnp.exp(batch.reward[:, : K + 1]), 20.0) if weight == "exponential" else jnp.ones_like(happened)
+    expected = jnp.mean(happened * size) * np.log(A)
+    np.testing.assert_allclose(metrics["loss/behavior"], expected, rtol=1e-4)
+    total = metrics["loss/reward"] + 0.25 * metrics["loss/value"] + metrics["loss/behavior"]
+    np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
+
+
+def test_crr_refuses_weights_that_are_none():
+    for given in ({"weight": "linear"}, {"weight_temperature": 0.0}, {"weight_maximum": 0.0}):
+        with pytest.raises(UsageError, match="weight"):
+            latent_crr.make(latent_crr.Config(**given), SPEC)
+
+
+def test_without_its_behavior_term_rosmo_is_any_relative_that_looks_one_step_ahead():
+    dataset = records(60, range(9, 60, 10))
+    ours = rosmo.make(rosmo.Config(batch_size=8, behavior_coef=0.0), SPEC)
+    named = registry.lookup("gumbel")
+    theirs = named.make(named.config(batch_size=8, search=operators.SearchConfig("one_step")), SPEC)
+    batch = jax.jit(ours.sample)(dataset, KEY)
+    states = [jax.jit(learner.step)(learner.init(KEY, batch, (), ()), batch, KEY)[0] for learner in (ours, theirs)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *states)
+
+
+def test_targets_of_the_table_use_no_gradient_of_the_planner():
+    targets = table_targets(window(records(12, [11]), 0))
+    np.testing.assert_allclose(jnp.sum(targets.policy, 1), np.ones(K + 1), rtol=1e-5)
