@@ -142,7 +142,8 @@ def muzero_q(
         key_search, key_action = jax.random.split(key)
         found, prior_logits = search(params, embeddings, key_search)
         logits = prior_logits + found.qvalues / temperature
-        return found._replace(action=jax.random.categorical(key_action, logits), weights=jax.nn.softmax(logits))
+        weights = jax.nn.softmax(logits)
+        return found._replace(action=outcomes.draw(weights, key_action), weights=weights)
 
     return plan
 

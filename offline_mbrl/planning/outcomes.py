@@ -52,8 +52,19 @@ def plan_by_softmax(logits: Array, qvalues: Array, value: Array, key: Array) -> 
     """
     weights = jax.nn.softmax(logits)
     return Plan(
-        action=jax.random.categorical(key, logits), actions=all_actions(qvalues), weights=weights, qvalues=qvalues,
+        action=draw(weights, key), actions=all_actions(qvalues), weights=weights, qvalues=qvalues,
         value=value, improved_value=jnp.sum(weights * qvalues, axis=-1))  # fmt: skip
+
+
+def draw(weights: Array, key: Array) -> Array:
+    """One index `[B]` for each row of `[B, A]` weights, which need not sum to 1; a weight of 0 is never drawn.
+
+    One random number a row, by inversion: a quarter of the time of a one-step lookahead would otherwise go here. The
+    number is at most 1 - 2^-23, so that it times the sum stays below the sum in float32 too.
+    """
+    total = jnp.cumsum(weights, axis=-1)
+    below = jax.random.uniform(key, weights.shape[:1]) * total[:, -1]
+    return jnp.sum(total <= below[:, None], axis=-1)
 
 
 def all_actions(qvalues: Array) -> Array:
