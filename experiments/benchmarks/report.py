@@ -160,7 +160,8 @@ def summary(
     environments = ", ".join(preset.environments)
     lines += [
         f"- preset: {preset_name}; {environments}; {preset.seeds} seeds, {size.updates} updates at batch "
-        f"{size.batch_size}, {size.episodes} episodes of evaluation a seed and way of acting",
+        f"{size.batch_size}, learning rate {grid.LEARNING_RATE:g}, "
+        f"{size.episodes} episodes of evaluation a seed and way of acting",
         f"- runs: {len(rows)}, {sum(row.cpu_seconds for row in rows) / 60:.0f} CPU minutes",
         *(f"- command: `{command}`" for command in sorted({row.command for row in rows})),
         *(f"- code: {revision}" for revision in sorted({row.revision for row in rows})),
