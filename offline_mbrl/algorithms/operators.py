@@ -22,6 +22,10 @@ class SearchConfig:
     visit_temperature: float = 1.0  # of the actions taken by visits; targets are always the visits themselves
     dirichlet_fraction: float = 0.25  # of the root's prior that is noise, muzero and muzero_q
     dirichlet_alpha: float = 0.3
+    gumbel_scale: float = 1.0  # of the noise that picks the actions gumbel starts with
+    value_scale: float = 0.1  # gumbel's sigma(q) = (maxvisit_init + most visits) * value_scale * q
+    maxvisit_init: float = 50.0
+    rescale_values: bool = True  # gumbel's q from 0 to 1 over the actions; False, 1.0, 0.0 make it MZU-Q's exp(q)
     noisy_acting: bool = False  # root noise also while acting: what MuZero Unplugged's released baseline does
     normalize_sampled: bool = False  # one_step_sampled: targets of mass one; the release leaves them as they are
 
@@ -40,19 +44,29 @@ def _muzero(config: SearchConfig) -> dict:
     }  # fmt: skip
 
 
+def _depth(config: SearchConfig) -> int:
+    if config.max_depth < 1:
+        raise UsageError(
+            f"operator {config.operator}: max_depth is its depth, and is {config.max_depth}; give 1 or more"
+        )
+    return config.max_depth
+
+
 OPERATORS: dict[str, Operator] = {
     "one_step": Operator(lambda m, config, **sizes: one_step.exact(m, **sizes)),
     "one_step_sampled": Operator(lambda m, config, **sizes: one_step.sampled(
         m, num_samples=config.num_simulations, normalize=config.normalize_sampled, **sizes), random=True),
     "lookahead": Operator(lambda m, config, **sizes: lookahead.softmax_backup(
-        m, depth=config.max_depth, temperature=config.temperature, **sizes)),
-    "lookahead_max": Operator(lambda m, config, **sizes: lookahead.max_backup(m, depth=config.max_depth, **sizes)),
+        m, depth=_depth(config), temperature=config.temperature, **sizes)),
+    "lookahead_max": Operator(lambda m, config, **sizes: lookahead.max_backup(m, depth=_depth(config), **sizes)),
     "muzero": Operator(lambda m, config, **sizes: mcts.muzero(
         m, temperature=config.visit_temperature, **_muzero(config), **sizes), random=True),
     "muzero_q": Operator(lambda m, config, **sizes: mcts.muzero_q(
         m, temperature=config.temperature, **_muzero(config), **sizes), random=True),
     "gumbel": Operator(lambda m, config, **sizes: mcts.gumbel(
-        m, num_simulations=config.num_simulations, max_depth=config.max_depth, **sizes), random=True),
+        m, num_simulations=config.num_simulations, max_depth=config.max_depth, gumbel_scale=config.gumbel_scale,
+        value_scale=config.value_scale, maxvisit_init=config.maxvisit_init, rescale_values=config.rescale_values,
+        **sizes), random=True),
     "policy": Operator(lambda m, config, **sizes: acting.policy_head(m)),
     "largest_value": Operator(lambda m, config, **sizes: acting.largest_value(one_step.exact(m, **sizes))),
 }  # fmt: skip

@@ -44,6 +44,20 @@ def test_an_unknown_operator_is_refused_with_the_list():
         latent.make(dataclasses.replace(CONFIG, value_target="nothing"), SPEC, who="rosmo")
 
 
+def test_a_lookahead_without_a_depth_is_refused():
+    with pytest.raises(UsageError, match="lookahead_max: max_depth"):
+        latent.make(dataclasses.replace(CONFIG, search=operators.SearchConfig("lookahead_max")), SPEC, who="rosmo")
+
+
+def test_settings_alone_make_gumbel_the_one_step_lookahead():
+    model, params = latent_model()
+    roots = jax.random.normal(KEY, (6, 32))
+    plain = {"value_scale": 1.0, "maxvisit_init": 0.0, "rescale_values": False}
+    search = operators.SearchConfig("gumbel", num_simulations=A, max_depth=1, **plain)
+    found, exact = (plans(model, one, params, roots).weights for one in (search, operators.SearchConfig()))
+    np.testing.assert_allclose(found, exact, atol=1e-5)
+
+
 def test_the_policy_head_as_an_operator_changes_nothing():
     model, params = latent_model()
     roots = jax.random.normal(KEY, (4, 32))
