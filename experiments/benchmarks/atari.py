@@ -47,7 +47,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "smoke": Preset(
         "local/atari/{game}-steps12000", updates=300, episodes=4, max_steps=1_000,
-        settings="batch-size=32 unroll-steps=3 td-steps=3 target-period=50 optimizer.warmup-updates=50 "
+        settings="batch-size=16 unroll-steps=3 td-steps=3 target-period=50 optimizer.warmup-updates=50 "
         "model.resnet.channels=16 model.resnet.blocks-representation=1 model.resnet.blocks-transition=1 "
         "model.resnet.blocks-prediction=1 model.resnet.head-channels=32 model.resnet.head-layers=64,64"),
     "full": Preset(
