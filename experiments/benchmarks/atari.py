@@ -25,10 +25,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from offline_mbrl import blocks, cli, compilation, export, files, registry
+from offline_mbrl import blocks, cli, compilation, environments, export, files, registry
 from offline_mbrl.commands import arguments, folder, playing, resident
 from offline_mbrl.data import atari_scores
 from offline_mbrl.data.memory import Dataset
+from offline_mbrl.evaluation import aggregate
 from offline_mbrl.types import UsageError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "atari"
@@ -80,7 +81,7 @@ def main(options: Options) -> int:
     root = options.folder or Path("runs") / f"atari-{options.preset}"
     results = options.folder or RESULTS / options.preset
     games = [game for game in options.games.split(",") if game]
-    atari_scores.human_normalized(np.zeros(len(games)), games)  # names an unknown game before an hour of training
+    check(games, preset)
     for game in games:
         if code := train(options.algorithm, preset, game, root / game):
             return code
@@ -90,6 +91,17 @@ def main(options: Options) -> int:
     console.print(f"written: {results}; {(time.perf_counter() - began) / 60:.1f} minutes in this process; "
                   f"resident memory now: {resident.describe(resident.now())}")  # fmt: skip
     return 0
+
+
+def check(games: list[str], preset: Preset) -> None:
+    """Refuses what would fail, or be wrong, after an hour of training."""
+    if not games or preset.episodes < 1:
+        raise UsageError("give at least one of --games and one of --episodes")
+    if "{game}" not in preset.data and len(games) > 1:
+        raise UsageError(f"--data {preset.data!r} names no {{game}}: all {len(games)} games would train on one dataset")
+    atari_scores.human_normalized(np.zeros(len(games)), games)  # names an unknown game
+    for game in games:
+        environments.spec(f"atari/{game}")  # and says what is missing to play it
 
 
 def train(algorithm: str, preset: Preset, game: str, run: Path) -> int:
@@ -115,6 +127,8 @@ def evaluated(preset: Preset, game: str, run: Path, console: Console) -> list[di
         console.print(f"playing {simulator}: {preset.episodes} episodes, greedy and sampled")
         play = playing.make(exported.policy, simulator, num_seeds=len(seeds), num_episodes=preset.episodes)
         scores = playing.summarize(play(exported.params, seed=1), None)
+        if broken := next((one for one in scores.values() if not one["complete"]), None):
+            raise UsageError(f"{simulator}: {broken['message']}")
         folder.write_json(path, asked | {"scores": scores} | speed(run))
     found, about = folder.read_json(path), folder.read_json(run / folder.RUN)
     shared = {
@@ -162,15 +176,15 @@ def update_flops(run: Path) -> float:
     return float((update.lower(state, dataset, key).cost_analysis() or {}).get("flops", float("nan")))
 
 
-def product_flops(size: int = 2048) -> float:
-    """Operations per second of a float32 matrix product, the fastest of twenty."""
-    product, x = jax.jit(jnp.matmul), jnp.ones((size, size))
-    seconds = []
-    for _ in range(21):
+def product_flops(size: int = 2048, chained: int = 20) -> float:
+    """Operations per second of float32 matrix products in one dispatch, the fastest of five."""
+    products = jax.jit(lambda x: jax.lax.fori_loop(0, chained, lambda _, y: y @ x, x))
+    x, seconds = jnp.eye(size), []
+    for _ in range(6):
         began = time.perf_counter()
-        jax.block_until_ready(product(x, x))
+        jax.block_until_ready(products(x))
         seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds[1:])
+    return chained * 2 * size**3 / min(seconds[1:])
 
 
 # --- what is written ---
@@ -209,6 +223,11 @@ def table(rows: list[dict[str, Any]]) -> Table:
     made = Table(*names.values())
     for row in rows:
         made.add_row(*(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names))
+    for how in dict.fromkeys(row["acting"] for row in rows):
+        for name, over in (("IQM", aggregate.interquartile_mean), ("median", np.median), ("mean", np.mean)):
+            scales = [np.array([row[scale] for row in rows if row["acting"] == how]) for scale in (
+                "dqn_normalized", "human_normalized")]  # fmt: skip
+            made.add_row(f"{name} of all", how, "", "", *(f"{float(over(one)):.4g}" for one in scales))
     return made
 
 

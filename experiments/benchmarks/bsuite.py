@@ -79,8 +79,11 @@ def preset_of(options: Options) -> grid.Preset:
     """The preset with what was given in its place."""
     given = {name: value for name in ("seeds", "updates", "batch_size")
              if (value := getattr(options, name)) is not None}  # fmt: skip
+    if options.episodes != Options.episodes:
+        given["episodes"] = options.episodes
     if given and options.folder is None:
         raise UsageError(f"--{next(iter(given)).replace('_', '-')} differs from the preset: give a --folder as well")
+    given.pop("episodes", None)
     return grid.PRESETS[options.preset]._replace(**given)
 
 

@@ -85,7 +85,7 @@ PRESETS = {
     "quick": Preset(
         ("catch",), 3, 30_000, 32, (1, 10, 100), (0.0, 0.3, 0.5), (2, 4, 8, 16), (4, 16), (4,),
         (1, 2, 4, 0), 8, (1, 3, 5, 10), coverage=ARMS_WITH_BUDGET, ends=("muzero_q",),
-        unrolled=(("rosmo", 0), ("muzero", FEW)),
+        unrolled=(("rosmo", 0), ("one_step", 0), ("muzero", FEW)),
         noisy=(("bc", 0), ("rosmo", 0), ("one_step", 0), ("muzero", FEW))),
     "full": Preset(
         ("catch", "cartpole", "mountain_car"), 5, 50_000, 128, (1, 10, 100), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),

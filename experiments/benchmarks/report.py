@@ -173,18 +173,20 @@ def summary(
 
 METHOD = f"""Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is
 one algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number of
-updates are the same, and each acts by its own operator (one-step sampled: by its policy head). All seeds learn from one
-dataset a condition, so that intervals do not tell how another dataset of that size would do. The final parameters are
-evaluated, in an environment as noisy as the data's. A run that became non-finite counts as a random policy.
+updates are the same, and each acts by its own operator (one-step sampled: by its policy head). Behavior cloning sees
+single transitions, the others windows of several. The learning rate is not the published 7e-4, which learns the same
+three times as slowly. All seeds learn from one dataset a condition, so that intervals do not tell how another dataset
+of that size would do. The final parameters are evaluated, in an environment as noisy as the data's. A run that became
+non-finite counts as a random policy.
 
-IQM: interquartile mean over seeds and environments; with three seeds and one environment that is the mean. Intervals:
-stratified bootstrap, 95 %, reflected where the difference between the best and the worst is meant, which chance widens;
-with few seeds they are too narrow. A claim says on which side of a threshold a difference
-lies: it holds if the whole interval is there, does not hold if the whole interval is on the other side, and otherwise
-cannot be told. The figures behind a claim are that difference and its interval; under {findings.MARGIN:g} it is taken
-for none. An arm that stays below {findings.LEARNED:g} everywhere in a claim about losses or spreads has nothing to
-lose, so that the claim cannot be told. Many claims are judged, each by itself, so that some of the verdicts are
-chance."""
+IQM: interquartile mean over seeds and environments; with three seeds and one environment that is the mean. Intervals
+in tables and pictures: stratified bootstrap, 95 %; with three seeds they are too narrow. A claim says on which side of
+a threshold a difference lies: it holds if the whole interval is there, does not hold if the whole interval is on the
+other side, and otherwise cannot be told. The figures behind a claim are that difference and its interval, widened for
+few seeds (variance of a sample, Student's t), and reflected where the difference between the best and the worst is
+meant, which chance widens. Where losses and such spreads are judged, less than {findings.MARGIN:g} is taken for none.
+An arm that stays below {findings.LEARNED:g} everywhere in a claim about losses or spreads has nothing to lose, so that
+the claim cannot be told. Many claims are judged, each by itself, so that some of the verdicts are chance."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -148,7 +148,8 @@ def configure(setting: grid.Setting, size: Size) -> Any:
     config = dataclasses.replace(config, unroll_steps=setting.unroll)
     if not arm.operator:
         return config
-    given = {"operator": arm.operator, "max_depth": setting.depth}
+    which = "depth" if arm.operator.startswith("lookahead") else "max_depth"
+    given = {"operator": arm.operator, which: setting.depth}
     search = dataclasses.replace(config.search, **given, num_simulations=setting.simulations or 1)
     return dataclasses.replace(config, search=search, behavior_coef=arm.behavior_coef)
 

@@ -33,7 +33,7 @@ GAMMA = 0.997**4
 TREES = ("gumbel", "muzero", "muzero_q")  # the compiler counts one turn of their loops
 UPDATES = (  # name in the registry, settings of the search
     ("rosmo", {}), ("rosmo", {"operator": "one_step_sampled", "num_simulations": 4}),
-    ("rosmo", {"operator": "lookahead", "max_depth": 2}), ("gumbel", {"num_simulations": 4}),
+    ("rosmo", {"operator": "lookahead", "depth": 2}), ("gumbel", {"num_simulations": 4}),
     ("muzero_unplugged", {"num_simulations": 4}), ("mzu_q", {"num_simulations": 4}),
     ("gumbel", {"num_simulations": 16}), ("muzero_unplugged", {"num_simulations": 16}),
     ("mzu_q", {"num_simulations": 16}),
@@ -107,7 +107,7 @@ def cases(options: Options) -> list[tuple[str, operators.SearchConfig]]:
     found.append((f"one_step_sampled, N = {sampled}", operators.SearchConfig("one_step_sampled", sampled)))
     for depth in options.depths:
         for name in ("lookahead", "lookahead_max"):
-            found.append((f"{name}, depth {depth}", operators.SearchConfig(name, max_depth=depth)))
+            found.append((f"{name}, depth {depth}", operators.SearchConfig(name, depth=depth)))
     for budget in options.budgets:
         for name in ("gumbel", "muzero", "muzero_q"):
             found.append((f"{name}, N = {budget}", operators.SearchConfig(name, budget)))

@@ -90,7 +90,7 @@ def _visited_value(plan: Plan, values: Array) -> Array:
 VALUE_TARGETS: dict[str, ValueTarget] = {
     "target_value": ValueTarget(lambda plan, values: values),  # ROSMO; MuZero Unplugged on Atari
     "search_root_mean": ValueTarget(lambda plan, values: plan.improved_value, every_step=True),  # released baseline
-    "search_visit_q": ValueTarget(_visited_value, every_step=True),  # as printed in the talk on ROSMO
+    "search_visit_q": ValueTarget(_visited_value, every_step=True),  # the talk on ROSMO; weights: visits, by muzero
     "search_only": ValueTarget(lambda plan, values: plan.improved_value, is_return=False),  # 0-step, DM Control
 }
 
@@ -188,22 +188,25 @@ def dense(actions: Array, weights: Array, num_actions: int) -> Array:
 # --- acting ---
 
 
-def make_policy(model: LatentModel, planner: Planner, num_actions: int, *, random: bool) -> Policy:
+def make_policy(
+    model: LatentModel, planner: Planner, num_actions: int, *, greedy: Planner | None = None, random: bool
+) -> Policy:
     """Acts by a planner at the encoded observation: sampled, its own choice; greedy, the largest weight.
 
     Args:
       model, planner: how to see, and how to choose.
       num_actions: A.
-      random: whether the planner's weights depend on the key. Greedy acting then plans with a fixed one, so that it
-        repeats itself, and there is no log probability.
+      greedy: plans for greedy acting, with a fixed key; default: `planner`. Exploration noise of a fixed key would be
+        a bias, so it should have none.
+      random: whether the planner's weights depend on the key. There is no log probability then.
     """
 
-    def plan(params: PyTree, observation: PyTree, key: Array) -> Plan:
+    def plan(params: PyTree, observation: PyTree, key: Array, planner: Planner = planner) -> Plan:
         root = jax.tree.map(lambda leaf: leaf[None], model.represent(params, observation))
         return jax.tree.map(lambda leaf: leaf[0], planner(params, root, key))
 
     def weights(params: PyTree, observation: PyTree) -> Array:
-        found = plan(params, observation, jax.random.key(0))
+        found = plan(params, observation, jax.random.key(0), greedy or planner)
         return dense(found.actions, found.weights, num_actions)
 
     def log_prob(params: PyTree, observation: PyTree, action: Array) -> Array:
@@ -240,7 +243,8 @@ def make(
     model = muzero.make(config.model, spec)
     acting = operators.for_acting(config.acting, config.search)
     make_planner = lambda search: operators.make(search, model, num_actions=size, gamma=config.gamma)  # noqa: E731
-    improve, act = (planner, planner) if planner else (make_planner(config.search), make_planner(acting))
+    improve, act, greedy = [planner] * 3 if planner else [
+        make_planner(search) for search in (config.search, acting, operators.without_noise(acting))]  # fmt: skip
     ends = (lambda trajectory: trajectory) if config.bootstrap_on_truncation else truncation_terminates
     length = config.unroll_steps + config.td_steps + (not config.bootstrap_on_truncation)
     optimizer = optimizers.make(config.optimizer)
@@ -270,7 +274,7 @@ def make(
     return Learner(
         sample=memory.windows(
             config.batch_size, length, start_on_final=config.start_on_final, frame_stack=spec.frame_stack),
-        init=init, step=step, policy=make_policy(model, act, size, random=random),
+        init=init, step=step, policy=make_policy(model, act, size, greedy=greedy, random=random),
         policy_params=lambda state: state.params,
     )  # fmt: skip
 
@@ -279,9 +283,12 @@ def check(config: Config) -> None:
     """Refuses settings that make no learner.
 
     Raises:
-      UsageError: a count below one, or an unknown value target.
+      UsageError: a count below one, a gamma outside 0..1, or an unknown name.
     """
+    if not 0.0 <= config.gamma <= 1.0:
+        raise UsageError(f"gamma must lie in 0..1, got {config.gamma}")
     if min(config.unroll_steps, config.td_steps, config.batch_size, config.target_period) < 1:
         raise UsageError("unroll_steps, td_steps, batch_size and target_period must be at least 1")
+    unrolled.step_weights(config.loss.step_weights, config.unroll_steps)  # refuses an unknown kind
     if config.value_target not in VALUE_TARGETS:
         raise UsageError(f"unknown value_target {config.value_target!r}: choose one of {', '.join(VALUE_TARGETS)}")

@@ -16,17 +16,18 @@ class SearchConfig:
     """The operator and its settings; mctx's defaults unless said otherwise."""
 
     operator: str = "one_step"  # a name of OPERATORS; an unknown one is refused with the list
-    num_simulations: int = 16  # N: simulations of a tree search, samples of one_step_sampled
-    max_depth: int = 0  # edges below the root of a tree search, 0 without limit; the depth of a lookahead
-    temperature: float = 1.0  # tau of muzero_q and of lookahead; no source gives one, 1 makes depth 1 equal one_step
-    visit_temperature: float = 1.0  # of the actions taken by visits; targets are always the visits themselves
-    dirichlet_fraction: float = 0.25  # of the root's prior that is noise, muzero and muzero_q
-    dirichlet_alpha: float = 0.3
-    gumbel_scale: float = 1.0  # of the noise that picks the actions gumbel starts with
-    value_scale: float = 0.1  # gumbel's sigma(q) = (maxvisit_init + most visits) * value_scale * q
-    maxvisit_init: float = 50.0
-    rescale_values: bool = True  # gumbel's q from 0 to 1 over the actions; False, 1.0, 0.0 make it MZU-Q's exp(q)
-    noisy_acting: bool = False  # root noise also while acting: what MuZero Unplugged's released baseline does
+    num_simulations: int = 16  # N: simulations of muzero, muzero_q and gumbel, samples of one_step_sampled
+    depth: int = 2  # of lookahead and lookahead_max
+    max_depth: int = 0  # muzero, muzero_q, gumbel: edges below the root, 0 without limit
+    temperature: float = 1.0  # muzero_q's tau, and of lookahead below the root; no source gives one
+    visit_temperature: float = 1.0  # muzero: of the actions taken; targets are always the visits themselves
+    dirichlet_fraction: float = 0.25  # muzero, muzero_q: of the root's prior that is noise
+    dirichlet_alpha: float = 0.3  # muzero, muzero_q
+    noisy_acting: bool = False  # muzero, muzero_q: root noise while acting too, as in the released baseline
+    gumbel_scale: float = 1.0  # gumbel: of the noise that picks the actions it starts with
+    value_scale: float = 0.1  # gumbel: sigma(q) = (maxvisit_init + most visits) * value_scale * q
+    maxvisit_init: float = 50.0  # gumbel
+    rescale_values: bool = True  # gumbel: q from 0 to 1 over the actions
     normalize_sampled: bool = False  # one_step_sampled: targets of mass one; the release leaves them as they are
 
 
@@ -44,21 +45,13 @@ def _muzero(config: SearchConfig) -> dict:
     }  # fmt: skip
 
 
-def _depth(config: SearchConfig) -> int:
-    if config.max_depth < 1:
-        raise UsageError(
-            f"operator {config.operator}: max_depth is its depth, and is {config.max_depth}; give 1 or more"
-        )
-    return config.max_depth
-
-
 OPERATORS: dict[str, Operator] = {
     "one_step": Operator(lambda m, config, **sizes: one_step.exact(m, **sizes)),
     "one_step_sampled": Operator(lambda m, config, **sizes: one_step.sampled(
         m, num_samples=config.num_simulations, normalize=config.normalize_sampled, **sizes), random=True),
     "lookahead": Operator(lambda m, config, **sizes: lookahead.softmax_backup(
-        m, depth=_depth(config), temperature=config.temperature, **sizes)),
-    "lookahead_max": Operator(lambda m, config, **sizes: lookahead.max_backup(m, depth=_depth(config), **sizes)),
+        m, depth=config.depth, temperature=config.temperature, **sizes)),
+    "lookahead_max": Operator(lambda m, config, **sizes: lookahead.max_backup(m, depth=config.depth, **sizes)),
     "muzero": Operator(lambda m, config, **sizes: mcts.muzero(
         m, temperature=config.visit_temperature, **_muzero(config), **sizes), random=True),
     "muzero_q": Operator(lambda m, config, **sizes: mcts.muzero_q(
@@ -78,6 +71,12 @@ def make(config: SearchConfig, model: LatentModel, *, num_actions: int, gamma: f
     Raises:
       UsageError: the operator is unknown, or its settings make no planner.
     """
+    for name in ("num_simulations", "depth", "temperature", "dirichlet_alpha"):
+        if not getattr(config, name) > 0:  # not NaN either
+            raise UsageError(f"search: {name} is {getattr(config, name)}; give more than 0")
+    for name in ("max_depth", "visit_temperature", "gumbel_scale"):
+        if not getattr(config, name) >= 0:
+            raise UsageError(f"search: {name} is {getattr(config, name)}; give 0 or more")
     return _lookup(config.operator).make(model, config, num_actions=num_actions, gamma=gamma)
 
 
@@ -89,11 +88,19 @@ def for_acting(acting: str, config: SearchConfig) -> SearchConfig:
         policy head, as in ROSMO's release.
       config: the settings of learning; root noise is left out unless `noisy_acting`.
     """
+    if acting != "search" and acting not in OPERATORS:
+        raise UsageError(f"unknown acting {acting!r}: choose search or one of {', '.join(OPERATORS)}")
     operator = acting if acting != "search" else config.operator
     if acting == "search" and operator == "one_step_sampled":
         operator = "policy"
     fraction = config.dirichlet_fraction if config.noisy_acting else 0.0
     return replace(config, operator=operator, dirichlet_fraction=fraction)
+
+
+def without_noise(config: SearchConfig) -> SearchConfig:
+    """The settings of greedy acting: no exploration noise at the root; one that samples acts by the policy head."""
+    operator = "policy" if config.operator == "one_step_sampled" else config.operator
+    return replace(config, operator=operator, dirichlet_fraction=0.0, gumbel_scale=0.0)
 
 
 def is_random(operator: str) -> bool:

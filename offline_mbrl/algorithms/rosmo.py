@@ -58,6 +58,8 @@ def make(config: Config, spec: EnvironmentSpec, *, planner: Planner | None = Non
       UsageError: continuous actions, or settings that contradict each other.
     """
     num_actions(spec, "rosmo")
+    if config.behavior_coef == 0:
+        return latent.make(config, spec, who="rosmo", planner=planner)
     if config.behavior_advantage == "model" and config.search.operator == "one_step" and planner is None:
         advantage = advantages.planned
     else:

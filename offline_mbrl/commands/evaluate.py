@@ -1,8 +1,9 @@
 """`offline-mbrl evaluate RUN`: plays the policies of a run's last checkpoint, or of an exported folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -43,13 +44,21 @@ def main(argv: list[str]) -> int:
         played = play(exported.params, seed=options.seed, show=show)
     outcome = {
         "step": about.get("step"), "seeds": about["seeds"], "failures": {},
-        "evaluation": playing.summarize(played, about.get("reference"), official.human_reference(simulator)),
+        "evaluation": playing.summarize(played, reference(simulator, about), official.human_reference(simulator)),
     }  # fmt: skip
     console.print(tables.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
     for how, one in outcome["evaluation"].items():
         if one["message"]:
             console.print(f"{how}: {one['message']}")
     return 0 if results.is_complete(outcome) else 1
+
+
+def reference(simulator: str, about: Mapping[str, Any]) -> Any:
+    """The returns that stand for 0 and 1: the simulator's own where known, else those of a run in that simulator."""
+    plain = simulator.partition("?")[0]
+    known = official.REFERENCES.get(plain)
+    same = plain == (about.get("simulator") or "").partition("?")[0]
+    return known or (about.get("reference") if same else None)
 
 
 def policy_folder(path: Path) -> Path:

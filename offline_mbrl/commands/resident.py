@@ -20,10 +20,10 @@ def now() -> Resident:
     """Of this process at this moment."""
     try:
         lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    except OSError:
+        anonymous, *shared = (int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
+    except (OSError, KeyError):  # another system, or a sandbox's Linux that does not tell them apart
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Resident(peak if sys.platform == "darwin" else peak * 1024, 0)
-    anonymous, *shared = (int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
     return Resident(anonymous, sum(shared))
 
 

@@ -240,6 +240,9 @@ def _tfds() -> Any:
 
 def _missing(error: ImportError) -> UsageError:
     """Which module is missing: TFDS itself, or one that it imports when it is used."""
+    if error.name and error.name.startswith("apache_beam"):
+        return UsageError("preparing this dataset needs Apache Beam: pip install apache-beam, or, for Atari, take "
+                          "rlu_atari_checkpoints_ordered, which holds the same games and does without")  # fmt: skip
     module = f"the module {error.name!r}" if error.name else f"a module ({ingest.first_line(error)})"
     return UsageError(
         f"reading RLDS datasets with tensorflow-datasets needs {module}: pip install 'offline_mbrl[data]'"

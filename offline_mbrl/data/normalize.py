@@ -9,7 +9,7 @@ from offline_mbrl.data import memory
 from offline_mbrl.types import PyTree
 
 SMALLEST_STD = 1e-6  # a constant entry is only shifted
-CHUNK_ROWS = 2**16
+CHUNK_ROWS, CHUNK_BYTES = 2**16, 2**26  # of records that are read at a time, whichever is less
 
 
 class Statistics(NamedTuple):
@@ -43,7 +43,8 @@ def _moments(leaf: np.ndarray) -> np.ndarray:
     if leaf.dtype.kind != "f":
         return np.stack([np.zeros(shape, np.float32), np.ones(shape, np.float32)])
     size = leaf.shape[0]
-    chunks = lambda: (np.asarray(leaf[at : at + CHUNK_ROWS]) for at in range(0, size, CHUNK_ROWS))  # noqa: E731
+    rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES // max(1, leaf.dtype.itemsize * int(np.prod(shape)))))
+    chunks = lambda: (np.asarray(leaf[at : at + rows]) for at in range(0, size, rows))  # noqa: E731
     mean = np.sum([chunk.sum(axis=0, dtype=np.float64) for chunk in chunks()], axis=0) / size
     variance = np.sum([np.square(chunk - mean).sum(axis=0, dtype=np.float64) for chunk in chunks()], axis=0) / size
     std = np.sqrt(variance)

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from offline_mbrl.targets import transforms
-from offline_mbrl.types import Array, LatentModel, Metrics, PyTree, Trajectory
+from offline_mbrl.types import Array, LatentModel, Metrics, PyTree, Trajectory, UsageError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Targets(NamedTuple):
     value: Array  # [K + 1]
     policy: Array  # [K + 1, A]
     behavior: Array  # [K + 1] weight with which the data's action is cloned
-    known: Array  # [K + 1] 0 after a truncation, where there is nothing to learn
+    known: Array  # [K + 1] 0 after a truncation, where there is nothing to learn; reward k belongs to step k
 
 
 def unroll(model: LatentModel, config: LossConfig, params: PyTree, observation: PyTree, actions: Array) -> PyTree:
@@ -53,15 +53,23 @@ def unroll(model: LatentModel, config: LossConfig, params: PyTree, observation: 
         following = model.dynamics(params, embedding, action)
         embedding = optax.scale_gradient(following, config.gradient_scale)
         embeddings.append(embedding if config.scale_before_heads else following)
-    return jnp.stack(embeddings)
+    return jax.tree.map(lambda *steps: jnp.stack(steps), *embeddings)
 
 
 def step_weights(kind: str, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights of the K rewards and of the K + 1 values and policies in their sums over the unroll."""
+    """Weights of the K rewards and of the K + 1 values and policies in their sums over the unroll.
+
+    Raises:
+      UsageError: the kind is unknown.
+    """
     later = np.full(num_steps, 1.0 / num_steps, np.float32)
-    if kind == "root":
-        return later, np.concatenate([np.ones(1, np.float32), later])
-    return later, np.full(num_steps + 1, 1.0 / (num_steps + 1), np.float32)
+    states = {
+        "mean": np.full(num_steps + 1, 1.0 / (num_steps + 1), np.float32),
+        "root": np.concatenate([np.ones(1, np.float32), later]),
+    }
+    if kind not in states:
+        raise UsageError(f"unknown step_weights {kind!r}: choose one of {', '.join(states)}")
+    return later, states[kind]
 
 
 def loss(
@@ -95,7 +103,7 @@ def loss(
     cloned = optax.softmax_cross_entropy_with_integer_labels(heads.policy_logits, chosen)
     rewards, states = step_weights(config.step_weights, num_steps)
     parts = {
-        "reward": jnp.dot(rewards, known[1:] * cross_entropy(heads.reward_logits[1:], two_hot(targets.reward))),
+        "reward": jnp.dot(rewards, known[:-1] * cross_entropy(heads.reward_logits[1:], two_hot(targets.reward))),
         "value": jnp.dot(states, known * cross_entropy(heads.value_logits, two_hot(targets.value))),
         "policy": jnp.dot(states, known * cross_entropy(heads.policy_logits, targets.policy)),
         "behavior": jnp.dot(states, targets.behavior * cloned),

@@ -45,6 +45,12 @@ def kernels(params: PyTree) -> PyTree:
 
 
 def make(config: OptimizerConfig) -> optax.GradientTransformation:
-    """The optimizer as one optax transformation; see `schedule`."""
+    """The optimizer as one optax transformation.
+
+    Raises:
+      UsageError: an unknown schedule, a negative norm, or a decay that takes no update.
+    """
+    if config.decay_updates < 1 or not config.max_grad_norm >= 0:
+        raise UsageError("optimizer: decay_updates must be at least 1 and max_grad_norm at least 0")
     adam = optax.adamw(schedule(config), weight_decay=config.weight_decay, mask=kernels)
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam) if config.max_grad_norm else adam

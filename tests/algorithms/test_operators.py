@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from latent_examples import CONFIG, KEY, SPEC, A, K, N, latent_model, records, table_model, table_targets, window
+from latent_examples import CONFIG, KEY, SPEC, A, K, N, latent_model, records, table_model, window
 
 from offline_mbrl import registry
 from offline_mbrl.algorithms import latent, latent_crr, muzero_unplugged, operators, rosmo
+from offline_mbrl.models import unrolled
 from offline_mbrl.networks import optimizers
 from offline_mbrl.planning import one_step
 from offline_mbrl.targets import weights
@@ -28,7 +29,7 @@ def plans(model, search, params, embeddings):
 def test_every_operator_gives_the_same_kind_of_plan(name):
     model, params = latent_model()
     roots = jax.random.normal(KEY, (5, 32))
-    plan = plans(model, operators.SearchConfig(name, num_simulations=3, max_depth=2), params, roots)
+    plan = plans(model, operators.SearchConfig(name, num_simulations=3), params, roots)
     size = plan.actions.shape[1]
     assert isinstance(plan, Plan)
     assert [leaf.shape for leaf in plan] == [(5,), (5, size), (5, size), (5, size), (5,), (5,)]
@@ -45,8 +46,8 @@ def test_an_unknown_operator_is_refused_with_the_list():
 
 
 def test_a_lookahead_without_a_depth_is_refused():
-    with pytest.raises(UsageError, match="lookahead_max: max_depth"):
-        latent.make(dataclasses.replace(CONFIG, search=operators.SearchConfig("lookahead_max")), SPEC, who="rosmo")
+    with pytest.raises(UsageError, match="depth is 0"):
+        operators.make(operators.SearchConfig("lookahead_max", depth=0), table_model(), num_actions=A, gamma=0.9)
 
 
 def test_settings_alone_make_gumbel_the_one_step_lookahead():
@@ -100,7 +101,7 @@ def test_a_sampled_lookahead_acts_by_the_policy_head():
 
 @pytest.mark.parametrize(("name", "closed"), [("one_step", True), ("lookahead", True), ("muzero", False)])
 def test_a_policy_has_a_log_probability_only_where_its_plan_is_certain(name, closed):
-    config = dataclasses.replace(CONFIG, search=operators.SearchConfig(name, max_depth=2))
+    config = dataclasses.replace(CONFIG, search=operators.SearchConfig(name))
     assert (latent.make(config, SPEC, who="rosmo").policy.log_prob is not None) == closed
 
 
@@ -161,7 +162,7 @@ def test_candidates_that_repeat_add_up():
 # --- the relatives ---
 
 
-def test_only_the_operator_differs_between_rosmo_and_the_comparable_muzero():
+def test_only_operator_and_behavior_term_differ_between_rosmo_and_the_comparable_muzero():
     shared = [field.name for field in dataclasses.fields(latent.Config) if field.name != "search"]
     ours, theirs = rosmo.Config(), muzero_unplugged.Config()
     assert all(getattr(ours, name) == getattr(theirs, name) for name in shared)
@@ -178,6 +179,25 @@ def test_the_published_preset_has_the_papers_schedule_and_decay():
     # The decay of one step is 1e-4 times the rate over its first value.
     np.testing.assert_allclose(rate(500_000) * config.optimizer.weight_decay, 1e-4 * rate(500_000) / 1e-4, rtol=1e-6)
     assert (config.search.num_simulations, config.gamma, config.target_period) == (50, 0.997, 100)
+    assert (config.batch_size, config.unroll_steps, config.td_steps, config.model.num_bins) == (1024, 5, 5, 601)
+    assert (config.search.dirichlet_alpha, config.search.visit_temperature) == (0.25, 0.25)
+    assert (config.loss.step_weights, config.loss.scale_before_heads) == ("root", False)
+    assert config.optimizer.max_grad_norm == 0.0
+
+
+def test_the_released_presets_are_what_their_code_does():
+    baseline = muzero_unplugged.Config(**muzero_unplugged.PRESETS["released"])
+    assert (baseline.value_target, baseline.search.num_simulations) == ("search_root_mean", 20)
+    assert (baseline.search.noisy_acting, baseline.search.dirichlet_alpha) == (True, 0.3)
+    ours = rosmo.Config(**rosmo.PRESETS["released"])
+    assert (ours.behavior_advantage, ours.behavior_at_zero) == ("encoded_next", 0.0)
+    for config in (baseline, ours):
+        assert (config.bootstrap_on_truncation, config.start_on_final) == (False, True)
+        assert config.model.num_bins == 20
+    atari = rosmo.Config(**rosmo.PRESETS["atari"])
+    assert (atari.unroll_steps, atari.td_steps, atari.model.num_bins) == (5, 5, 601)
+    assert rosmo.PRESETS["sampled"]["search"] == operators.SearchConfig("one_step_sampled", 4)
+    assert (rosmo.Config().target_period, rosmo.Config().batch_size) == (200, 512)
 
 
 def test_mzu_q_regresses_to_the_prior_times_the_exponential_of_q():
@@ -231,6 +251,29 @@ def test_without_its_behavior_term_rosmo_is_any_relative_that_looks_one_step_ahe
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *states)
 
 
-def test_targets_of_the_table_use_no_gradient_of_the_planner():
-    targets = table_targets(window(records(12, [11]), 0))
-    np.testing.assert_allclose(jnp.sum(targets.policy, 1), np.ones(K + 1), rtol=1e-5)
+def test_greedy_acting_has_no_noise_and_sampled_acting_has_it():
+    noisy = operators.SearchConfig("gumbel", dirichlet_fraction=0.3)
+    assert operators.without_noise(noisy) == dataclasses.replace(noisy, gumbel_scale=0.0, dirichlet_fraction=0.0)
+    assert operators.without_noise(operators.SearchConfig("one_step_sampled")).operator == "policy"
+    model, params = latent_model()
+    search = operators.SearchConfig("gumbel", num_simulations=4)
+    learner = latent.make(dataclasses.replace(CONFIG, search=search), SPEC, who="rosmo")
+    observations = jax.random.normal(KEY, (20, 4))
+    roots = jax.vmap(model.represent, (None, 0))(params, observations)
+    quiet = plans(model, operators.without_noise(search), params, roots).weights
+    found = jax.jit(jax.vmap(learner.policy.mode, (None, 0)))(params, observations)
+    np.testing.assert_array_equal(found, np.argmax(quiet, axis=1))
+
+
+@pytest.mark.parametrize("given", [
+    {"gamma": 99.7}, {"gamma": float("nan")}, {"loss": unrolled.LossConfig(step_weights="foo")},  # type: ignore[arg-type]
+    {"acting": "greedy"}, {"search": operators.SearchConfig(temperature=float("nan"))},
+    {"search": operators.SearchConfig(max_depth=-3)}, {"search": operators.SearchConfig(num_simulations=0)},
+    {"optimizer": optimizers.OptimizerConfig(max_grad_norm=-1.0)},
+    {"optimizer": optimizers.OptimizerConfig(decay_updates=0)},
+])  # fmt: skip
+def test_settings_that_make_no_learner_are_refused_by_name(given):
+    name = next(iter(given))
+    detail = {"search": "search: ", "optimizer": "optimizer: ", "loss": "step_weights"}.get(name, name)
+    with pytest.raises(UsageError, match=detail):
+        latent.make(dataclasses.replace(CONFIG, **given), SPEC, who="rosmo")

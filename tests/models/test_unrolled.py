@@ -80,10 +80,22 @@ def test_steps_after_a_truncation_carry_no_gradient():
     model, params = latent_model()
     trajectory = window([2], terminal=False)
     targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1))
-    other = targets._replace(value=targets.value.at[2:].set(5.0), reward=targets.reward.at[1:].set(3.0))
+    other = targets._replace(value=targets.value.at[2:].set(5.0), reward=targets.reward.at[2:].set(3.0))
     loss = lambda params, targets: unrolled.loss(model, CONFIG, 0.2, params, trajectory, targets, KEY)[0]  # noqa: E731
     gradient = jax.jit(jax.grad(loss))
     jax.tree.map(np.testing.assert_array_equal, gradient(params, targets), gradient(params, other))
+
+
+def test_the_last_reward_before_a_truncation_is_trained():
+    model, params = latent_model()
+    trajectory = window([2], terminal=False)  # steps 0 and 1 happened
+    targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]))
+    loss = jax.jit(lambda reward: unrolled.loss(
+        model, CONFIG, 0.2, params, trajectory, targets._replace(reward=reward), KEY)[1]["loss/reward"])  # fmt: skip
+    first, last, after = (loss(targets.reward.at[k].set(5.0)) for k in range(K))
+    assert abs(float(first - loss(targets.reward))) > 0.1
+    assert abs(float(last - loss(targets.reward))) > 0.1
+    assert float(after) == float(loss(targets.reward))
 
 
 def test_actions_past_the_end_are_random_and_those_before_it_are_the_data():
