@@ -10,6 +10,7 @@ import optax
 import pytest
 from latent_examples import CONFIG, KEY, SPEC, A, K, as_clone, latent_model, records, window
 
+from offline_mbrl import checkpoint, fit
 from offline_mbrl.algorithms import advantages, latent, rosmo
 from offline_mbrl.models import unrolled
 from offline_mbrl.planning import one_step
@@ -118,3 +119,13 @@ def test_windows_start_on_final_records_only_in_the_released_preset():
 def test_counts_below_one_are_refused(name):
     with pytest.raises(UsageError, match=name):
         rosmo.make(rosmo.Config(**{name: 0}), SPEC)
+
+
+def test_a_run_that_goes_on_from_its_checkpoint_at_50_equals_the_whole_run_of_100(tmp_path):
+    learner, dataset = rosmo.make(CONFIG, SPEC), records(200, range(9, 200, 10))
+    train = functools.partial(fit.fit, learner, dataset, key=KEY, seeds=[0, 1], block_updates=25)
+    whole, again = (train(num_updates=100).state for _ in range(2))
+    half = train(num_updates=50).state
+    checkpoint.save(tmp_path, 50, half, {})
+    rest = train(num_updates=100, start=checkpoint.restore(tmp_path, half).state).state
+    assert checkpoint.sha256(whole) == checkpoint.sha256(again) == checkpoint.sha256(rest)
