@@ -45,7 +45,7 @@ def test_arms_differ_in_operator_and_behavior_term_alone():
     configs = [study.configure(grid.Setting(arm, simulations=4, depth=2), SIZE) for arm in arms]
     common = [dataclasses.replace(one, search=configs[0].search, behavior_coef=0.0) for one in configs]
     assert all(one == common[0] for one in common)
-    searches = [dataclasses.replace(one.search, operator="") for one in configs]
+    searches = [dataclasses.replace(one.search, operator="", depth=0, max_depth=0) for one in configs]
     assert all(one == searches[0] for one in searches)
     assert len({(one.search.operator, one.behavior_coef) for one in configs}) == len(configs)
 

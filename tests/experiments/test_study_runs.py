@@ -174,7 +174,7 @@ def test_a_report_is_made_of_the_table_alone_and_says_what_the_numbers_say(tmp_p
     assert (tmp_path / "noise.png").read_bytes().startswith(b"\x89PNG")
     summary = (tmp_path / report.SUMMARY).read_text()
     assert (
-        "| 5. one-step lookahead holds up under noise | holds in part (of 4 claims: 2 holds, 2 not measured)" in summary
+        "| 5. one-step lookahead holds up under noise | holds in part (of 6 claims: 3 holds, 3 not measured)" in summary
     )
     assert "`python x`" in summary
     assert "code: abc" in summary
