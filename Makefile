@@ -11,7 +11,7 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint co
 
 train: $(VENV)/.experiments
 	$(BIN)/offline-mbrl train rosmo --dataset local/catch --seeds 5 \
-	  --config.batch-size 32 --config.num-updates 60000
+	  --config.batch-size 32 --config.optimizer.learning-rate 0.002 --config.num-updates 40000
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered

@@ -225,7 +225,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         made.add_row(*(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names))
     for how in dict.fromkeys(row["acting"] for row in rows):
         for name, over in (("IQM", aggregate.interquartile_mean), ("median", np.median), ("mean", np.mean)):
-            scales = [np.array([row[scale] for row in rows if row["acting"] == how]) for scale in (
+            scales = [np.array([[row[scale]] for row in rows if row["acting"] == how]) for scale in (
                 "dqn_normalized", "human_normalized")]  # fmt: skip
             made.add_row(f"{name} of all", how, "", "", *(f"{float(over(one)):.4g}" for one in scales))
     return made

@@ -57,7 +57,7 @@ class Options:
 def main(options: Options) -> None:
     """Prints both tables."""
     core = stopwatch.one_core(options.core)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, width=160)
     peak = stopwatch.matrix_product_peak()
     console.print(f"core {core}: {peak / 1e9:.0f} GFLOP/s in a matrix product of 1024 x 1024, float32\n")
     console.print(searches(options, peak))
