@@ -74,7 +74,7 @@ class Preset(NamedTuple):
     noisy: tuple[tuple[str, int], ...]  # and of that of noise
 
 
-# Shared by all arms. The published 7e-4 takes three times as many updates to get as far on catch, with every operator.
+# Shared by all arms. The published 7e-4 took one-step lookahead, with the behavior term, three times as many updates.
 LEARNING_RATE = 2e-3
 FEW = 4  # simulations where the budget is not what changes
 ARMS_WITH_BUDGET = (
