@@ -174,10 +174,10 @@ def summary(
 METHOD = f"""Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is
 one algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number of
 updates are the same, and each acts by its own operator (one-step sampled: by its policy head). Behavior cloning sees
-single transitions, the others windows of several. The learning rate is not the published 7e-4, which took
-ROSMO three times as many updates to get as far. All seeds learn from one dataset a condition, so that intervals do not tell how another dataset
-of that size would do. The final parameters are evaluated, in an environment as noisy as the data's. A run that became
-non-finite counts as a random policy.
+single transitions, the others windows of several. The learning rate is not the published 7e-4, which took ROSMO three
+times as many updates to get as far. All seeds learn from one dataset a condition, so that intervals do not tell how
+another dataset of that size would do. The final parameters are evaluated, in an environment as noisy as the data's. A
+run that became non-finite counts as a random policy.
 
 IQM: interquartile mean over seeds and environments; with three seeds and one environment that is the mean. Intervals
 in tables and pictures: stratified bootstrap, 95 %; with three seeds they are too narrow. A claim says on which side of
