@@ -99,6 +99,31 @@ def action_size(spec: EnvironmentSpec, who: str) -> int:
 # --- models and plans ---
 
 
+class Prediction(NamedTuple):
+    """What a dynamics model says about one step."""
+
+    observation: PyTree  # predicted next observation
+    reward: Array  # []
+    discount: Array  # []   predicted continuation: 0 where the episode ends in a true terminal
+    members: PyTree = ()  # what each member said [E, ...]; the model's own record
+
+
+class DynamicsModel(NamedTuple):
+    """A model of `(observation, action) -> (reward, next observation)` in raw units, always an ensemble of E >= 1.
+
+    Parameters are `{"network": {"members": [E, ...], "shared": ...}, "statistics": ..., "elites": [k]}`; only
+    `network` is learned. All functions but `loss` take one transition; vmap for many. D = size of the flat
+    observation + 1: its entries in order, then the reward.
+    """
+
+    init: Callable[[Array, PyTree], PyTree]  # (key, statistics of the data) -> params
+    loss: Callable[[PyTree, Transition, Array], tuple[Array, Metrics]]  # (params, batch [E, B, ...], key)
+    log_prob: Callable[..., Array]  # (params, observation, action, next_observation, reward) -> [E, D] nats, raw units
+    reset: Callable[[PyTree, PyTree, Array], PyTree]  # (params, observation, key) -> model_state
+    step: Callable[[PyTree, PyTree, Array, Array], tuple[PyTree, Prediction]]  # (params, model_state, action, key)
+    member: Callable[[PyTree, Any], PyTree]  # (params, e) -> params of member e alone, an ensemble of one
+
+
 class LatentModel(NamedTuple):
     """A model in latent space (the MuZero family). All functions take one state; vmap for many.
 
@@ -133,6 +158,18 @@ class Plan(NamedTuple):
 
 
 Planner = Callable[[PyTree, PyTree, Array], Plan]  # (params, embeddings [B, ...], key) -> Plan, all fields [B, ...]
+
+
+# --- evaluation from data ---
+
+
+class Estimate(NamedTuple):
+    """An estimated discounted return of one policy, and how far to trust it."""
+
+    value: Array  # []   expected discounted return from the start of an episode
+    stderr: Array  # []   of `value`
+    per_episode: Array  # [N] what `value` is the mean of, or () where there is no such thing
+    diagnostics: Metrics  # scalars by name: effective_sample_size, largest_weight, low_support (0 or 1), ...
 
 
 # --- policies and learners ---

@@ -16,7 +16,7 @@ ALLOWED = {
     "types": set(), "data": DATA, "environments": {"types"}, "targets": {"types"}, "networks": {"types"},
     "evaluation": {"types", "environments", "evaluation"}, "rollouts": {"types"},
     "planning": {"types", "targets", "rollouts", "planning"}, "models": MODELS | {"models"},
-    "learners": MODELS | {"learners"}, "ope": {"types", "networks", "targets", "rollouts", "ope"},
+    "learners": MODELS | {"learners"}, "ope": MODELS | {"rollouts", "ope"},
     "algorithms": ALGORITHMS, "sharding": {"types"}, "blocks": {"types"}, "feeding": {"types", "sharding"},
     "fit": {"types", "sharding", "blocks", "feeding"},
     "files": set(), "manifest": {"types"}, "checkpoint": {"types", "files", "manifest"}, "compilation": {"types"},

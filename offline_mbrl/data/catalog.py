@@ -140,15 +140,25 @@ def store_directory(entry: Entry) -> Path:
 def flattened(loaded: Loaded) -> Loaded:
     """The same with observations that are one vector `[D]`, where they are a dict of numbers; see `trees`."""
     if not trees.is_state(loaded.spec.observation):
-        return loaded
+        return _with_transitions(loaded)
     dataset, validation = (
         part and (stream.flattened if stream.on_disk(part) else trees.flatten_dataset)(part)
         for part in (loaded.dataset, loaded.validation)
     )
     assert dataset is not None
-    return loaded._replace(
-        dataset=dataset, validation=validation, spec=trees.flatten_spec(loaded.spec),
-        statistics=normalize.Statistics(*map(trees.observation_vector, loaded.statistics)))  # fmt: skip
+    mean, std, _ = loaded.statistics
+    flat = normalize.Statistics(trees.observation_vector(mean), trees.observation_vector(std))
+    return _with_transitions(loaded._replace(
+        dataset=dataset, validation=validation, spec=trees.flatten_spec(loaded.spec), statistics=flat))  # fmt: skip
+
+
+def _with_transitions(loaded: Loaded) -> Loaded:
+    """Adds the statistics of transitions where explicit models can be fitted: vectors in memory."""
+    vectors = isinstance(loaded.spec.action, BoundedActions) and getattr(loaded.dataset.observation, "ndim", 0) == 2
+    if not vectors or stream.on_disk(loaded.dataset):
+        return loaded
+    found = normalize.transition_statistics(loaded.dataset)
+    return loaded._replace(statistics=loaded.statistics._replace(transitions=found))
 
 
 # --- sources ---

@@ -33,6 +33,7 @@ class Dataset(NamedTuple):
     episode_end: Array  # [R] int32 row of the last record of this record's episode
     starts: Array  # [N] int32 rows that begin a transition
     extras: PyTree = ()
+    held_out: Array | tuple[()] = ()  # [M] int32 rows that begin a transition kept from training; see `splits.hold_out`
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Any]) -> "Dataset":
