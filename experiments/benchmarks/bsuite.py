@@ -28,6 +28,7 @@ import filelock
 from rich.console import Console
 
 from experiments.benchmarks import grid, report, study
+from experiments.benchmarks import rows as table
 from offline_mbrl import compilation
 from offline_mbrl.commands import arguments, datasets
 from offline_mbrl.data import provenance
@@ -66,10 +67,10 @@ def main(options: Options) -> int:
     command = shlex.join(["python", "experiments/benchmarks/bsuite.py", *sys.argv[1:]])
     if not options.report_only:
         if options.fresh:
-            (folder / study.TABLE).unlink(missing_ok=True)
+            (folder / table.TABLE).unlink(missing_ok=True)
         compilation.enable()
         work(options, preset, names, size, folder, command, console)
-    rows = study.read(folder)
+    rows = table.read(folder, study.Row)
     report.write(folder, preset, names, rows, size, preset_name=options.preset)
     console.print(f"written: {folder / report.SUMMARY}")
     return 0
@@ -119,7 +120,7 @@ def work(
                 console.print("the time is up; the same command goes on from here")
                 return
             try:
-                claim = study.locked(folder, repr((setting, seeds)))
+                claim = table.locked(folder, repr((setting, seeds)))
             except filelock.Timeout:
                 continue  # another process is at it
             with claim:
@@ -129,7 +130,7 @@ def work(
                 start = time.process_time()
                 prepared = prepared or study.prepare(setting, size, lambda name: datasets.load(name, console))
                 rows = study.run(prepared, name, left, size, revision=revision, command=command)
-                study.append(folder, rows)
+                table.append(folder, study.Row, rows)
                 done = done.after(estimate([(setting, left)], size), time.process_time() - start)
             ahead = [(one, missing(one, preset, size, folder)) for _, one in pieces[number:]]
             console.print(describe(name, rows) + f"  about {done.factor * estimate(ahead, size) / 60:.0f} min left")
@@ -137,7 +138,7 @@ def work(
 
 def missing(setting: grid.Setting, preset: grid.Preset, size: study.Size, folder: Path) -> list[int]:
     """Seeds of a setting that have no row yet."""
-    there = study.finished(study.read(folder), size).get(setting, {})
+    there = study.finished(table.read(folder, study.Row), size).get(setting, {})
     return [seed for seed in range(preset.seeds) if seed not in there]
 
 

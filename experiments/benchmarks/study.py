@@ -1,30 +1,20 @@
-"""Runs pieces of a study and keeps their results: one row a run, in a CSV that is also the record to resume from.
+"""Runs pieces of a study on BSuite: one row a run, in the table of `rows`."""
 
-Any number of processes may work at the same table: each claims a piece by a lock that the system frees when the
-process ends, however it ends, and each row is added to a fresh copy that then replaces the table.
-"""
-
-import csv
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
 import jax
 import numpy as np
 
 from experiments.benchmarks import grid
-from offline_mbrl import files, fit, registry
+from offline_mbrl import fit, registry
 from offline_mbrl.data import catalog
 from offline_mbrl.data.names import Variant, local_name
 from offline_mbrl.evaluation import aggregate, episodes
 from offline_mbrl.types import Learner, UsageError
 
-TABLE, LOCKS = "runs.csv", ".locks"
 WAYS = ("greedy", "sampled")  # of acting
 
 
@@ -62,52 +52,7 @@ class Size(NamedTuple):
     episodes: int  # of evaluation, a seed and a way of acting
 
 
-# --- the table ---
-
-
-def read(folder: Path) -> list[Row]:
-    """All rows; none where there is no table.
-
-    Raises:
-      UsageError: the table is damaged or of another kind.
-    """
-    path = folder / TABLE
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    kinds = Row.__annotations__
-    try:
-        return [Row(**{name: kinds[name](line[name]) for name in Row._fields}) for line in lines]
-    except (KeyError, ValueError, TypeError) as error:
-        raise UsageError(f"{path} is not a table of runs ({error}); repair it, or start over with --fresh") from error
-
-
-def append(folder: Path, rows: Iterable[Row]) -> None:
-    """Adds rows; the file on disk is the old table or the new one, never anything between."""
-
-    def write(place: Path) -> None:
-        with place.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Row._fields)
-            writer.writerows(table)
-
-    with locked(folder, TABLE, wait=True):
-        table = [*read(folder), *rows]
-        files.write_whole(folder / TABLE, write)
-
-
-def locked(folder: Path, name: str, *, wait: bool = False) -> AbstractContextManager[Any]:
-    """An acquired lock; the end of the context frees it.
-
-    Raises:
-      filelock.Timeout: another process has it, and `wait` is false.
-    """
-    place = folder / LOCKS
-    place.mkdir(parents=True, exist_ok=True)
-    (place / ".gitignore").write_text("*\n")
-    lock = filelock.FileLock(place / hashlib.sha256(name.encode()).hexdigest()[:16])
-    return lock.acquire(timeout=-1 if wait else 0)
+# --- what was run ---
 
 
 def setting_of(row: Row) -> grid.Setting:

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from experiments.benchmarks import bsuite, grid, report, study
+from experiments.benchmarks import rows as table
 from offline_mbrl import environments
 from offline_mbrl.data import memory, normalize
 from offline_mbrl.data.catalog import Loaded, lookup
@@ -58,40 +59,40 @@ def data(monkeypatch):
 
 def test_rows_survive_the_table_unchanged(tmp_path):
     rows = [row(seed=seed, greedy=0.25 * seed, noise=0.3) for seed in range(3)]
-    study.append(tmp_path, rows[:2])
-    study.append(tmp_path, rows[2:])
-    assert study.read(tmp_path) == rows
+    table.append(tmp_path, study.Row, rows[:2])
+    table.append(tmp_path, study.Row, rows[2:])
+    assert table.read(tmp_path, study.Row) == rows
     assert study.finished(rows, SIZE)[study.setting_of(rows[0])].keys() == {0, 1, 2}
     assert study.finished(rows, SIZE._replace(updates=21)) == {}
 
 
 def test_a_process_killed_while_it_writes_leaves_the_old_table(tmp_path, monkeypatch):
-    study.append(tmp_path, [row()])
+    table.append(tmp_path, study.Row, [row()])
 
     def die(path):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(study.files, "flush", die)
+        patch.setattr(table.files, "flush", die)
         with pytest.raises(KeyboardInterrupt):
-            study.append(tmp_path, [row(seed=1)])
-    assert study.read(tmp_path) == [row()]
-    study.append(tmp_path, [row(seed=1)])
-    assert len(study.read(tmp_path)) == 2
+            table.append(tmp_path, study.Row, [row(seed=1)])
+    assert table.read(tmp_path, study.Row) == [row()]
+    table.append(tmp_path, study.Row, [row(seed=1)])
+    assert len(table.read(tmp_path, study.Row)) == 2
 
 
 def test_a_damaged_table_is_refused_in_one_line(tmp_path):
-    study.append(tmp_path, [row()])
-    text = (tmp_path / study.TABLE).read_text()
-    (tmp_path / study.TABLE).write_text(text.replace("0.5", "half"))
+    table.append(tmp_path, study.Row, [row()])
+    text = (tmp_path / table.TABLE).read_text()
+    (tmp_path / table.TABLE).write_text(text.replace("0.5", "half"))
     with pytest.raises(UsageError, match="is not a table of runs"):
-        study.read(tmp_path)
+        table.read(tmp_path, study.Row)
 
 
 def test_a_claimed_piece_is_left_to_the_process_that_has_it(tmp_path):
-    with study.locked(tmp_path, "piece"), pytest.raises(study.filelock.Timeout):
-        study.locked(tmp_path, "piece")
-    with study.locked(tmp_path, "piece"):
+    with table.locked(tmp_path, "piece"), pytest.raises(table.filelock.Timeout):
+        table.locked(tmp_path, "piece")
+    with table.locked(tmp_path, "piece"):
         pass  # free again
 
 
@@ -117,11 +118,11 @@ def test_a_tiny_study_runs_stops_goes_on_and_reports(tmp_path, data, monkeypatch
     monkeypatch.setattr(study, "run", once)
     with pytest.raises(KeyboardInterrupt):
         bsuite.main(options(tmp_path, arms=arms))
-    kept = study.read(tmp_path)
+    kept = table.read(tmp_path, study.Row)
     assert len(kept) == 2  # both seeds of the first piece
     monkeypatch.setattr(study, "run", lambda *args, **kwargs: calls.append(args) or real(*args, **kwargs))
     assert bsuite.main(options(tmp_path, arms=arms)) == 0
-    rows = study.read(tmp_path)
+    rows = table.read(tmp_path, study.Row)
     assert rows[:2] == kept
     assert len(rows) == 4
     assert len(calls) == 2  # bc and rosmo: the finished piece did not run again
@@ -135,7 +136,7 @@ def test_a_tiny_study_runs_stops_goes_on_and_reports(tmp_path, data, monkeypatch
 
 def test_no_time_means_no_run(tmp_path, data):
     bsuite.main(options(tmp_path, max_minutes=1e-9))
-    assert study.read(tmp_path) == []
+    assert table.read(tmp_path, study.Row) == []
 
 
 def test_a_seed_trained_alone_is_the_seed_trained_with_others(data):
@@ -162,7 +163,7 @@ def test_an_evaluation_that_does_not_finish_is_no_result(data, monkeypatch):
 
 def test_a_report_is_made_of_the_table_alone_and_says_what_the_numbers_say(tmp_path):
     levels = {"muzero": {0.0: 0.9, 0.5: 0.1}, "rosmo": {0.0: 0.9, 0.5: 0.85}}
-    study.append(tmp_path, [
+    table.append(tmp_path, study.Row, [
         row(arm, seed, level + 0.01 * seed, noise=noise, simulations=4 if arm == "muzero" else 0)
         for arm, of in levels.items() for noise, level in of.items() for seed in range(2)])  # fmt: skip
     bsuite.main(options(tmp_path, report_only=True))
@@ -194,7 +195,7 @@ def test_a_run_in_one_environment_of_several_waits_for_the_others(tmp_path):
 
 
 def test_failures_are_named_in_the_summary(tmp_path):
-    study.append(tmp_path, [row()._replace(failure="loss/total became non-finite at update 3")])
+    table.append(tmp_path, study.Row, [row()._replace(failure="loss/total became non-finite at update 3")])
     bsuite.main(options(tmp_path, report_only=True))
     assert "failed: bc, catch, seed 0: loss/total became non-finite at update 3" in (
         tmp_path / report.SUMMARY).read_text()  # fmt: skip
