@@ -1,0 +1,205 @@
+"""Online training of a continuous learner in a simulator: where the control suite's behavior policies come from.
+
+Several simulators are stepped side by side: one compiled call chooses the actions of all of them, and after a round of
+steps one compiled call stores what was seen and makes all the round's updates. The learner is the offline one; only the
+data differ. Everything follows from the seed.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import dm_env
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl import environments
+from offline_mbrl.types import Array, Learner, Metrics, Policy, PyTree, Transition, UsageError
+
+
+@dataclass(frozen=True)
+class Config:
+    """How experience and updates alternate."""
+
+    num_steps: int = 50_000  # environment steps in all, over the simulators together
+    num_simulators: int = 8  # stepped side by side
+    round_steps: int = 8  # steps of each simulator between two dispatches of updates
+    updates_per_step: float = 1.0  # updates per environment step
+    batch_size: int = 128  # transitions per update
+    warmup_steps: int = 2_000  # steps of uniform actions before the first update
+
+
+class Replay(NamedTuple):
+    """A ring of transitions on the device."""
+
+    transitions: Transition  # [C, ...]
+    num_stored: Array  # [] int32, of all times
+
+
+class Snapshot(NamedTuple):
+    """The policy at one moment of a run."""
+
+    step: int  # environment steps made
+    params: PyTree  # of the learner's policy
+
+
+# --- replay ---
+
+
+def empty(example: Transition, capacity: int) -> Replay:
+    """Room for `capacity` transitions like `example`, whose fields have no batch axis."""
+    return Replay(jax.tree.map(lambda leaf: jnp.zeros((capacity, *np.shape(leaf)), jnp.float32), example), jnp.int32(0))
+
+
+def store(replay: Replay, new: Transition) -> Replay:
+    """Writes transitions `[N, ...]` behind the newest, over the oldest when full; N is at most the capacity."""
+    capacity, added = replay.transitions.reward.shape[0], new.reward.shape[0]
+    rows = (replay.num_stored + jnp.arange(added)) % capacity
+    transitions = jax.tree.map(lambda column, values: column.at[rows].set(values), replay.transitions, new)
+    return Replay(transitions, replay.num_stored + added)
+
+
+def sample(replay: Replay, batch_size: int, key: Array) -> Transition:
+    """`batch_size` transitions, uniform with replacement."""
+    stored = jnp.minimum(replay.num_stored, replay.transitions.reward.shape[0])
+    rows = jax.random.randint(key, (batch_size,), 0, stored)
+    return jax.tree.map(lambda column: column[rows], replay.transitions)
+
+
+def learn(learner: Learner, state: PyTree, replay: Replay, new: Transition, key: Array, *, num_updates: int,
+          batch_size: int) -> tuple[PyTree, Replay, Metrics]:  # fmt: skip
+    """Stores transitions `[N, ...]` and makes `num_updates` updates; their mean metrics. Pure: to be compiled whole."""
+    replay = store(replay, new)
+
+    def update(state: PyTree, key: Array) -> tuple[PyTree, Metrics]:
+        key_sample, key_step = jax.random.split(key)
+        return learner.step(state, sample(replay, batch_size, key_sample), key_step)
+
+    state, metrics = jax.lax.scan(update, state, jax.random.split(key, num_updates))
+    return state, replay, {name: jnp.mean(values) for name, values in metrics.items()}
+
+
+# --- simulators side by side ---
+
+
+def simulators(name: str, count: int, *, seed: int) -> list[dm_env.Environment]:
+    """`count` simulators with seeds of their own that follow from `seed`."""
+    seeds = np.random.SeedSequence([seed, 7]).generate_state(count)
+    return [environments.make(name, seed=int(one)) for one in seeds]
+
+
+def reset(running: Sequence[dm_env.Environment]) -> np.ndarray:
+    """Starts an episode in each of K simulators: observations `[K, D]`."""
+    return np.stack([simulator.reset().observation for simulator in running])
+
+
+def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: Callable[[np.ndarray], Any],
+         num_steps: int) -> tuple[np.ndarray, Transition]:  # fmt: skip
+    """Makes `num_steps` steps in each of K simulators; where an episode ends, the next one starts at once.
+
+    Args:
+      running: the simulators.
+      observations: `[K, D]` where they stand.
+      act: `[K, D]` observations to `[K, A]` actions.
+      num_steps: T.
+
+    Returns:
+      Where they stand now, and what was seen, `[T * K, ...]` float32, all simulators' first step first.
+    """
+    seen = []
+    for _ in range(num_steps):
+        actions = np.asarray(act(observations), np.float32)
+        after = [simulator.step(action) for simulator, action in zip(running, actions, strict=True)]
+        reward, discount = (np.array([getattr(one, name) for one in after], np.float32)
+                            for name in ("reward", "discount"))  # fmt: skip
+        following = np.stack([one.observation for one in after])
+        seen.append(Transition(observations, actions, reward, discount, following))
+        observations = following
+        if any(one.last() for one in after):
+            begun = [simulator.reset().observation if one.last() else one.observation
+                     for simulator, one in zip(running, after, strict=True)]  # fmt: skip
+            observations = np.stack(begun)
+    return observations, jax.tree.map(lambda *columns: np.concatenate(columns), *seen)
+
+
+# --- the run ---
+
+
+def train(learner: Learner, simulator: str, config: Config, *, seed: int, snapshots: Sequence[int],
+          progress: Callable[[int, Metrics], None] = lambda step, metrics: None) -> Iterator[Snapshot]:  # fmt: skip
+    """Trains online and yields the policy at given moments.
+
+    Args:
+      learner: `step(state, Transition [B, ...], key)`; its policy acts by sampling.
+      simulator: for example `control/cheetah_run`.
+      config: see `Config`.
+      seed: fixes everything.
+      snapshots: environment steps, increasing; each is taken at the end of the round that reaches it.
+      progress: called after every round with the steps done and the round's mean metrics.
+
+    Raises:
+      UsageError: the learner has no policy, a snapshot lies outside the run, or learning became non-finite.
+    """
+    policy = learner.policy
+    if policy is None:
+        raise UsageError("a learner without a policy cannot be trained online")
+    if not snapshots or list(snapshots) != sorted(set(snapshots)) or not 0 < snapshots[0] <= snapshots[-1]:
+        raise UsageError(f"snapshots must be increasing numbers of steps, at least 1, got {list(snapshots)}")
+    if snapshots[-1] > config.num_steps:
+        raise UsageError(f"the last snapshot is at step {snapshots[-1]}, but the run has {config.num_steps} steps")
+    return _train(learner, policy, simulator, config, seed, list(snapshots), progress)
+
+
+def _train(learner: Learner, policy: Policy, simulator: str, config: Config, seed: int, wanted: list[int],
+           progress: Callable[[int, Metrics], None]) -> Iterator[Snapshot]:  # fmt: skip
+    running, rng = simulators(simulator, config.num_simulators, seed=seed), np.random.default_rng([seed, 8])
+    key_init, key_act, key_learn = jax.random.split(jax.random.key(seed), 3)
+    round_size = config.num_simulators * config.round_steps
+    act, save, update = acting(policy, key_act), *_programs(learner, config, key_learn, round_size)
+    action_spec: Any = running[0].action_spec()
+    observations, step, state, replay, params = reset(running), 0, None, None, None
+    while wanted:
+        if step < config.warmup_steps or state is None or replay is None:
+            choose = lambda seen: rng.uniform(-1, 1, (len(seen), *action_spec.shape))  # noqa: E731
+            observations, new = play(running, observations, choose, config.round_steps)
+            if state is None or replay is None:
+                example = jax.tree.map(lambda column: column[0], new)
+                replay = empty(example, -(-config.num_steps // round_size) * round_size)
+                # copied: JAX refuses to donate one buffer twice
+                state = jax.tree.map(jnp.copy, learner.init(key_init, new, (), ()))
+                params = learner.policy_params(state)
+            replay = save(replay, new)
+        else:
+            observations, new = play(running, observations, functools.partial(act, params), config.round_steps)
+            state, replay, metrics = update(state, replay, new, np.uint32(step))
+            params = jax.tree.map(jnp.copy, learner.policy_params(state))  # the state is donated to the next round
+            progress(step + round_size, metrics)
+        step += round_size
+        while wanted and step >= wanted[0]:
+            wanted.pop(0)
+            yield Snapshot(step, jax.device_get(params))
+
+
+def _programs(learner: Learner, config: Config, key: Array, round_size: int) -> tuple[Callable, Callable]:
+    """Compiled: storing alone, and storing with a round's updates. States and replays are donated."""
+    num_updates = round(round_size * config.updates_per_step)
+
+    def update(state: PyTree, replay: Replay, new: Transition, step: Array) -> tuple[PyTree, Replay, Metrics]:
+        return learn(learner, state, replay, new, jax.random.fold_in(key, step), num_updates=num_updates,
+                     batch_size=config.batch_size)  # fmt: skip
+
+    return jax.jit(store, donate_argnums=0), jax.jit(update, donate_argnums=(0, 1))
+
+
+def acting(policy: Policy, key: Array) -> Callable[[PyTree, np.ndarray], Array]:
+    """A policy for K simulators, compiled: (params, observations `[K, D]`) to sampled actions; new keys every call."""
+
+    def act(params: PyTree, observations: Array, count: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key, count), observations.shape[0])
+        return jax.vmap(policy.sample, (None, 0, 0))(params, observations, keys)
+
+    compiled, counter = jax.jit(act), itertools.count()
+    return lambda params, observations: compiled(params, observations, np.uint32(next(counter)))
