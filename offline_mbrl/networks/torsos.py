@@ -1,6 +1,6 @@
 """Trunks of networks: flax modules, used through the `init` and `apply` of whoever composes them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,20 +15,39 @@ def fan_in_normal(fan_in: int) -> nn.initializers.Initializer:
     return nn.initializers.truncated_normal(stddev=fan_in**-0.5)
 
 
+def half_fan_in_normal(fan_in: int) -> nn.initializers.Initializer:
+    """The same with `1 / (2 sqrt(fan_in))`, the initialization of PETS, MBPO and MOPO."""
+    return nn.initializers.truncated_normal(stddev=0.5 * fan_in**-0.5)
+
+
+def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform on `[-1, 1] / sqrt(fan_in)`, the initialization of rlkit and of CBOP."""
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+        del out_sharding  # flax passes it to its own initializers alone
+        return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+    return init
+
+
 class MLP(nn.Module):
-    """Dense layers with ReLU between them; the input is flattened."""
+    """Dense layers with an activation between them; the input is flattened."""
 
     sizes: Sequence[int]
     activate_final: bool = False
+    activation: Callable[[Array], Array] = nn.relu
+    kernel_init: Callable[[int], nn.initializers.Initializer] = fan_in_normal  # (fan in) -> initializer
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """One input of any shape to `[sizes[-1]]`."""
         x = jnp.ravel(x)
         for i, size in enumerate(self.sizes):
-            x = nn.Dense(size, kernel_init=fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            init = self.kernel_init(x.shape[0])
+            x = nn.Dense(size, kernel_init=init, bias_init=self.bias_init, name=f"layer_{i}")(x)
             if self.activate_final or i + 1 < len(self.sizes):
-                x = nn.relu(x)
+                x = self.activation(x)
         return x
 
 
