@@ -1,0 +1,131 @@
+"""Autoregressive dynamics: the exact factorization over the entries of the next state and the reward.
+
+    p(s', r | s, a) = p(r | s, a, s') prod_i p(s'_i | s, a, s'_1, ..., s'_{i-1})
+
+(Autoregressive dynamics models for offline policy evaluation and optimization, arXiv:2104.13877.) Two networks with
+the same meaning: `shared` predicts one entry at a time, `masked` all of them in one pass. Both are trained with the
+data's own entries before each (teacher forcing), and both sample exactly from the density that they evaluate.
+"""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.models import autoregressive_masked, autoregressive_shared, conditionals
+from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.density import Density
+from offline_mbrl.types import UsageError
+
+Activation = Literal["silu", "relu", "gelu", "tanh"]
+
+
+@dataclass(frozen=True)
+class SharedConfig:
+    """One network for all entries; the sizes are the feedforward model's."""
+
+    hidden_layers: tuple[int, ...] = (256, 256, 256)
+    activation: Activation = "silu"
+    dims_per_example: int | None = 2  # entries that an example trains at an update, drawn anew each time; None: all
+    order: tuple[int, ...] = ()  # a permutation of the state's entries, first predicted first; (): as they come
+    reward_first: bool = False  # predict the reward before the state, not after it
+    conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """All entries in one pass of a masked residual network."""
+
+    hidden_size: int = 512  # units of every layer
+    num_blocks: int = 2  # residual blocks of one layer each
+    activation: Activation = "silu"
+    order: tuple[int, ...] = ()  # a permutation of the state's entries, first predicted first; (): as they come
+    reward_first: bool = False  # predict the reward before the state, not after it
+    conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
+
+
+def shared(config: SharedConfig, input_size: int, output_size: int) -> Density:
+    """The density whose conditionals come from one network, an entry at a time.
+
+    Args:
+      config: sizes, order, conditionals.
+      input_size: X, of observation and action.
+      output_size: D, of the change of the state and the reward, which is last.
+
+    Raises:
+      UsageError: no hidden layer, more entries per example than there are, or what `masked` raises.
+    """
+    if not config.hidden_layers or min(config.hidden_layers) < 1:
+        raise UsageError(f"hidden_layers is {config.hidden_layers}: name at least one size, none below 1")
+    if config.dims_per_example is not None and not 1 <= config.dims_per_example <= output_size:
+        raise UsageError(f"dims_per_example is {config.dims_per_example}: choose 1 to {output_size}, or None for all")
+    conditional = conditionals.make(config.conditional)
+    network = autoregressive_shared.network(
+        input_size, output_size, conditional.size, hidden_layers=config.hidden_layers,
+        activation=getattr(jax.nn, config.activation), dims_per_example=config.dims_per_example)  # fmt: skip
+    return _ordered(network, conditional, config, output_size)
+
+
+def masked(config: MaskedConfig, input_size: int, output_size: int) -> Density:
+    """The density whose conditionals come from one pass of a masked network.
+
+    Args:
+      config: sizes, order, conditionals.
+      input_size: X, of observation and action.
+      output_size: D, of the change of the state and the reward, which is last.
+
+    Raises:
+      UsageError: fewer units than entries, an order that is no permutation, bounds that do not fit.
+    """
+    if config.hidden_size < output_size or config.num_blocks < 0:
+        raise UsageError(
+            f"hidden_size {config.hidden_size}, num_blocks {config.num_blocks}: a masked network needs at least one "
+            f"unit for each of the {output_size} entries, and no negative number of blocks"
+        )
+    conditional = conditionals.make(config.conditional)
+    network = autoregressive_masked.network(
+        input_size, output_size, conditional.size, hidden_size=config.hidden_size, num_blocks=config.num_blocks,
+        activation=getattr(jax.nn, config.activation))  # fmt: skip
+    return _ordered(network, conditional, config, output_size)
+
+
+def whole_order(order: Sequence[int], output_size: int, *, reward_first: bool) -> tuple[int, ...]:
+    """The order of all entries, the reward (entry `output_size - 1`) among them.
+
+    Args:
+      order: permutation of the state's entries; empty for the order in which they come.
+      output_size: D.
+      reward_first: whether the reward comes first or last.
+
+    Raises:
+      UsageError: `order` is no permutation.
+    """
+    size = output_size - 1
+    states = tuple(operator.index(entry) for entry in order) or tuple(range(size))
+    if sorted(states) != list(range(size)):
+        raise UsageError(f"order has to name each of 0 .. {size - 1} once, the state's entries, but is {tuple(order)}")
+    return (size, *states) if reward_first else (*states, size)
+
+
+def _ordered(
+    network: conditionals.Network, conditional: conditionals.Conditional, config: SharedConfig | MaskedConfig, size: int
+) -> Density:
+    order = whole_order(config.order, size, reward_first=config.reward_first)
+    low = _per_entry("log_std_min", config.conditional.log_std_min, size)
+    high = _per_entry("log_std_max", config.conditional.log_std_max, size)
+    if not np.all(low < high):
+        raise UsageError("log_std_min has to be below log_std_max for every entry")
+    low, high = (jnp.asarray(bound[list(order)]) for bound in (low, high))
+    learned = config.conditional.learned_bounds
+    return conditionals.in_order(conditionals.chain(network, conditional, low, high, learned_bounds=learned), order)
+
+
+def _per_entry(name: str, bound: float | Sequence[float], size: int) -> np.ndarray:
+    values = np.asarray(bound, np.float32)
+    if values.shape not in ((), (1,), (size,)):
+        raise UsageError(f"{name} has {values.size} values: give one, or one for each of the {size} entries")
+    return np.broadcast_to(values, (size,))

@@ -1,0 +1,89 @@
+"""One network for all conditionals: which entry it predicts, and the entries before it, are inputs.
+
+Input `concat(x, prefix, one-hot)`: the prefix is y with the entry to predict and all later ones set to zero, the
+one-hot says which entry that is. The first layer is split into the three parts, so that the part of x is computed
+once for all entries, that of the one-hot is a row, and while sampling that of the prefix grows by one row an entry.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.models.conditionals import Network
+from offline_mbrl.networks import torsos
+from offline_mbrl.types import Array, PyTree
+
+
+def network(
+    input_size: int, output_size: int, num_outputs: int, *, hidden_layers: tuple[int, ...],
+    activation: Callable[[Array], Array], dims_per_example: int | None,
+) -> Network:  # fmt: skip
+    """The network of one-entry-at-a-time models.
+
+    Args:
+      input_size: X.
+      output_size: D.
+      num_outputs: P of the conditional.
+      hidden_layers: sizes, at least one.
+      activation: elementwise.
+      dims_per_example: K conditionals that an example trains, evenly spaced from a random first one; None for all.
+    """
+    sizes = (*hidden_layers, num_outputs)
+    width = input_size + 2 * output_size
+    num_terms = dims_per_example or output_size
+
+    def init(key: Array) -> PyTree:
+        keys = jax.random.split(key, len(sizes) + 2)
+        first = [torsos.fan_in_normal(width)(keys[i], (rows, sizes[0])) for i, rows in
+                 enumerate((input_size, output_size, output_size))]  # fmt: skip
+        params: dict[str, PyTree] = {
+            "input": {"kernel": first[0], "bias": jnp.zeros(sizes[0])},
+            "prefix": {"kernel": first[1]},
+            "dimension": {"kernel": first[2]},
+        }
+        for i, (fan_in, size) in enumerate(itertools.pairwise(sizes), 1):
+            kernel = torsos.fan_in_normal(fan_in)(keys[i + 2], (fan_in, size))
+            params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(size)}
+        return params
+
+    def upper(params: PyTree, z: Array) -> Array:
+        """First pre-activations `[..., H]` to outputs `[..., P]`; the last layer is linear."""
+        for i in range(1, len(sizes)):
+            z = activation(z) @ params[f"layer_{i}"]["kernel"] + _bias(params[f"layer_{i}"], z)
+        return z
+
+    def from_x(params: PyTree, x: Array) -> Array:
+        return x @ params["input"]["kernel"] + params["input"]["bias"]
+
+    def at(params: PyTree, x: Array, y: Array, positions: Array) -> Array:
+        """Outputs `[K, P]` of the conditionals at `positions [K]`."""
+        before = jnp.arange(output_size)[None, :] < positions[:, None]
+        prefix = jnp.where(before, y[None, :], 0.0) @ params["prefix"]["kernel"]
+        return upper(params, from_x(params, x)[None, :] + prefix + params["dimension"]["kernel"][positions])
+
+    def outputs(params: PyTree, x: Array, y: Array) -> Array:
+        return at(params, x, y, jnp.arange(output_size))
+
+    def terms(params: PyTree, x: Array, y: Array, key: Array) -> tuple[Array, Array]:
+        if num_terms == output_size:
+            return jnp.arange(output_size), outputs(params, x, y)
+        first = jax.random.randint(key, (), 0, output_size)
+        positions = (first + jnp.arange(num_terms) * output_size // num_terms) % output_size
+        return positions, at(params, x, y, positions)
+
+    def generate(params: PyTree, x: Array, draw: Callable, noise: PyTree) -> Array:
+        def entry(z: Array, scanned: PyTree) -> tuple[Array, Array]:
+            i, row, prefix, noise = scanned
+            y = draw(i, upper(params, z + row), noise)
+            return z + y * prefix, y
+
+        rows = (params["dimension"]["kernel"], params["prefix"]["kernel"])
+        return jax.lax.scan(entry, from_x(params, x), (jnp.arange(output_size), *rows, noise))[1]
+
+    return Network(init, outputs, terms, generate)
+
+
+def _bias(layer: PyTree, like: Array) -> Array:
+    return jnp.broadcast_to(layer["bias"], (*like.shape[:-1], layer["bias"].size))

@@ -1,0 +1,53 @@
+"""Small autoregressive densities with every weight at random, and a plain way to sample from any of them."""
+
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.models import autoregressive
+from offline_mbrl.models.conditionals import ConditionalConfig
+
+X, D = 3, 5
+ORDER = (2, 0, 3, 1)
+SHARED = {"hidden_layers": (16, 12), "dims_per_example": None}
+MASKED = {"hidden_size": 13, "num_blocks": 2}
+MIXTURE = ConditionalConfig(num_components=3)
+
+
+def shared(**settings):
+    return autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), X, D)
+
+
+def masked(**settings):
+    return autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), X, D)
+
+
+DENSITIES = {
+    "shared": shared(),
+    "shared in another order": shared(order=ORDER),
+    "shared of mixtures": shared(order=ORDER, reward_first=True, conditional=MIXTURE),
+    "masked": masked(),
+    "masked in another order": masked(order=ORDER),
+    "masked of mixtures": masked(order=ORDER, reward_first=True, conditional=MIXTURE),
+}
+ORDERS = {
+    name: (4, *ORDER) if "mixtures" in name else (*ORDER, 4) if "another" in name else (0, 1, 2, 3, 4)
+    for name in DENSITIES
+}
+
+
+def random_params(density, seed=0, scale=0.5):
+    """Parameters of which none is zero, masked ones included."""
+    params = density.init(jax.random.key(seed))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    noise = [scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
+    return jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, noise, strict=True)])
+
+
+def plain_sample(density, params, x, noise, order):
+    """One whole evaluation of a Gaussian density per entry; `noise` is in the order of prediction."""
+    y = jnp.zeros(len(order))
+    for i, at in enumerate(order):
+        mean, std = density.moments(params, {}, x, y)
+        y = y.at[at].set(mean[at] + std[at] * noise[i])
+    return y
