@@ -7,12 +7,13 @@ the floor and let its gradient rule the shared layers. Whatever is left of a mem
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl.models import coordinates
 from offline_mbrl.models.density import Density
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import (
@@ -26,29 +27,6 @@ from offline_mbrl.types import (
     UsageError,
     action_size,
 )  # fmt: skip
-
-# --- units of the targets: statistics -> shift [D], scale [D]; target = ((change, reward) - shift) / scale ---
-
-Units = Callable[[PyTree], tuple[Array, Array]]
-
-
-def unit_variance(statistics: PyTree) -> tuple[Array, Array]:
-    """Changes over their deviation, unshifted; standardized reward."""
-    shift = jnp.append(jnp.zeros_like(statistics["delta_mean"]), statistics["reward_mean"])
-    return shift, jnp.append(statistics["delta_std"], statistics["reward_std"])
-
-
-def standardized(statistics: PyTree) -> tuple[Array, Array]:
-    """Changes and reward with mean 0 and deviation 1 (CBOP)."""
-    shift = jnp.append(statistics["delta_mean"], statistics["reward_mean"])
-    return shift, jnp.append(statistics["delta_std"], statistics["reward_std"])
-
-
-def raw(statistics: PyTree) -> tuple[Array, Array]:
-    """Changes and reward as they are (MBPO, MOPO)."""
-    size = statistics["varies"].shape
-    return jnp.zeros(size), jnp.ones(size)
-
 
 # --- how one outcome is taken from the members ---
 
@@ -133,17 +111,17 @@ def transition_statistics(statistics: PyTree) -> PyTree:
     Raises:
       UsageError: there are none.
     """
-    found = getattr(statistics, "transitions", ())
-    if isinstance(found, tuple) and not len(found):
+    found: Any = getattr(statistics, "transitions", None)
+    if not found:
         raise UsageError("explicit models are normalized by statistics of transitions, but `statistics.transitions` "
                          "is empty: fill it with data.normalize.transition_statistics(dataset)")  # fmt: skip
     return {name: jnp.asarray(value) for name, value in found._asdict().items()}
 
 
 def make(
-    density: Density, spec: EnvironmentSpec, *, num_members: int = 1, units: Units = unit_variance,
-    draw: Draw = SAMPLE, terminate: Callable[[Array, Array, Array], Array] = never,
-    continuation: Continuation | None = None,
+    density: Density, spec: EnvironmentSpec, *, num_members: int = 1,
+    units: coordinates.Units = coordinates.unit_variance, draw: Draw = SAMPLE,
+    terminate: Callable[[Array, Array, Array], Array] = never, continuation: Continuation | None = None,
 ) -> DynamicsModel:  # fmt: skip
     """An ensemble of `num_members` such densities as a model in raw units.
 
@@ -165,37 +143,38 @@ def make(
 
     def init(key: Array, statistics: PyTree) -> PyTree:
         known = transition_statistics(statistics)
-        keys = jax.vmap(lambda e: jax.random.fold_in(key, e))(jnp.arange(num_members))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_members))
         network = {"members": jax.vmap(density.init)(keys), "shared": density.shared()}
         if continuation:
-            network["continuation"] = jax.vmap(lambda key: continuation.init(jax.random.fold_in(key, 1)))(keys)
+            network["continuation"] = jax.vmap(continuation.init)(jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
         return {"network": network, "statistics": known, "elites": jnp.arange(num_members, dtype=jnp.int32)}
 
     def loss(params: PyTree, batch: Transition, key: Array) -> tuple[Array, Metrics]:
         network, known = params["network"], params["statistics"]
 
-        def one(member: PyTree, head: PyTree, example: Transition, key: Array) -> tuple[Array, Array]:
+        def of_member(member: PyTree, head: PyTree, batch: Transition, key: Array) -> tuple[Array, Array]:
             key_noise, key_loss = jax.random.split(key)
-            x = inputs(known, example.observation, example.action)
-            y = targets(units, known, example.observation, example.next_observation, example.reward)
-            target = jnp.where(known["varies"], y, jax.random.normal(key_noise, y.shape))
-            wrong = density.loss(member, network["shared"], x, target, key_loss)
+            x, y = jax.vmap(lambda one: coordinates.of_transition(units, known, one))(batch)
+            target = jnp.where(known["varies"][None], y, jax.random.normal(key_noise, y.shape))
+            keys = jax.random.split(key_loss, y.shape[0])
+            wrong = jax.vmap(density.loss, (None, None, 0, 0, 0))(member, network["shared"], x, target, keys)
             if not continuation:
-                return wrong, jnp.zeros(())
-            return wrong, optax.sigmoid_binary_cross_entropy(continuation.logit(head, x, y), example.discount)
+                return jnp.mean(wrong), jnp.zeros(())
+            logits = jax.vmap(continuation.logit, (None, 0, 0))(head, x, y)
+            return jnp.mean(wrong), jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.discount))
 
-        keys = jax.random.split(key, batch.reward.shape)
-        many = jax.vmap(jax.vmap(one, (None, None, 0, 0)))  # over members, and over each one's batch
-        each = many(network["members"], network.get("continuation", {}), batch, keys)
-        wrong, ended = (jnp.sum(jnp.mean(part, axis=1)) for part in each)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_members))
+        each = jax.vmap(of_member)(network["members"], network.get("continuation", {}), batch, keys)
+        wrong, ended = (jnp.sum(part) for part in each)
         penalty = density.penalty(network["members"], network["shared"])
         metrics = {"loss/density": wrong, "loss/continuation": ended, "loss/penalty": penalty}
         return wrong + ended + penalty, metrics | {"loss/total": wrong + ended + penalty}
 
     def log_prob(params: PyTree, observation: Array, action: Array, next_observation: Array, reward: Array) -> Array:
         known = params["statistics"]
-        y = targets(units, known, observation, next_observation, reward)
-        found = over_members(density.log_prob, params, inputs(known, observation, action), y)
+        x = coordinates.inputs(known, observation, action)
+        y = coordinates.targets(units, known, observation, next_observation, reward)
+        found = over_members(density.log_prob, params, x, y)
         return jnp.where(known["varies"][None], found - jnp.log(units(known)[1])[None], 0.0)
 
     def reset(params: PyTree, observation: Array, key: Array) -> Array:
@@ -205,16 +184,16 @@ def make(
     def step(params: PyTree, model_state: Array, action: Array, key: Array) -> tuple[Array, Prediction]:
         key_draw, key_end = jax.random.split(key)
         known = params["statistics"]
-        x = inputs(known, model_state, action)
+        x = coordinates.inputs(known, model_state, action)
         y = draw.target(density, params, x, key_draw)
-        following, reward = outcome(units, known, model_state, y)
+        following, reward = coordinates.outcome(units, known, model_state, y)
         goes_on = ~terminate(model_state, action, following)
         if continuation:
             varying = jnp.where(known["varies"], y, 0.0)
             logits = jax.vmap(continuation.logit, (0, None, None))(params["network"]["continuation"], x, varying)
             probability = jnp.mean(jax.nn.sigmoid(logits[params["elites"]]))
             goes_on &= draw.goes_on(probability, key_end)
-        members = in_raw_units(units, known, model_state, *over_members(density.moments, params, x, y))
+        members = coordinates.in_raw_units(units, known, model_state, *over_members(density.moments, params, x, y))
         return following, Prediction(following, reward, goes_on.astype(jnp.float32), members)
 
     return DynamicsModel(init=init, loss=loss, log_prob=log_prob, reset=reset, step=step, member=member)
@@ -227,42 +206,12 @@ def member(params: PyTree, e: Array | int) -> PyTree:
     return params | {"network": network, "elites": jnp.zeros(1, jnp.int32)}
 
 
-# --- between raw units and the density's ---
+# --- what the members say of data ---
 
 
-def inputs(statistics: PyTree, observation: Array, action: Array) -> Array:
-    """What a density is conditioned on: standardized observation `[n]` and action, one vector x."""
-    return jnp.concatenate([
-        (observation - statistics["observation_mean"]) / statistics["observation_std"],
-        (action - statistics["action_mean"]) / statistics["action_std"],
-    ])  # fmt: skip
-
-
-def targets(units: Units, statistics: PyTree, observation: Array, next_observation: Array, reward: Array) -> Array:
-    """What a density describes: change and reward in its units, `[D]`; 0 where the data never varied."""
-    shift, scale = units(statistics)
-    y = (jnp.append(next_observation - observation, reward) - shift) / scale
-    return jnp.where(statistics["varies"], y, 0.0)
-
-
-def outcome(units: Units, statistics: PyTree, observation: Array, y: Array) -> tuple[Array, Array]:
-    """The next observation `[n]` and the reward of a target y `[D]`; a constant change is copied."""
-    shift, scale = units(statistics)
-    constant = jnp.append(statistics["delta_mean"], statistics["reward_mean"])
-    change = jnp.where(statistics["varies"], y * scale + shift, constant)
-    return observation + change[:-1], change[-1]
-
-
-def in_raw_units(
-    units: Units, statistics: PyTree, observation: Array, means: Array, stds: Array
-) -> tuple[Array, Array]:
-    """Means and deviations `[E, D]` of targets as those of the next observation and the reward."""
-    state, reward = jax.vmap(outcome, (None, None, None, 0))(units, statistics, observation, means)
-    stds = jnp.where(statistics["varies"][None], stds * units(statistics)[1][None], 0.0)
-    return jnp.concatenate([state, reward[:, None]], axis=1), stds
-
-
-def conditionals(density: Density, *, units: Units = unit_variance) -> Callable[[PyTree, Transition], PyTree]:
+def conditionals(
+    density: Density, *, units: coordinates.Units = coordinates.unit_variance
+) -> Callable[[PyTree, Transition], PyTree]:
     """Means and deviations `[E, D]`, in raw units, of every conditional at what really happened.
 
     Returns:
@@ -270,10 +219,10 @@ def conditionals(density: Density, *, units: Units = unit_variance) -> Callable[
     """
 
     def of(params: PyTree, transition: Transition) -> tuple[Array, Array]:
-        statistics, observation = params["statistics"], transition.observation
-        x = inputs(statistics, observation, transition.action)
-        y = targets(units, statistics, observation, transition.next_observation, transition.reward)
-        return in_raw_units(units, statistics, observation, *over_members(density.moments, params, x, y))
+        known = params["statistics"]
+        x, y = coordinates.of_transition(units, known, transition)
+        found = over_members(density.moments, params, x, y)
+        return coordinates.in_raw_units(units, known, transition.observation, *found)
 
     return of
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.data import memory
-from offline_mbrl.models import explicit
+from offline_mbrl.models import coordinates
 from offline_mbrl.types import Array, DynamicsModel, Learner, Metrics, PyTree, Transition, UsageError
 
 
@@ -35,6 +35,7 @@ class Config:
     num_elites: int = 0  # members that steps are sampled from, the best held-out ones; 0: all
     refresh_every: int = 500  # updates between evaluations on held-out transitions
     max_held_out: int = 5_000  # held-out transitions an evaluation reads at most
+    patience: int = 10  # evaluations without improvement, for `stop_when_stale`
 
 
 class State(NamedTuple):
@@ -68,7 +69,7 @@ def median_nll(threshold: float = 0.0) -> Score:
     return Score(evaluate, lambda score, best: score < best - threshold)
 
 
-def squared_error(threshold: float = 0.01, *, units: explicit.Units = explicit.raw) -> Score:
+def squared_error(threshold: float = 0.01, *, units: coordinates.Units = coordinates.raw) -> Score:
     """Mean squared error of each member's mean, in these units; improves by the fraction `threshold` of the best.
 
     For densities whose entries are independent: the means are those beside a sampled outcome.
