@@ -231,25 +231,3 @@ def mixture_log_prob(log_prob: Array, elites: Array | None = None) -> Array:
     """`log mean_e p_e(y | x)` `[]` of what `DynamicsModel.log_prob` returns `[E, D]`; over `elites` alone if given."""
     sums = jnp.sum(log_prob if elites is None else log_prob[elites], axis=1)
     return jax.nn.logsumexp(sums) - jnp.log(sums.shape[0])
-
-
-# --- adjustments of predictions ---
-
-
-def clip_to_data(params: PyTree, observation: Array, action: Array, prediction: Prediction, key: Array) -> Prediction:
-    """Next observation and reward inside the range of the training data."""
-    del observation, action, key
-    known = params["statistics"]
-    return prediction._replace(
-        observation=jnp.clip(prediction.observation, known["observation_min"], known["observation_max"]),
-        reward=jnp.clip(prediction.reward, known["reward_min"], known["reward_max"]))  # fmt: skip
-
-
-def clipped(model: DynamicsModel) -> DynamicsModel:
-    """The model whose steps stay inside the range of the training data, and go on from there."""
-
-    def step(params: PyTree, model_state: Array, action: Array, key: Array) -> tuple[Array, Prediction]:
-        prediction = clip_to_data(params, model_state, action, model.step(params, model_state, action, key)[1], key)
-        return prediction.observation, prediction
-
-    return model._replace(step=step)

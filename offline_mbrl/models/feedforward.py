@@ -1,15 +1,21 @@
-"""The feedforward density: all entries at once, independent given observation and action, diagonal Gaussian.
+"""The feedforward density: all entries at once, independent given observation and action.
 
-`p(y | x) = prod_i N(y_i; mu_i(x), sigma_i(x)^2)`, one network that emits 2 D numbers. The bounds of the log deviation
-are soft and fixed, not learned, since the lower one decides how good a likelihood a deterministic simulator allows.
+    p(y | x) = prod_i p(y_i | x)
+
+One network emits the parameters of every conditional, a Gaussian each, or a mixture. It is the autoregressive family's
+chain whose network sees no earlier entry, so the two differ in nothing else.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from offline_mbrl.models.density import Density, gaussian_log_prob, soft_bounds
+from offline_mbrl.models import conditionals
+from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.density import Density
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import Array, PyTree, UsageError
 
@@ -19,54 +25,45 @@ class Config:
     """Our defaults; the size is between those that were compared for this family."""
 
     hidden_layers: tuple[int, ...] = (256, 256, 256)  # SiLU between them
-    lowest_log_std: float = -7.0  # soft bound, in units where the target has deviation 1
-    highest_log_std: float = 1.0
+    conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
 
 
 def make(config: Config, state_size: int, action_size: int) -> Density:
     """The density of D = state_size + 1 entries.
 
     Args:
-      config: sizes and bounds.
+      config: sizes and conditionals.
       state_size: n, entries of the observation.
       action_size: entries of the action.
 
     Raises:
-      UsageError: the bounds leave no room.
+      UsageError: no component, or bounds that do not fit the entries or leave no room.
     """
-    if not config.lowest_log_std < config.highest_log_std:
-        raise UsageError(f"feedforward: lowest_log_std {config.lowest_log_std} must be below highest_log_std "
-                         f"{config.highest_log_std}")  # fmt: skip
-    num_entries = state_size + 1
-    network = torsos.MLP((*config.hidden_layers, 2 * num_entries), activation=jax.nn.silu)
+    size, conditional = state_size + 1, conditionals.make(config.conditional)
+    bounds = [
+        np.asarray(bound, np.float32) for bound in (config.conditional.log_std_min, config.conditional.log_std_max)
+    ]
+    if any(bound.shape not in ((), (1,), (size,)) for bound in bounds) or not np.all(bounds[0] < bounds[1]):
+        raise UsageError(f"feedforward: log_std_min and log_std_max need one value, or one for each of the {size} "
+                         "entries, the first below the second")  # fmt: skip
+    low, high = (jnp.asarray(np.broadcast_to(bound, (size,))) for bound in bounds)
+    module = torsos.MLP((*config.hidden_layers, size * conditional.size), activation=jax.nn.silu)
+    network = _network(module, state_size + action_size, size, conditional.size)
+    return conditionals.chain(network, conditional, low, high, learned_bounds=config.conditional.learned_bounds)
 
-    def init(key: Array) -> PyTree:
-        return torsos.init(network, key, jnp.zeros(state_size + action_size))
 
-    def heads(params: PyTree, x: Array) -> tuple[Array, Array]:
-        mean, scale = jnp.split(torsos.apply(network, params, x), 2)
-        return mean, soft_bounds(scale, config.lowest_log_std, config.highest_log_std)
+def _network(module: torsos.MLP, input_size: int, size: int, outputs_each: int) -> conditionals.Network:
+    """A network whose outputs for an entry depend on x alone."""
 
-    def log_prob(params: PyTree, shared: PyTree, x: Array, y: Array) -> Array:
-        del shared
-        return gaussian_log_prob(y, *heads(params, x))
+    def outputs(params: PyTree, x: Array, y: Array) -> Array:
+        del y  # no entry depends on another
+        return torsos.apply(module, params, x).reshape(size, outputs_each)
 
-    def loss(params: PyTree, shared: PyTree, x: Array, y: Array, key: Array) -> Array:
-        del key  # deterministic
-        return -jnp.mean(log_prob(params, shared, x, y))
+    def terms(params: PyTree, x: Array, y: Array, key: Array) -> tuple[Array, Array]:
+        del key  # every conditional is trained
+        return jnp.arange(size), outputs(params, x, y)
 
-    def sample(params: PyTree, shared: PyTree, x: Array, key: Array) -> Array:
-        mean, std = moments(params, shared, x, x)
-        return mean + std * jax.random.normal(key, mean.shape)
+    def generate(params: PyTree, x: Array, draw: Callable, noise: PyTree) -> Array:
+        return jax.vmap(draw)(jnp.arange(size), outputs(params, x, x), noise)
 
-    def mode(params: PyTree, shared: PyTree, x: Array) -> Array:
-        return moments(params, shared, x, x)[0]
-
-    def moments(params: PyTree, shared: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
-        del shared, y  # no entry depends on another
-        mean, log_std = heads(params, x)
-        return mean, jnp.exp(log_std)
-
-    return Density(
-        init=init, shared=dict, loss=loss, penalty=lambda params, shared: jnp.zeros(()), log_prob=log_prob,
-        sample=sample, mode=mode, moments=moments)  # fmt: skip
+    return conditionals.Network(lambda key: torsos.init(module, key, jnp.zeros(input_size)), outputs, terms, generate)
