@@ -1,7 +1,7 @@
 """Soft actor-critic with N critics (arXiv:1801.01290, arXiv:1812.05905), offline or on the batches of a collector.
 
 Two critics are the paper's; more are SAC-N (arXiv:2110.01548). All losses of an update are taken at the parameters
-before it, as in the authors' release; the target critics then follow the updated ones.
+before it; the target critics then follow the updated ones.
 
 Differences: the log standard deviation is clipped to [-5, 2] (as in SAC policies released for off-policy evaluation;
 the authors' lower bound is -20). Observations enter in raw units, whatever the statistics say: a policy then needs no
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.data import memory
-from offline_mbrl.networks import distributions, ensemble, torsos
+from offline_mbrl.networks import distributions, ensemble, heads, torsos
 from offline_mbrl.types import (
     Array,
     EnvironmentSpec,
@@ -131,8 +131,8 @@ def networks(config: Config, spec: EnvironmentSpec) -> Networks:
     critic = torsos.MLP((*config.critic_layers, 1))
 
     def policy(params: PyTree, observation: PyTree) -> distributions.SquashedNormal:
-        mean, log_std = jnp.split(torsos.apply(actor, params, torsos.flat(observation)), 2)
-        return distributions.squashed_normal(mean, jnp.clip(log_std, *config.log_std_bounds))
+        outputs = torsos.apply(actor, params, torsos.flat(observation))
+        return heads.squashed_normal(outputs, lambda raw: jnp.clip(raw, *config.log_std_bounds))
 
     def one(params: PyTree, observation: PyTree, action: Array) -> Array:
         return torsos.apply(critic, params, jnp.concatenate([torsos.flat(observation), action]))[0]
@@ -153,76 +153,83 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
       UsageError: the actions are discrete, or a setting makes no learner.
     """
     _check(config)
-    nets = networks(config, spec)
-    target_entropy = -float(action_size(spec, "sac")) if config.target_entropy is None else config.target_entropy
-    first = config.initial_temperature if config.fixed_temperature is None else config.fixed_temperature
-    actor_optimizer, critic_optimizer, temperature_optimizer = (
-        optax.adam(rate)
-        for rate in (config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate)
-    )
-
-    def act(actor: PyTree, observations: PyTree, key: Array) -> tuple[Array, Array]:
-        """Fresh actions `[B, A]` and their log probabilities `[B]`."""
-        keys = jax.random.split(key, jax.tree.leaves(observations)[0].shape[0])
-        return jax.vmap(lambda seen, seed: nets.policy(actor, seen).sample_and_log_prob(seed=seed))(observations, keys)
+    nets, size = networks(config, spec), action_size(spec, "sac")
+    target_entropy = -float(size) if config.target_entropy is None else config.target_entropy
+    for_actor, for_critic, for_temperature = (optax.adam(rate) for rate in (
+        config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate))  # fmt: skip
 
     def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
         del example, statistics, given  # raw observations
         key_actor, key_critic = jax.random.split(key)
         actor, critic = nets.init_actor(key_actor), nets.critics.init(key_critic)
+        first = config.initial_temperature if config.fixed_temperature is None else config.fixed_temperature
         log_temperature = jnp.log(jnp.asarray(first, jnp.float32))
-        return State(
-            actor, critic, critic, log_temperature, actor_optimizer.init(actor), critic_optimizer.init(critic),
-            temperature_optimizer.init(log_temperature))  # fmt: skip
+        return State(actor, critic, critic, log_temperature, for_actor.init(actor), for_critic.init(critic),
+                     for_temperature.init(log_temperature))  # fmt: skip
 
-    def targets(state: State, batch: Transition, temperature: Array, key: Array) -> Array:
-        action, log_prob = act(state.actor, batch.next_observation, key)
-        next_q = nets.critics.apply(state.target_critic, batch.next_observation, action)
-        one = lambda *args: target(*args, gamma=config.gamma, temperature=temperature)  # noqa: E731
-        return jax.vmap(one, (0, 1, 0))(batch, next_q, log_prob)
-
-    def critic_objective(critic: PyTree, batch: Transition, targets: Array) -> tuple[Array, Array]:
-        q = nets.critics.apply(critic, batch.observation, batch.action)
-        return jnp.mean(jax.vmap(critic_loss, (1, 0))(q, targets)), jnp.mean(q)
-
-    def actor_objective(actor: PyTree, state: State, batch: Transition, temperature: Array, key: Array):
-        action, log_prob = act(actor, batch.observation, key)
-        q = nets.critics.apply(state.critic, batch.observation, action)
-        losses = jax.vmap(lambda *args: actor_loss(*args, temperature=temperature), (1, 0))(q, log_prob)
-        return jnp.mean(losses), log_prob
-
-    def temperature_step(state: State, log_prob: Array) -> tuple[Array, optax.OptState]:
-        if config.fixed_temperature is not None:
-            return state.log_temperature, state.temperature_opt_state
+    def learn_temperature(state: State, log_prob: Array) -> tuple[Array, optax.OptState]:
         loss = lambda x: jnp.mean(jax.vmap(  # noqa: E731
             lambda one: temperature_loss(x, one, target_entropy=target_entropy))(log_prob))  # fmt: skip
-        return _descend(temperature_optimizer, jax.grad(loss)(state.log_temperature), state.temperature_opt_state,
-                        state.log_temperature)  # fmt: skip
+        gradient = jax.grad(loss)(state.log_temperature)
+        return _descend(for_temperature, gradient, state.temperature_opt_state, state.log_temperature)
 
     def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
         key_target, key_actor = jax.random.split(key)
-        temperature = jnp.exp(state.log_temperature)
-        wanted = targets(state, batch, temperature, key_target)
-        (critic_value, q), critic_gradient = jax.value_and_grad(critic_objective, has_aux=True)(
-            state.critic, batch, wanted)  # fmt: skip
-        # with respect to the actor alone: no gradient of the critics' weights is computed
-        (actor_value, log_prob), actor_gradient = jax.value_and_grad(actor_objective, has_aux=True)(
-            state.actor, state, batch, temperature, key_actor)  # fmt: skip
-        actor, actor_opt_state = _descend(actor_optimizer, actor_gradient, state.actor_opt_state, state.actor)
-        critic, critic_opt_state = _descend(critic_optimizer, critic_gradient, state.critic_opt_state, state.critic)
-        log_temperature, temperature_opt_state = temperature_step(state, log_prob)
+        targets = _targets(config, nets, state, batch, key_target)
+        (critic_value, q), critic_gradient = jax.value_and_grad(_critic_objective, has_aux=True)(
+            state.critic, nets, batch, targets)  # fmt: skip
+        # With respect to the actor alone: no gradient of the critics' weights is computed.
+        (actor_value, log_prob), actor_gradient = jax.value_and_grad(_actor_objective, has_aux=True)(
+            state.actor, nets, state, batch, key_actor)  # fmt: skip
+        actor, actor_opt_state = _descend(for_actor, actor_gradient, state.actor_opt_state, state.actor)
+        critic, critic_opt_state = _descend(for_critic, critic_gradient, state.critic_opt_state, state.critic)
+        log_temperature, temperature_opt_state = state.log_temperature, state.temperature_opt_state
+        if config.fixed_temperature is None:
+            log_temperature, temperature_opt_state = learn_temperature(state, log_prob)
         metrics = {
             "loss/total": critic_value + actor_value, "loss/critic": critic_value, "loss/actor": actor_value,
-            "temperature": temperature, "entropy": -jnp.mean(log_prob), "q/mean": q,
+            "temperature": jnp.exp(state.log_temperature), "entropy": -jnp.mean(log_prob), "q/mean": q,
         }  # fmt: skip
-        return State(
-            actor, critic, optax.incremental_update(critic, state.target_critic, config.tau), log_temperature,
-            actor_opt_state, critic_opt_state, temperature_opt_state), metrics  # fmt: skip
+        target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
+        return State(actor, critic, target_critic, log_temperature, actor_opt_state, critic_opt_state,
+                     temperature_opt_state), metrics  # fmt: skip
 
     return Learner(
         sample=memory.transitions(config.batch_size), init=init, step=step,
         policy=distributions.as_policy(nets.policy), policy_params=lambda state: state.actor,
     )  # fmt: skip
+
+
+# --- over a batch ---
+
+
+def _act(nets: Networks, actor: PyTree, observations: PyTree, key: Array) -> tuple[Array, Array]:
+    """Fresh actions `[B, A]` and their log probabilities `[B]`."""
+    keys = jax.random.split(key, jax.tree.leaves(observations)[0].shape[0])
+    return jax.vmap(lambda seen, seed: nets.policy(actor, seen).sample_and_log_prob(seed=seed))(observations, keys)
+
+
+def _targets(config: Config, nets: Networks, state: State, batch: Transition, key: Array) -> Array:
+    """`[B]`."""
+    action, log_prob = _act(nets, state.actor, batch.next_observation, key)
+    next_q = nets.critics.apply(state.target_critic, batch.next_observation, action)
+    temperature = jnp.exp(state.log_temperature)
+    one = lambda *args: target(*args, gamma=config.gamma, temperature=temperature)  # noqa: E731
+    return jax.vmap(one, (0, 1, 0))(batch, next_q, log_prob)
+
+
+def _critic_objective(critic: PyTree, nets: Networks, batch: Transition, targets: Array) -> tuple[Array, Array]:
+    """Mean loss, and the mean over critics and batch."""
+    q = nets.critics.apply(critic, batch.observation, batch.action)
+    return jnp.mean(jax.vmap(critic_loss, (1, 0))(q, targets)), jnp.mean(q)
+
+
+def _actor_objective(actor: PyTree, nets: Networks, state: State, batch: Transition, key: Array) -> tuple[Array, Array]:
+    """Mean loss, and the log probabilities `[B]` of the actions drawn."""
+    action, log_prob = _act(nets, actor, batch.observation, key)
+    q = nets.critics.apply(state.critic, batch.observation, action)
+    temperature = jnp.exp(state.log_temperature)
+    return jnp.mean(jax.vmap(lambda *args: actor_loss(*args, temperature=temperature), (1, 0))(q, log_prob)), log_prob
 
 
 def _descend(

@@ -77,6 +77,34 @@ def squashed_normal(mean: Array, log_std: Array) -> SquashedNormal:
     return SquashedNormal(mean, log_std)
 
 
+class NormalMixture(NamedTuple):
+    """K diagonal normals on the whole of R^A; the actions drawn from it are clipped to `[-1, 1]`."""
+
+    logits: Array  # [K] of the components
+    mean: Array  # [K, A]
+    std: Array  # [K, A]
+
+    def sample(self, *, seed: Array) -> Array:
+        """One action `[A]`, clipped."""
+        key_component, key_normal = jax.random.split(seed)
+        k = jax.random.categorical(key_component, self.logits)
+        return jnp.clip(self.mean[k] + self.std[k] * jax.random.normal(key_normal, self.mean.shape[1:]), -1.0, 1.0)
+
+    def mode(self) -> Array:
+        """The mean `[A]` of the most probable component, clipped."""
+        return jnp.clip(self.mean[jnp.argmax(self.logits)], -1.0, 1.0)
+
+    def log_prob(self, action: Array) -> Array:
+        """Logarithm of the density `[]` before clipping, which has its part beyond the bounds there."""
+        each = jnp.sum(jax.scipy.stats.norm.logpdf(action[None], self.mean, self.std), axis=1)
+        return jax.nn.logsumexp(jax.nn.log_softmax(self.logits) + each)
+
+
+def normal_mixture(logits: Array, mean: Array, std: Array) -> NormalMixture:
+    """A mixture of K diagonal normals, from `[K]` logits, `[K, A]` means and `[K, A]` standard deviations."""
+    return NormalMixture(logits, mean, std)
+
+
 def as_policy(distribution: Callable[[PyTree, PyTree], Any]) -> Policy:
     """A policy from `(params, observation) -> distribution` (of distrax, or one of those above)."""
 

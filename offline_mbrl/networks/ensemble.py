@@ -18,9 +18,6 @@ class Ensemble(NamedTuple):
 def make(init: Callable[[Array], PyTree], apply: Callable[..., Any], num_members: int) -> Ensemble:
     """An ensemble of independently initialized members that see the same inputs.
 
-    Give an `apply` that takes a whole batch (a vmap over the inputs inside the one over members): every layer is then
-    one batched product `[E, B, D] [E, D, D']`; with the members inside, its operands would be transposed each time.
-
     Args:
       init: `(key) -> params` of one member.
       apply: `(params, *inputs) -> output` of one member.
