@@ -19,6 +19,8 @@ import numpy as np
 from offline_mbrl import environments
 from offline_mbrl.types import Array, Learner, Metrics, Policy, PyTree, Transition, UsageError
 
+Act = Callable[[np.ndarray], tuple[Any, PyTree]]  # observations [K, D] -> actions [K, A], extras [K, ...] or ()
+
 
 @dataclass(frozen=True)
 class Config:
@@ -85,9 +87,9 @@ def learn(learner: Learner, state: PyTree, replay: Replay, new: Transition, key:
 # --- simulators side by side ---
 
 
-def simulators(name: str, count: int, *, seed: int) -> list[dm_env.Environment]:
-    """`count` simulators with seeds of their own that follow from `seed`."""
-    seeds = np.random.SeedSequence([seed, 7]).generate_state(count)
+def simulators(name: str, count: int, *, entropy: Sequence[int]) -> list[dm_env.Environment]:
+    """`count` simulators with seeds of their own that follow from `entropy`."""
+    seeds = np.random.SeedSequence(entropy).generate_state(count)
     return [environments.make(name, seed=int(one)) for one in seeds]
 
 
@@ -96,14 +98,14 @@ def reset(running: Sequence[dm_env.Environment]) -> np.ndarray:
     return np.stack([simulator.reset().observation for simulator in running])
 
 
-def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: Callable[[np.ndarray], Any],
-         num_steps: int) -> tuple[np.ndarray, Transition]:  # fmt: skip
+def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: Act, num_steps: int
+) -> tuple[np.ndarray, Transition]:  # fmt: skip
     """Makes `num_steps` steps in each of K simulators; where an episode ends, the next one starts at once.
 
     Args:
       running: the simulators.
       observations: `[K, D]` where they stand.
-      act: `[K, D]` observations to `[K, A]` actions.
+      act: chooses the actions.
       num_steps: T.
 
     Returns:
@@ -111,12 +113,12 @@ def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: C
     """
     seen = []
     for _ in range(num_steps):
-        actions = np.asarray(act(observations), np.float32)
+        actions, extras = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), act(observations))
         after = [simulator.step(action) for simulator, action in zip(running, actions, strict=True)]
         reward, discount = (np.array([getattr(one, name) for one in after], np.float32)
                             for name in ("reward", "discount"))  # fmt: skip
         following = np.stack([one.observation for one in after])
-        seen.append(Transition(observations, actions, reward, discount, following))
+        seen.append(Transition(observations, actions, reward, discount, following, extras))
         observations = following
         if any(one.last() for one in after):
             begun = [simulator.reset().observation if one.last() else one.observation
@@ -155,7 +157,7 @@ def train(learner: Learner, simulator: str, config: Config, *, seed: int, snapsh
 
 def _train(learner: Learner, policy: Policy, simulator: str, config: Config, seed: int, wanted: list[int],
            progress: Callable[[int, Metrics], None]) -> Iterator[Snapshot]:  # fmt: skip
-    running, rng = simulators(simulator, config.num_simulators, seed=seed), np.random.default_rng([seed, 8])
+    running, rng = simulators(simulator, config.num_simulators, entropy=[seed, 7]), np.random.default_rng([seed, 8])
     key_init, key_act, key_learn = jax.random.split(jax.random.key(seed), 3)
     round_size = config.num_simulators * config.round_steps
     act, save, update = acting(policy, key_act), *_programs(learner, config, key_learn, round_size)
@@ -163,7 +165,7 @@ def _train(learner: Learner, policy: Policy, simulator: str, config: Config, see
     observations, step, state, replay, params = reset(running), 0, None, None, None
     while wanted:
         if step < config.warmup_steps or state is None or replay is None:
-            choose = lambda seen: rng.uniform(-1, 1, (len(seen), *action_spec.shape))  # noqa: E731
+            choose = functools.partial(uniform, rng, action_spec.shape)
             observations, new = play(running, observations, choose, config.round_steps)
             if state is None or replay is None:
                 example = jax.tree.map(lambda column: column[0], new)
@@ -194,12 +196,17 @@ def _programs(learner: Learner, config: Config, key: Array, round_size: int) -> 
     return jax.jit(store, donate_argnums=0), jax.jit(update, donate_argnums=(0, 1))
 
 
-def acting(policy: Policy, key: Array) -> Callable[[PyTree, np.ndarray], Array]:
-    """A policy for K simulators, compiled: (params, observations `[K, D]`) to sampled actions; new keys every call."""
+def uniform(rng: np.random.Generator, shape: tuple[int, ...], observations: np.ndarray) -> tuple[np.ndarray, tuple]:
+    """Uniform actions `[K, *shape]` for `play`."""
+    return rng.uniform(-1, 1, (len(observations), *shape)), ()
+
+
+def acting(policy: Policy, key: Array) -> Callable[[PyTree, np.ndarray], tuple[Array, tuple]]:
+    """A policy for `play`, compiled: (params, observations `[K, D]`) to sampled actions; new keys every call."""
 
     def act(params: PyTree, observations: Array, count: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(key, count), observations.shape[0])
         return jax.vmap(policy.sample, (None, 0, 0))(params, observations, keys)
 
     compiled, counter = jax.jit(act), itertools.count()
-    return lambda params, observations: compiled(params, observations, np.uint32(next(counter)))
+    return lambda params, observations: (compiled(params, observations, np.uint32(next(counter))), ())
