@@ -15,7 +15,7 @@ from offline_mbrl.types import Array, Policy, PyTree, UsageError
 class Evaluation(NamedTuple):
     """What was played. The leading axis `S` is there when seeds were evaluated together."""
 
-    returns: np.ndarray  # [S, num_episodes] or [num_episodes]   undiscounted; NaN where not finished
+    returns: np.ndarray  # [S, num_episodes] or [num_episodes]   undiscounted unless asked; NaN where not finished
     lengths: np.ndarray  # same shape, int32 steps; 0 where not finished
     complete: bool  # every episode was finished
     message: str  # why not; empty when complete
@@ -28,7 +28,7 @@ def evaluate(policy: Policy, params: PyTree, simulator: str, *, seed: int, **set
 
 def make_evaluator(
     policy: Policy, simulator: str, *, num_episodes: int, greedy: bool, num_seeds: int | None = None,
-    batch_size: int = 100, timeout: float = 60.0, make: Callable[..., Any] = environments.make,
+    batch_size: int = 100, timeout: float = 60.0, make: Callable[..., Any] = environments.make, gamma: float = 1.0,
 ) -> Callable[..., Evaluation]:  # fmt: skip
     """Builds `evaluate(params, *, seed) -> Evaluation`; the policy is compiled on its first call and never again.
 
@@ -45,6 +45,7 @@ def make_evaluator(
       batch_size: simulators per seed. The episodes depend on it.
       timeout: seconds without an answer from the simulators that count as hanging.
       make: `(simulator, *, seed) -> dm_env.Environment`.
+      gamma: discount factor of the returns; 1 for what scores are made of.
 
     Returns:
       The evaluator. It ends early, with `complete` False and a message, when a simulator raises or hangs; it raises
@@ -76,7 +77,7 @@ def make_evaluator(
             running = simulation.start(
                 lambda seed: make(simulator, seed=seed), seeds.ravel().tolist(), timeout=timeout)  # fmt: skip
             try:
-                _play(running, actions, returns, lengths, width)
+                _play(running, actions, returns, lengths, width, gamma)
             finally:
                 running.close()
         except simulation.SimulatorFailed as error:
@@ -108,7 +109,7 @@ def _vectorize(policy: Policy, width: int, *, greedy: bool, over_seeds: bool) ->
 
 
 def _play(running: simulation.Simulation, actions: Callable[[np.ndarray, int], np.ndarray], returns: np.ndarray,
-          lengths: np.ndarray, width: int) -> None:  # fmt: skip
+          lengths: np.ndarray, width: int, gamma: float) -> None:  # fmt: skip
     """Fills `returns` and `lengths` `[S, num_episodes]` in place: slot w of a seed plays its episodes w, w + W, ..."""
     num_seeds, num_episodes = returns.shape
     slots = np.tile(np.arange(width), num_seeds)
@@ -119,7 +120,8 @@ def _play(running: simulation.Simulation, actions: Callable[[np.ndarray, int], n
         chosen = actions(observation, t)
         _check(chosen, running.action_spec)
         moment = running.step(chosen, active)
-        total, steps, observation, t = total + moment.reward, steps + active, moment.observation, t + 1
+        total += gamma**steps * moment.reward  # steps before this one, in this episode
+        steps, observation, t = steps + active, moment.observation, t + 1
         ended = np.flatnonzero(moment.last)
         where = ended // width, slots[ended] + played[ended] * width
         returns[where], lengths[where] = total[ended], steps[ended]

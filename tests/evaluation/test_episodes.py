@@ -247,3 +247,10 @@ def test_action_outside_the_simulators_is_refused(action, action_spec, message):
 def test_numbers_below_one_are_refused():
     with pytest.raises(UsageError, match="at least 1"):
         make_evaluator(CATCH, "bsuite/catch", num_episodes=0, greedy=True)
+
+
+def test_discounted_returns_start_anew_with_every_episode():
+    found = evaluate(
+        constant(1), (), "any", seed=0, num_episodes=4, greedy=True, batch_size=2, gamma=0.5,
+        make=counter(length=lambda episode: episode + 2))  # fmt: skip
+    np.testing.assert_allclose(found.returns, [1.5, 1.5, 3.5, 3.5])  # 1 + 1/2; 2 (1 + 1/2 + 1/4)
