@@ -1,0 +1,124 @@
+"""MAGIC: a blend of estimates that trust importance weights for the first j steps and values from there on.
+
+Thomas and Brunskill, arXiv:1604.00923: the blend with the least estimated mean squared error, between the
+direct method (j = 0) and the weighted doubly robust estimate (j = T). Departures:
+
+* covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights;
+* the bias of an estimate is its distance from the last one's 90 % interval by that same normal theory, where the paper
+  bootstraps it;
+* the standard error includes the estimated bias: it is the root of the mean squared error that was minimized.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.ope import importance
+from offline_mbrl.ope.doubly_robust import temporal_differences
+from offline_mbrl.types import Array, Estimate, Trajectory, UsageError
+
+INTERVAL = 1.645  # standard errors of the interval that biases are measured from: 90 %
+NUM_LENGTHS = 16  # estimates that are blended by default
+
+
+class Partial(NamedTuple):
+    """J estimates, by how many steps they weight."""
+
+    value: Array  # [J]
+    influence: Array  # [J, N]
+    per_episode: Array  # [J, N]
+
+
+def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
+          lengths: Sequence[int] | None = None, weighting: importance.Weighting = importance.per_decision,
+          normalizer: importance.Normalizer = importance.self_normalized) -> Estimate:  # fmt: skip
+    """The blend; on the host for its last step, so not inside jit.
+
+    Args:
+      trajectories: `[N, T]` whole episodes of the behavior policy, N at least 2.
+      log_ratios: `[N, T]` of `importance.log_ratios`.
+      q: `[N, T]` as for `doubly_robust`.
+      v: `[N, T + 1]` as for `doubly_robust`.
+      gamma: discount factor.
+      lengths: numbers of weighted steps, of `0 .. T`; T is always among them. None: 0, T, and a geometric series.
+      weighting: one episode's log ratios to the log weights of its steps.
+      normalizer: all episodes' log weights to weights.
+
+    Returns:
+      The estimate. Further diagnostics: `direct_share`, the weight of the direct method where it is among them, and
+      `bias`, the estimated one of the blend.
+
+    Raises:
+      UsageError: a length is not in `0 .. T`, and as `doubly_robust`.
+    """
+    lengths = _lengths(lengths, trajectories.reward.shape[1])
+    parts = partial_estimates(trajectories, log_ratios, q, v, gamma=gamma, lengths=lengths, weighting=weighting,
+                              normalizer=normalizer)  # fmt: skip
+    value, influence = np.asarray(parts.value, np.float64), np.asarray(parts.influence, np.float64)
+    size = influence.shape[1]
+    covariance = influence @ influence.T / (size * (size - 1))
+    bias = np.abs(value - value[-1]) - INTERVAL * math.sqrt(covariance[-1, -1])
+    bias = np.sign(value - value[-1]) * np.maximum(bias, 0.0)
+    shares = blend(covariance + np.outer(bias, bias))
+    ratios = importance.checked(log_ratios, trajectories)
+    figures = importance.diagnostics(ratios, jax.vmap(weighting)(ratios), jnp.asarray(trajectories.mask),
+                                     jnp.asarray(shares @ influence, jnp.float32), gamma=gamma)  # fmt: skip
+    figures = {**figures, "direct_share": jnp.float32(shares[np.equal(lengths, 0)].sum()),
+               "bias": jnp.float32(shares @ bias)}  # fmt: skip
+    stderr = math.sqrt(shares @ covariance @ shares + (shares @ bias) ** 2)
+    return Estimate(jnp.float32(shares @ value), jnp.float32(stderr),
+                    jnp.asarray(shares, jnp.float32) @ parts.per_episode, figures)  # fmt: skip
+
+
+def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
+                      lengths: Sequence[int], weighting: importance.Weighting = importance.per_decision,
+                      normalizer: importance.Normalizer = importance.self_normalized) -> Partial:  # fmt: skip
+    """`mean v(s_0) + mean sum_{t < j} gamma^t w_t (r_t + gamma discount_t v(s_{t+1}) - q_t)` for each j of `lengths`.
+
+    Pure. The paper's g^(j), whose terms are sorted by weight here as in `doubly_robust`.
+    """
+    ratios, mask = importance.checked(log_ratios, trajectories), jnp.asarray(trajectories.mask)
+    differences = temporal_differences(trajectories, q, v, gamma=gamma)
+    powers = gamma ** jnp.arange(mask.shape[1])
+    log_weights = jax.vmap(weighting)(ratios)
+
+    def value(counts: Array) -> tuple[Array, Array]:
+        terms = powers[None] * normalizer(log_weights, mask, counts) * differences
+        first = jnp.asarray(v)[:, :1]
+        each = jnp.concatenate([first, first + jnp.cumsum(terms, axis=1)], axis=1)[:, np.asarray(lengths)].T
+        return each @ counts / jnp.sum(counts), each
+
+    values, pullback, each = jax.vjp(value, jnp.ones(mask.shape[0]), has_aux=True)
+    influence = jax.lax.map(lambda unit: pullback(unit)[0], jnp.eye(len(lengths)))  # one at a time: each is [N, T] wide
+    return Partial(values, mask.shape[0] * influence, each)
+
+
+def blend(squared_error: np.ndarray) -> np.ndarray:
+    """Shares `[J]`, none negative and of sum 1, that minimize `x @ squared_error @ x` (`[J, J]`, semidefinite).
+
+    Non-negative least squares of the root against zero, with one more row that asks for a sum of 1: the solution's
+    direction does not depend on how much that row weighs.
+    """
+    from scipy import optimize  # takes a second to load, which other estimators do without
+
+    scale = np.diag(squared_error).min()
+    if scale <= 0:  # one of them is known exactly
+        exact = np.diag(squared_error) <= 0
+        return exact / exact.sum()
+    eigenvalues, vectors = np.linalg.eigh(squared_error / scale)
+    root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
+    target = np.append(np.zeros(len(root)), 1.0)
+    shares, _ = optimize.nnls(np.concatenate([root, np.ones((1, len(root)))]), target)
+    return shares / shares.sum()
+
+
+def _lengths(lengths: Sequence[int] | None, longest: int) -> list[int]:
+    if lengths is None:
+        return sorted({0, *np.geomspace(1, longest, NUM_LENGTHS - 1).round().astype(int).tolist()})
+    if not all(0 <= length <= longest for length in lengths):
+        raise UsageError(f"magic: lengths must be in 0 .. {longest}, the trajectories' steps, got {list(lengths)}")
+    return sorted({*lengths, longest})
