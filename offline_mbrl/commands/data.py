@@ -95,6 +95,7 @@ def run_list(options: List, console: Console) -> int:
     console.print(
         "local/ datasets are generated here, the others are official and fetched by TFDS (every name: --all). "
         "Variants: local/catch-noise0.1-fraction10-episodes200-seed1, local/atari/Pong-steps30000-seed1 (any game), "
+        "local/control/cheetah_run-episodes30-seed1, "
         "rlu_atari_checkpoints_ordered/Pong_run_1-checkpoints0-4-percent10-unclipped. Your own: an RLDS or Minari "
         "directory, a D4RL-style .hdf5 file, minari:<id>.", highlight=False)  # fmt: skip
     return 0

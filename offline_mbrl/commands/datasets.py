@@ -1,5 +1,6 @@
 """Datasets for commands: what is absent is generated while a person watches."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,11 +19,14 @@ def collector(console: Console) -> catalog.Collect:
     """What generates the episodes of `local/` datasets."""
 
     def collect(environment: str, **settings: Any) -> Iterator[dict[str, Any]]:
-        from offline_mbrl.collect import atari, bsuite  # simulators are loaded only where something is generated
+        from offline_mbrl.collect import atari, bsuite, control  # simulators are loaded only where they are needed
 
-        game = environment.removeprefix("atari/")
-        run, counted = (bsuite.collect, "episodes") if game == environment else (atari.collect, "steps")
+        family, _, name = environment.rpartition("/")
+        counted = "steps" if family == "atari" else "episodes"
+        say = functools.partial(console.print, highlight=False)
+        run = {"": bsuite.collect, "atari": atari.collect,
+               "control": functools.partial(control.collect, say=say)}[family]  # fmt: skip
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
-            yield from run(game, progress=lambda done, *_: show(done, counted), **settings)
+            yield from run(name, progress=lambda done, *_: show(done, counted), **settings)
 
     return collect

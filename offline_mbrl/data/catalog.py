@@ -3,6 +3,8 @@
 Generated here   local/catch, local/cartpole, local/mountain_car; variants are written into the name:
                  local/catch-noise0.1-fraction10-episodes200-seed1
                  local/atari/<Game>: scripted play, for example local/atari/Pong-steps30000-episodes10-seed1
+                 local/control/<task>: SAC policies of every strength, for example
+                 local/control/cheetah_run-episodes30-seed1
 Official         rlu_control_suite/<task>, rlu_atari/<Game>_run_<1..5>, rlu_atari_checkpoints_ordered/<...>,
                  d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>, d4rl_antmaze/<config>
                  parts of the Atari ones are written into the name: -percent10 (the first tenth of the episodes of
@@ -31,7 +33,7 @@ FIELDS = ("observation", "action", "reward", "discount")
 EXTRAS = ("behavior_log_prob", "executed_action")  # of those that a dataset has, what goes to the learner
 REFUSE, DROP_EPISODE = "refuse", "drop-episode"
 
-# (environment, **names.recipe(entry)) -> episodes; see collect.bsuite and collect.atari
+# (environment, **names.recipe(entry)) -> episodes; see collect.bsuite, collect.atari and collect.control
 Collect = Callable[..., Iterator[dict[str, Any]]]
 
 
@@ -189,12 +191,25 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
         facts, variant = official.local(entry.location), recipe(entry)
         assert facts is not None
         told = {name.removeprefix("num_"): value for name, value in variant.items()}
+        policies: dict[str, Any] = {}  # filled while the episodes pass by; written after the last of them
+        told |= {"policies": policies} if entry.location in official.LOCAL_CONTROL else {}
         writer.write_rlds(
-            directory, iter(collect(entry.location, **variant)), action=DiscreteActions(facts.num_actions),
+            directory, _noting(iter(collect(entry.location, **variant)), policies), action=facts.action,
             gamma=entry.gamma, horizon=entry.horizon, frame_stack=facts.frame_stack, force=force,
             metadata={"behavior": facts.behavior, "environment": entry.location,
                       "simulator": entry.simulator, **told})  # fmt: skip
     return directory
+
+
+def _noting(episodes: Iterator[dict[str, Any]], policies: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The episodes; `policies` then says how far each that played was trained, what it returned, and how often."""
+    for episode in episodes:
+        about = episode.get("metadata", {})
+        if "policy_run" in about:
+            key = f"run {about['policy_run']}, step {about['policy_step']}"
+            noted = policies.setdefault(key, {"mean_return": round(about["policy_return"], 1), "episodes": 0})
+            noted["episodes"] += 1
+        yield episode
 
 
 # --- from the store to the learner ---

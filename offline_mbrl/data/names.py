@@ -42,6 +42,7 @@ def names() -> list[str]:
     return [
         *(f"local/{name}" for name in official.LOCAL),
         *(f"local/atari/{game}" for game in atari.TRACKED),
+        *(f"local/{name}" for name in official.LOCAL_CONTROL),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
         *(f"d4rl_mujoco_{task}/{config}" for task in official.D4RL_SIMULATORS for config in official.D4RL_CONFIGS),
         *(f"d4rl_antmaze/{config}" for config in official.ANTMAZE_CONFIGS),
@@ -79,10 +80,8 @@ def local_name(environment: str, variant: Variant) -> str:
 
 def recipe(entry: Entry) -> dict[str, float]:
     """What the collector of a `local/` dataset is told beside the environment."""
-    told = entry.variant
-    if _facts(entry.location).num_steps:
-        return {"num_steps": told.steps, "num_episodes": told.episodes, "seed": told.seed}
-    return {"num_episodes": told.episodes, "noise": told.noise, "fraction": told.fraction, "seed": told.seed}
+    arguments = {"steps": "num_steps", "episodes": "num_episodes"}
+    return {arguments.get(what, what): getattr(entry.variant, what) for what in _facts(entry.location).variants}
 
 
 def _local(name: str) -> Entry:
@@ -99,11 +98,11 @@ def _local(name: str) -> Entry:
     except ValueError as error:
         raise UsageError(f"dataset {name!r}: fraction, episodes, seed and steps are whole numbers") from error
     check(name, environment, variant)
-    simulator = environment if facts.num_steps else f"bsuite/{environment}"
+    simulator = environment if "/" in environment else f"bsuite/{environment}"
     simulator += f"?noise={variant.noise:g}" if variant.noise else ""
     return Entry(
-        local_name(environment, variant), "local", environment, simulator, facts.reference, horizon=facts.horizon,
-        variant=variant)  # fmt: skip
+        local_name(environment, variant), "local", environment, simulator, facts.reference, facts.gamma, facts.horizon,
+        variant)  # fmt: skip
 
 
 def check(name: str, environment: str, variant: Variant) -> None:
@@ -112,10 +111,11 @@ def check(name: str, environment: str, variant: Variant) -> None:
     Raises:
       UsageError: a number is out of range, the fraction does not divide 100, or the environment has no such variant.
     """
-    counts_steps = _facts(environment).num_steps > 0
-    for what in ("noise", "fraction") if counts_steps else ("steps",):
-        if getattr(variant, what) != getattr(Variant(), what):
-            has = "steps, episodes, seed" if counts_steps else "noise, fraction, episodes, seed"
+    facts = _facts(environment)
+    counts_steps = facts.num_steps > 0
+    for what in Variant._fields:
+        if what not in facts.variants and getattr(variant, what) != getattr(Variant(), what):
+            has = ", ".join(facts.variants)
             raise UsageError(f"dataset {name!r}: local/{environment} has no variant {what!r}; it has: {has}")
     for what, value, low, high in (
         ("noise", variant.noise, 0, 1), ("episodes", variant.episodes, 0 if counts_steps else 1, 10**9),
@@ -136,7 +136,7 @@ def _official(name: str) -> Entry:
     builder, config = name.split("/")
     if builder == "rlu_control_suite":
         simulator = None if config in official.CONTROL_WITHOUT_SIMULATOR else f"control/{config}"
-        return Entry(name, "tfds", name, simulator, horizon=official.CONTROL_HORIZON)
+        return Entry(name, "tfds", name, simulator, gamma=official.CONTROL_GAMMA, horizon=official.CONTROL_HORIZON)
     if builder in atari.BUILDERS:
         simulator = f"atari/{atari.game_of(config)}"
         return Entry(name, "tfds", name, simulator, official.REFERENCES[simulator], horizon=atari.HORIZON)

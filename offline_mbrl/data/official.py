@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from offline_mbrl.data import atari, atari_scores
-from offline_mbrl.types import UsageError
+from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
 class Reference(NamedTuple):
@@ -22,10 +22,12 @@ class Local(NamedTuple):
     num_episodes: int  # 0 for no limit
     horizon: int
     reference: Reference | None
-    num_actions: int = 3
+    action: DiscreteActions | BoundedActions = DiscreteActions(3)
     num_steps: int = 0  # agent steps in all; 0 where episodes are counted
     frame_stack: int = 1
     behavior: str = "DQN, its whole online run"
+    gamma: float = 0.99
+    variants: tuple[str, ...] = ("noise", "fraction", "episodes", "seed")
 
 
 LOCAL = {
@@ -56,6 +58,12 @@ CONTROL = (
     "manipulator_insert_peg", "walker_stand", "walker_walk",
 )  # fmt: skip
 CONTROL_HORIZON = 1000
+CONTROL_GAMMA = 0.995  # of off-policy evaluation on these tasks (arXiv:2103.16596)
+CONTROL_SIZES = {  # task -> episodes of the official data, entries of an action
+    "cartpole_swingup": (40, 1), "cheetah_run": (300, 6), "finger_turn_hard": (500, 2), "fish_swim": (200, 5),
+    "humanoid_run": (3000, 21), "manipulator_insert_ball": (1500, 5), "manipulator_insert_peg": (1500, 5),
+    "walker_stand": (200, 6), "walker_walk": (200, 6),
+}  # fmt: skip
 ATARI_GAMES = tuple(atari_scores.GAMES)
 
 # --- D4RL ---
@@ -101,12 +109,27 @@ def human_reference(simulator: str) -> Reference | None:
 
 LOCAL_ATARI = {
     f"atari/{game}": Local(
-        0, atari.HORIZON, REFERENCES.get(f"atari/{game}"), size, atari.LOCAL_STEPS, atari.FRAME_STACK,
-        atari.behavior(game))
+        0, atari.HORIZON, REFERENCES.get(f"atari/{game}"), DiscreteActions(size), atari.LOCAL_STEPS, atari.FRAME_STACK,
+        atari.behavior(game), variants=("steps", "episodes", "seed"))
     for game, size in atari.NUM_ACTIONS.items()
+}  # fmt: skip
+
+# --- generated here: the control suite, by policies of every strength; the sizes of RL Unplugged ---
+
+# Uniform actions, and the best mean return of the snapshots that make the data, where their policies are shipped.
+CONTROL_REFERENCES = {
+    "cartpole_swingup": Reference(28.635, 768.823), "cheetah_run": Reference(3.553, 631.068),
+    "walker_walk": Reference(31.911, 964.836),
+}  # fmt: skip
+LOCAL_CONTROL = {
+    f"control/{task}": Local(
+        episodes, CONTROL_HORIZON, CONTROL_REFERENCES.get(task), BoundedActions((-1.0,) * size, (1.0,) * size),
+        behavior="SAC, snapshots of several runs; sampled actions, one in twenty uniform", gamma=CONTROL_GAMMA,
+        variants=("episodes", "seed"))
+    for task, (episodes, size) in CONTROL_SIZES.items()
 }  # fmt: skip
 
 
 def local(environment: str) -> Local | None:
-    """The dataset `local/<environment>`, for example of `catch` or `atari/Pong`; None where there is none."""
-    return LOCAL.get(environment) or LOCAL_ATARI.get(environment)
+    """The dataset `local/<environment>`: of `catch`, `atari/Pong`, `control/cheetah_run`; None where there is none."""
+    return LOCAL.get(environment) or LOCAL_ATARI.get(environment) or LOCAL_CONTROL.get(environment)
