@@ -40,7 +40,7 @@ class SharedConfig:
 class MaskedConfig:
     """All entries in one pass of a masked residual network."""
 
-    hidden_size: int = 512  # units of every layer
+    hidden_size: int = 512  # units of every layer, rounded up to equally many for each entry
     num_blocks: int = 2  # residual blocks of one layer each
     activation: Activation = "silu"
     order: tuple[int, ...] = ()  # a permutation of the state's entries, first predicted first; (): as they come
@@ -79,12 +79,11 @@ def masked(config: MaskedConfig, input_size: int, output_size: int) -> Density:
       output_size: D, of the change of the state and the reward, which is last.
 
     Raises:
-      UsageError: fewer units than entries, an order that is no permutation, bounds that do not fit.
+      UsageError: no unit, an order that is no permutation, bounds that do not fit.
     """
-    if config.hidden_size < output_size or config.num_blocks < 0:
+    if config.hidden_size < 1 or config.num_blocks < 0:
         raise UsageError(
-            f"hidden_size {config.hidden_size}, num_blocks {config.num_blocks}: a masked network needs at least one "
-            f"unit for each of the {output_size} entries, and no negative number of blocks"
+            f"hidden_size {config.hidden_size} has to be at least 1, num_blocks {config.num_blocks} at least 0"
         )
     conditional = conditionals.make(config.conditional)
     network = autoregressive_masked.network(

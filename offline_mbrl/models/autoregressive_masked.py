@@ -1,13 +1,18 @@
 """All conditionals in one pass: a residual network whose weights are masked (MADE, arXiv:1502.03509).
 
-Each hidden unit has a degree k in 0 .. D - 1 and sees x and y_1 .. y_k alone; the i-th conditional (from 0) reads
-units of degree at most i. Units are sorted by degree, so every masked matrix is block triangular.
+Hidden units belong to entries, equally many to each and in order: those of entry i see x and the entries before i
+alone, and the i-th conditional reads the units of entries up to i. So every weight matrix is block triangular.
 
-Sampling needs no D passes. Units of degree k change only when y_k is known, so each group of units is computed once,
-when its turn comes: all D entries together cost about one pass, as forward substitution does.
+Sampling needs no D passes. What belongs to entry i can be computed as soon as the entries before it are known, and
+never changes again: all D entries together cost about one pass, as forward substitution costs about one product. As
+in forward substitution, matrices are taken in parts, so that most of the work is products of full matrices.
+
+Differences from the paper: a unit's degree is the same in every layer instead of random, layers are residual, x enters
+each of them unmasked, and there is a masked linear map from (x, y) to the outputs.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +21,70 @@ import numpy as np
 from offline_mbrl.models.conditionals import Network
 from offline_mbrl.types import Array, PyTree
 
+MOST_PARTS, FEWEST_ENTRIES = 5, 3  # of a matrix and of a part: more parts skip more zeros, fewer are larger products
 
-def degrees(hidden_size: int, output_size: int) -> np.ndarray:
-    """`[hidden_size]` degrees in 0 .. output_size - 1, sorted, all about equally frequent."""
-    return np.arange(hidden_size) * output_size // hidden_size
+
+# --- block triangular matrices ---
+
+
+class Triangular(NamedTuple):
+    """A matrix from `rows` numbers an entry to `columns` numbers an entry; no entry sees a later one.
+
+    It is stored in parts, the columns of a few consecutive entries each, with the rows of entries up to the last of
+    them. So about half of the zeros are neither stored nor multiplied.
+    """
+
+    parts: tuple[tuple[int, int], ...]  # first entry, and one past the last
+    rows: int
+    columns: int
+    strict: bool  # whether an entry does not see itself either
+
+    def mask(self, j: int) -> np.ndarray:
+        """1 where a weight of part `j` is used, else 0."""
+        start, stop = self.parts[j]
+        seen = np.arange(stop)[:, None] + self.strict <= np.arange(start, stop)[None, :]
+        return np.repeat(np.repeat(seen, self.rows, axis=0), self.columns, axis=1).astype(np.float32)
+
+    def fan_in(self) -> np.ndarray:
+        """How many numbers each column sees."""
+        return np.concatenate([self.mask(j).sum(axis=0) for j in range(len(self.parts))])
+
+    def init(self, key: Array, also: int) -> PyTree:
+        """Weights, for columns that see `also` other numbers besides."""
+        keys = jax.random.split(key, len(self.parts))
+        masks = [self.mask(j) for j in range(len(self.parts))]
+        return {f"part_{j}": {"kernel": _cut_normal(keys[j], mask.shape, mask.sum(axis=0) + also) * mask}
+                for j, mask in enumerate(masks)}  # fmt: skip
+
+    def weights(self, params: PyTree, j: int) -> Array:
+        """Part `j`, zero where no weight is used."""
+        return params[f"part_{j}"]["kernel"] * self.mask(j)
+
+    def apply(self, params: PyTree, values: Array) -> Array:
+        """All entries' numbers times the matrix."""
+        products = [values[: self.rows * stop] @ self.weights(params, j) for j, (_, stop) in enumerate(self.parts)]
+        return jnp.concatenate(products)
+
+    def split(self, params: PyTree, j: int) -> tuple[Array, Array]:
+        """Part `j`: its rows of entries before it, and `[entries, rows * entries, columns]`, from all of it to each."""
+        start, stop = self.parts[j]
+        earlier, own = jnp.split(self.weights(params, j), [self.rows * start])
+        return earlier, own.reshape(-1, stop - start, self.columns).transpose(1, 0, 2)
+
+
+def parts_of(output_size: int) -> tuple[tuple[int, int], ...]:
+    """The entries in at most `MOST_PARTS` runs of one length, at least `FEWEST_ENTRIES`; the last may be shorter."""
+    length = max(-(-output_size // MOST_PARTS), FEWEST_ENTRIES)
+    return tuple((start, min(start + length, output_size)) for start in range(0, output_size, length))
+
+
+def _cut_normal(key: Array, shape: tuple[int, ...], fan_in: np.ndarray) -> Array:
+    """Normals cut at two sigma with deviation `1 / sqrt(fan_in)`, one `fan_in` a column."""
+    std = np.maximum(fan_in, 1.0)[None, :] ** -0.5
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape) * std.astype(np.float32)
+
+
+# --- the network ---
 
 
 def network(
@@ -32,78 +97,81 @@ def network(
       input_size: X.
       output_size: D.
       num_outputs: P of the conditional.
-      hidden_size: H units of every layer, at least D.
+      hidden_size: units of every layer, rounded up to a multiple of D.
       num_blocks: residual blocks `h + W activation(h) + U x + b`.
       activation: elementwise.
     """
-    degree = degrees(hidden_size, output_size)
-    ends = np.searchsorted(degree, np.arange(output_size), side="right")  # units of degree at most i
-    below = np.arange(output_size)[:, None] < degree[None, :]  # [D, H] y_j to a unit
-    within = degree[:, None] <= degree[None, :]  # [H, H]
-    read = np.repeat(degree[:, None] <= np.arange(output_size)[None, :], num_outputs, axis=1)  # [H, D P]
-    skip = np.repeat(np.arange(output_size)[:, None] < np.arange(output_size)[None, :], num_outputs, axis=1)  # [D, D P]
-    wide = output_size * num_outputs
+    units, parts = -(-hidden_size // output_size), parts_of(output_size)
+    blocks = [f"block_{i}" for i in range(num_blocks)]
+    maps = {
+        "prefix": Triangular(parts, 1, units, strict=True),
+        **{name: Triangular(parts, units, units, strict=False) for name in blocks},
+        "output": Triangular(parts, units, num_outputs, strict=False),
+        "skip": Triangular(parts, 1, num_outputs, strict=True),
+    }
+    widths = [units * output_size] * (num_blocks + 1) + [num_outputs * output_size]
 
     def init(key: Array) -> PyTree:
-        keys = jax.random.split(key, num_blocks + 3)
-        free = lambda rows, columns: np.ones((rows, columns))  # noqa: E731
-        first = np.concatenate([free(input_size, hidden_size), below])
-        kernel = _masked_normal(keys[0], first)
-        params: dict[str, PyTree] = {
-            "input": {"kernel": kernel[:input_size], "bias": jnp.zeros(hidden_size)},
-            "prefix": {"kernel": kernel[input_size:]},
-            "output": {"kernel": _masked_normal(keys[1], read), "bias": jnp.zeros(wide)},
-            "skip_input": {"kernel": jnp.zeros((input_size, wide))},
-            "skip_prefix": {"kernel": jnp.zeros((output_size, wide))},
+        key_input, *keys = jax.random.split(key, len(maps) + 1)
+        params = {name: matrix.init(one, input_size * (name != "output"))
+                  for one, (name, matrix) in zip(keys, maps.items(), strict=True)}  # fmt: skip
+        fan_in = np.concatenate([maps[name].fan_in() + input_size for name in ("prefix", *blocks)])
+        kernel = _cut_normal(key_input, (input_size, sum(widths[:-1])), fan_in)
+        return params | {
+            "input": {"kernel": jnp.pad(kernel, ((0, 0), (0, widths[-1]))), "bias": jnp.zeros(sum(widths))},
+            "skip": jax.tree.map(jnp.zeros_like, params["skip"]),  # like x's own linear map to the outputs
         }
-        for i in range(num_blocks):
-            kernel = _masked_normal(keys[i + 2], np.concatenate([free(input_size, hidden_size), within]))
-            params[f"block_{i}"] = {"kernel": kernel[input_size:]}
-            params[f"input_{i}"] = {"kernel": kernel[:input_size], "bias": jnp.zeros(hidden_size)}
-        return params
 
-    def masked(params: PyTree) -> PyTree:
-        mask = {"prefix": below, "output": read, "skip_prefix": skip,
-                **{f"block_{i}": within for i in range(num_blocks)}}  # fmt: skip
-        return {name: layer["kernel"] * mask[name] if name in mask else layer["kernel"]
-                for name, layer in params.items()}  # fmt: skip
-
-    def from_x(params: PyTree, x: Array) -> tuple[list[Array], Array]:
-        layers = ["input", *(f"input_{i}" for i in range(num_blocks))]
-        hidden = [x @ params[name]["kernel"] + params[name]["bias"] for name in layers]
-        return hidden, x @ params["skip_input"]["kernel"] + params["output"]["bias"]
+    def from_x(params: PyTree, x: Array) -> list[Array]:
+        """What x adds to each layer, and to the outputs."""
+        return jnp.split(x @ params["input"]["kernel"] + params["input"]["bias"], list(np.cumsum(widths[:-1])))
 
     def outputs(params: PyTree, x: Array, y: Array) -> Array:
-        kernel, (added, out) = masked(params), from_x(params, x)
-        h = added[0] + y @ kernel["prefix"]
-        for i in range(num_blocks):
-            h = h + activation(h) @ kernel[f"block_{i}"] + added[i + 1]
-        return (activation(h) @ kernel["output"] + y @ kernel["skip_prefix"] + out).reshape(output_size, num_outputs)
+        first, *added, out = from_x(params, x)
+        h = first + maps["prefix"].apply(params["prefix"], y)
+        for name, more in zip(blocks, added, strict=True):
+            h = h + maps[name].apply(params[name], activation(h)) + more
+        out = out + maps["output"].apply(params["output"], activation(h)) + maps["skip"].apply(params["skip"], y)
+        return out.reshape(output_size, num_outputs)
 
     def terms(params: PyTree, x: Array, y: Array, key: Array) -> tuple[Array, Array]:
         del key  # all of them
         return jnp.arange(output_size), outputs(params, x, y)
 
     def generate(params: PyTree, x: Array, draw: Callable, noise: PyTree) -> Array:
-        kernel, (added, out) = masked(params), from_x(params, x)
-        active = [jnp.zeros(0)] * (num_blocks + 1)
-        y, start = jnp.zeros(0), 0
-        for i, stop in enumerate(ends):
-            h = added[0][start:stop] + y @ kernel["prefix"][:i, start:stop]
-            for j in range(num_blocks):
-                active[j] = jnp.concatenate([active[j], activation(h)])
-                h = h + added[j + 1][start:stop] + active[j] @ kernel[f"block_{j}"][:stop, start:stop]
-            active[-1] = jnp.concatenate([active[-1], activation(h)])
-            at = slice(i * num_outputs, (i + 1) * num_outputs)
-            outputs = active[-1] @ kernel["output"][:stop, at] + y @ kernel["skip_prefix"][:i, at] + out[at]
-            y = jnp.append(y, draw(i, outputs, jax.tree.map(lambda leaf, i=i: leaf[i], noise)))
-            start = stop
-        return y
+        added = [part.reshape(output_size, -1) for part in from_x(params, x)]
+        known = [jnp.zeros(0)] * (num_blocks + 2)  # y and every layer's activations, of the entries so far
+        for j in range(len(parts)):
+            known = extend(params, j, added, known, draw, noise)
+        return known[0]
+
+    def extend(
+        params: PyTree, j: int, added: list[Array], known: list[Array], draw: Callable, noise: PyTree
+    ) -> list[Array]:
+        """`known` with the entries of part `j`."""
+        start, stop = parts[j]
+        split = {name: matrix.split(params[name], j) for name, matrix in maps.items()}
+        sums = {name: (values @ split[name][0]).reshape(stop - start, -1)
+                for name, values in zip(maps, [*known, known[0]], strict=True)}  # fmt: skip
+        sums["output"] += sums.pop("skip")
+        base = [of_x[start:stop] + of_known for of_x, of_known in zip(added, sums.values(), strict=True)]
+        own = {name: both[1] for name, both in split.items()}
+
+        def entry(fresh: list[Array], turn: PyTree) -> tuple[list[Array], None]:
+            i, (first, *more, out), own, noise = turn
+            y, *active = fresh  # of the entries of this part, zero where their turn has not come
+            h = first + y @ own["prefix"]
+            for layer, name in enumerate(blocks):
+                active[layer] = jax.lax.dynamic_update_slice(active[layer], activation(h), (i * units,))
+                h = h + active[layer] @ own[name] + more[layer]
+            active[-1] = jax.lax.dynamic_update_slice(active[-1], activation(h), (i * units,))
+            outputs = active[-1] @ own["output"] + y @ own["skip"] + out
+            return [y.at[i].set(draw(start + i, outputs, noise)), *active], None
+
+        count = stop - start
+        fresh = [jnp.zeros(count), *[jnp.zeros(count * units)] * (num_blocks + 1)]
+        turns = (jnp.arange(count), base, own, jax.tree.map(lambda leaf: leaf[start:stop], noise))
+        fresh, _ = jax.lax.scan(entry, fresh, turns)
+        return [jnp.concatenate(pair) for pair in zip(known, fresh, strict=True)]
 
     return Network(init, outputs, terms, generate)
-
-
-def _masked_normal(key: Array, mask: np.ndarray) -> Array:
-    """A kernel of cut normals with standard deviation `1 / sqrt(inputs that the column sees)`, zero elsewhere."""
-    std = np.maximum(mask.sum(axis=0, keepdims=True), 1) ** -0.5
-    return jax.random.truncated_normal(key, -2.0, 2.0, mask.shape) * (mask * std).astype(np.float32)

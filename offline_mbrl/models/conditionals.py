@@ -134,8 +134,8 @@ def chain(network: Network, conditional: Conditional, low: Array, high: Array, *
 
     def loss(params: PyTree, shared: PyTree, x: Array, y: Array, key: Array) -> Array:
         positions, outputs = network.terms(params, x, y, key)
-        some = tuple(bound[positions] for bound in bounds(shared))
-        return -jnp.mean(jax.vmap(conditional.log_prob)(outputs, some, y[positions]))
+        below, above = bounds(shared)
+        return -jnp.mean(jax.vmap(conditional.log_prob)(outputs, (below[positions], above[positions]), y[positions]))
 
     def penalty(params: PyTree, shared: PyTree) -> Array:
         del params
@@ -171,6 +171,8 @@ def chain(network: Network, conditional: Conditional, low: Array, high: Array, *
 
 def in_order(density: Density, order: Sequence[int]) -> Density:
     """The density of y whose entry `order[i]` is the i-th entry of the given density; all results are in y's order."""
+    if list(order) == list(range(len(order))):
+        return density
     forward = np.asarray(order)
     back = np.argsort(forward)
     return density._replace(

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from offline_mbrl.models import autoregressive
 from offline_mbrl.models.conditionals import ConditionalConfig
@@ -37,11 +38,14 @@ ORDERS = {
 
 def random_params(density, seed=0, scale=0.5):
     """Parameters of which none is zero, masked ones included."""
-    params = density.init(jax.random.key(seed))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noise = [scale * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, noise, strict=True)])
+
+    def draw():
+        leaves, tree = jax.tree.flatten(density.init(jax.random.key(seed)))
+        noise = jax.random.normal(jax.random.key(seed + 1), (sum(leaf.size for leaf in leaves),))
+        parts = jnp.split(noise, np.cumsum([leaf.size for leaf in leaves])[:-1])
+        return tree.unflatten(leaf + scale * more.reshape(leaf.shape) for leaf, more in zip(leaves, parts, strict=True))
+
+    return jax.jit(draw)()
 
 
 def plain_sample(density, params, x, noise, order):
