@@ -9,6 +9,7 @@ import numpy as np
 from offline_mbrl import files
 
 COLUMNS = 3
+THOUSANDS = {3e4: "30k", 1e5: "100k", 3e5: "300k", 1e6: "1M"}  # of a logarithmic axis
 
 
 class Point(NamedTuple):
@@ -60,6 +61,8 @@ def draw(path: Path, title: str, axis: str, panels: Mapping[str, Sequence[Line]]
             axes.set_xlim(-0.5, len(ticks) - 0.5)
         elif log:
             axes.set_xscale("log")
+            axes.set_xticks(*zip(*THOUSANDS.items(), strict=True))
+            axes.minorticks_off()
         axes.set_title(task, fontsize=9)
         axes.set_xlabel(axis, fontsize=8)
         axes.tick_params(labelsize=8)

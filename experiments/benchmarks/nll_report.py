@@ -83,10 +83,8 @@ def time_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
         there = {family: one for family, one in models.items() if len(findings.values(runs, one))}
         lines += [[task, name(one), *figures_of(runs, one)] for one in there.values()]
         for family in (family for family in there if family != "feedforward" and "feedforward" in there):
-            both = [
-                findings.gap(*(findings.values(runs, there[one], figure) for one in ("feedforward", family)))
-                for figure in ("nll_z", "median_z")
-            ]  # fmt: skip
+            of = lambda one, figure, there=there: findings.values(runs, there[one], figure)  # noqa: E731
+            both = [findings.gap(of("feedforward", one), of(family, one)) for one in ("nll_z", "median_z")]
             source = TASKS[task].top_1[0] - TASKS[task].top_1[1]
             gaps.append([task, name(there[family]), *(cell for one in both for cell in shown(one)), f"{source:.2f}"])
         if there:
@@ -202,6 +200,6 @@ held-out transition are trained on.
 Training time is CPU seconds of updates on one core, batch {settings.PRESETS["quick"].batch_size}, AdamW, the learning
 rate falling linearly to 2 %. How many updates that is was measured for all models of a task in turn, before any run.
 Each run then does that number, and its `CPU s` say what it took, held-out scores included; they differ where the
-machine was busier. A masked model's layers count as they are stored, about half of them held at zero. A sweep's
+machine was busier. Parameters count as they are stored, those that a mask holds at zero included. A sweep's
 configurations are single runs. `inside`: share of the held-out entries that lie in the central 50 % and 90 % intervals
 of their conditionals, given the true entries before."""

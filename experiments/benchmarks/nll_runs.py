@@ -164,8 +164,8 @@ def run(study: str, one: Setting, seed: int, data: Data, preset: Preset, *, upda
     figures = judge(model, fit.policy_params(learner, result.state), data, conditionals, failed=bool(failure))
     architecture = Architecture(one.task, one.family, one.hidden, one.depth)
     seconds = (round(spent(), 3), round(time.process_time() - began, 3))
-    return Row(study, *one, seed, num_updates, settings.num_parameters(architecture), *seconds, *figures, failure,
-               revision, command)  # fmt: skip
+    return Row(*(study, *one, seed, num_updates, settings.num_parameters(architecture), *seconds, *figures, failure,
+                 revision, command))  # fmt: skip
 
 
 def stopped_time() -> tuple[Callable[[fit.Progress], None], Callable[[], float]]:

@@ -138,7 +138,7 @@ def density(one: Setting | Architecture, state_size: int, action_size: int) -> D
 
 @functools.cache
 def num_parameters(one: Architecture) -> int:
-    """Parameters that are stored; about half of a masked network's are held at zero, and count all the same."""
+    """Parameters that are stored, those that a mask holds at zero included."""
     made = density(one, *TASKS[one.task][:2])
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(made.init, jax.random.key(0))))
 
@@ -168,17 +168,17 @@ def seconds(preset: Preset, task: str, *, grid: bool = False) -> float:
 
 def equal_time(preset: Preset, task: str) -> dict[str, Setting]:
     """The models of study `time` by family."""
-    given = {"seconds": seconds(preset, task)}
-    return {family: Setting(task, family, width, **given) for family, width in preset.widths.items()}
+    time = seconds(preset, task)
+    return {family: Setting(task, family, width, seconds=time) for family, width in preset.widths.items()}
 
 
 def curves(preset: Preset, task: str) -> dict[str, dict[int, Setting]]:
     """Family -> feedforward's width -> the setting with about as many parameters as feedforward of that width."""
-    given = {"seconds": seconds(preset, task)}
+    time = seconds(preset, task)
     likes = sorted({preset.widths["feedforward"], *preset.curve})
     width = lambda family, like: like if family == "feedforward" else equal_width(preset, task, family, like)  # noqa: E731
     return {
-        family: {like: Setting(task, family, width(family, like), **given) for like in likes}
+        family: {like: Setting(task, family, width(family, like), seconds=time) for like in likes}
         for family in preset.curve_families
     }
 
