@@ -3,7 +3,7 @@
 import difflib
 
 from offline_mbrl.algorithms import latent_crr, muzero_unplugged, rosmo, skeleton
-from offline_mbrl.learners import bc
+from offline_mbrl.learners import bc, sac
 from offline_mbrl.types import Algorithm, UsageError
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -14,6 +14,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         muzero_unplugged.Config, muzero_unplugged.make, presets=muzero_unplugged.PRESETS),
     "mzu_q": Algorithm(muzero_unplugged.QConfig, muzero_unplugged.make_q),
     "rosmo": Algorithm(rosmo.Config, rosmo.make, presets=rosmo.PRESETS),
+    "sac": Algorithm(sac.Config, sac.make),
     "skeleton": Algorithm(skeleton.Config, skeleton.make, skeleton.pretrain),
 }  # fmt: skip
 

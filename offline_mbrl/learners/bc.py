@@ -29,6 +29,7 @@ from offline_mbrl.types import (
     PyTree,
     Transition,
     UsageError,
+    action_size,
     num_actions,
 )  # fmt: skip
 
@@ -107,7 +108,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
       UsageError: a setting makes no network.
     """
     if isinstance(spec.action, BoundedActions):
-        return _continuous(config, spec, spec.action.size)
+        return _continuous(config.continuous, spec, config.batch_size)
     size = num_actions(spec, "bc")
     deep = residual.chosen(config.torso, config.resnet, spec.observation)
     network = (ResidualPolicyNetwork if deep else PolicyNetwork)(config, size)
@@ -117,7 +118,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         return torsos.apply(network, params, prepare(observation))
 
     return _learner(
-        config, spec, optimizers.make(config.optimizer),
+        config.batch_size, spec, optimizers.make(config.optimizer),
         init=lambda key, observation: torsos.init(network, key, prepare(observation)),
         loss=lambda params, transition: negative_log_likelihood(
             logits(params, transition.observation), transition.action),
@@ -125,15 +126,15 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     )  # fmt: skip
 
 
-def _continuous(config: Config, spec: EnvironmentSpec, size: int) -> Learner:
-    num_outputs, head = _head(config.continuous, size)
-    network = torsos.MLP((*config.continuous.layers, num_outputs))
+def _continuous(config: ContinuousConfig, spec: EnvironmentSpec, batch_size: int) -> Learner:
+    num_outputs, head = _head(config, action_size(spec, "bc"))
+    network = torsos.MLP((*config.layers, num_outputs))
 
     def distribution(params: PyTree, observation: PyTree) -> Any:
         return head(torsos.apply(network, params, torsos.flat(observation)))
 
     return _learner(
-        config, spec, optax.adamw(config.continuous.learning_rate, weight_decay=config.continuous.weight_decay),
+        batch_size, spec, optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
         init=lambda key, observation: torsos.init(network, key, torsos.flat(observation)),
         loss=lambda params, transition: -distribution(params, transition.observation).log_prob(transition.action),
         distribution=distribution)  # fmt: skip
@@ -153,7 +154,7 @@ def _head(config: ContinuousConfig, size: int) -> tuple[int, Callable[[Array], A
 
 
 def _learner(
-    config: Config, spec: EnvironmentSpec, optimizer: optax.GradientTransformation, *,
+    batch_size: int, spec: EnvironmentSpec, optimizer: optax.GradientTransformation, *,
     init: Callable[[Array, PyTree], PyTree], loss: Callable[[PyTree, Transition], Array],
     distribution: Callable[[PyTree, PyTree], Any],
 ) -> Learner:  # fmt: skip
@@ -175,6 +176,6 @@ def _learner(
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
     return Learner(
-        sample=memory.transitions(config.batch_size, frame_stack=spec.frame_stack), init=first, step=step,
+        sample=memory.transitions(batch_size, frame_stack=spec.frame_stack), init=first, step=step,
         policy=distributions.as_policy(distribution), policy_params=lambda state: state.params,
     )  # fmt: skip
