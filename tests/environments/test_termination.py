@@ -12,6 +12,12 @@ without_display()
 STEPS = 300
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """MuJoCo writes its warnings to a file in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def transitions(name, seed=0):
     """Random steps and whether each terminated; episodes start anew wherever one ends."""
     gymnasium.logger.min_level = gymnasium.logger.ERROR
