@@ -180,6 +180,7 @@ def _mean(values: np.ndarray) -> np.ndarray:
 def _measured(value: float, replicates: np.ndarray, confidence: float) -> Measured:
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
-        return Measured(value, *[float("nan")] * 4, replicates)
+        nan = float("nan")
+        return Measured(value, nan, nan, nan, nan, replicates)
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Measured(value, float(defined.mean()), float(defined.std()), float(low), float(high), replicates)
