@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "train an algorithm on a dataset, evaluate it, and write a report; run again to resume",
     "evaluate": "play the policies of a run in their simulator",
+    "ope": "estimate from logged data alone which policies of runs are worth most",
     "report": "table, learning curve and settings of one or more runs",
     "export": "write a run's policy as a small folder that `offline_mbrl.load_policy` reads",
     "data": "list, describe, build and audit datasets",

@@ -168,7 +168,7 @@ class Estimate(NamedTuple):
 
     value: Array  # []   expected discounted return from the start of an episode
     stderr: Array  # []   of `value`
-    per_episode: Array  # [N] what `value` is the mean of, or () where there is no such thing
+    per_episode: Array | tuple[()]  # [N] what `value` is the mean of, or () where there is no such thing
     diagnostics: Metrics  # scalars by name: effective_sample_size, largest_weight, low_support (0 or 1), ...
 
 
