@@ -6,7 +6,7 @@ objective alone (BC on the MuZero network without unroll, arXiv:2104.06294, tabl
 
 Continuous actions: the behavior density of the reference importance sampling (`policy_eval` of google-research), a
 tanh-squashed normal, or the mixture of normals of RL Unplugged's policies. Differences: observations are not
-normalized, and the decay is times the learning rate.
+normalized, weights start as everywhere here rather than orthogonal, and the decay is times the learning rate.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class ContinuousConfig:
     log_std_bounds: tuple[float, float] = (-5.0, 2.0)  # squashed_gaussian: -5 + 3.5 (tanh + 1), before squashing
     num_components: int = 5  # mixture
     learning_rate: float = 3e-4  # AdamW
-    weight_decay: float = 1e-5
+    weight_decay: float = 1e-5  # AdamW: of all parameters, times the learning rate
 
 
 @dataclass(frozen=True)

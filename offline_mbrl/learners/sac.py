@@ -37,7 +37,7 @@ class Config:
 
     num_updates: int = 1_000_000
     batch_size: int = 256  # transitions per update
-    gamma: float = 0.99
+    gamma: float = 0.99  # discount factor
     tau: float = 0.005  # of the new critic in the target critic, each update
     actor_layers: tuple[int, ...] = (256, 256)  # ReLU
     critic_layers: tuple[int, ...] = (256, 256)  # ReLU
@@ -45,7 +45,7 @@ class Config:
     actor_learning_rate: float = 3e-4  # Adam
     critic_learning_rate: float = 3e-4  # Adam
     temperature_learning_rate: float = 3e-4  # Adam
-    initial_temperature: float = 1.0
+    initial_temperature: float = 1.0  # weight of entropy
     fixed_temperature: float | None = None  # instead of a learned one; 0 leaves entropy out
     target_entropy: float | None = None  # nats; None: minus the size of an action
     log_std_bounds: tuple[float, float] = (-5.0, 2.0)  # clipped, before tanh
