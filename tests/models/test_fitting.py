@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 from explicit_examples import ACTION, NOISE, STATE, density, ensemble, linear, spec, statistics, transition
 
-from offline_mbrl import fit
+from offline_mbrl import fit, sharding
 from offline_mbrl.data import memory
 from offline_mbrl.models import explicit, fitting
 from offline_mbrl.types import UsageError
@@ -182,7 +182,7 @@ def judged(scores, num_elites=2):
     """States after each refresh, where the weights of a member after update t are all t."""
     dataset, known, _ = linear()
     config = dataclasses.replace(CONFIG, num_elites=num_elites)
-    _, one = learner(config, score=scripted([[jnp.inf] * MEMBERS, *scores]))
+    _, one = learner(config, score=scripted([[-9.0] * MEMBERS, *scores]))
     refresh = jax.jit(one.refresh)
     state = jax.jit(lambda key: one.init(key, (), known, ()))(jax.random.key(0))
     states = []
@@ -285,3 +285,12 @@ def test_what_is_missing_is_named():
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match="fitting"):
         learner(dataclasses.replace(CONFIG, **wrong))
+
+
+def test_batches_split_over_devices_as_on_one():
+    dataset, known, _ = linear()
+    _, one = learner()
+    run = functools.partial(
+        fit.fit, one, dataset, key=jax.random.key(0), num_updates=3, statistics=known, block_updates=3)  # fmt: skip
+    single, split = (run(mesh=mesh).state.learner.params["network"] for mesh in (None, sharding.mesh()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), single, split)
