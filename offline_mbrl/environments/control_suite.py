@@ -1,6 +1,9 @@
 """The DeepMind control suite: `<domain>_<task>`, for example `cartpole_swingup`."""
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 
 import dm_env
 
@@ -15,7 +18,8 @@ def load(name: str, seed: int) -> tuple[dm_env.Environment, int]:
     domain, task = _tasks()[name]
     from dm_control import suite
 
-    environment = suite.load(domain, task, task_kwargs={"random": seed})
+    with _without_warnings():
+        environment = suite.load(domain, task, task_kwargs={"random": seed})
     limit = environment._step_limit  # no public name for it
     return environment, int(limit) if limit < float("inf") else 0
 
@@ -25,6 +29,18 @@ def _tasks() -> dict[str, tuple[str, str]]:
     from dm_control import suite
 
     return {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The suite's own models use an attribute that MuJoCo calls deprecated: a line for every simulator."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def without_display() -> None:
