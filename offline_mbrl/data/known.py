@@ -67,7 +67,7 @@ def linear_gaussian(seed: int, *, state_size: int = 2, action_size: int = 1, num
     `a = gain s + offset + exp(log_std) e` with params `{"gain": [A, n], "offset": [A], "log_std": [A]}`. Values are
     quadratic in the state, by the backward recursion of their coefficients (and without end by a Lyapunov equation).
     Actions are never clipped, and need not be: with the policies given here one lies outside [-1, 1] with a
-    probability below 1e-5. No episode terminates.
+    probability below 1e-7. No episode terminates.
 
     Args:
       seed: of the logged data.
@@ -85,7 +85,7 @@ def linear_gaussian(seed: int, *, state_size: int = 2, action_size: int = 1, num
         raise UsageError(f"linear_gaussian: action_size must be in 1 .. state_size = {n}, got {m}")
     system, drives = known_linear.circulant(n, m)
     behavior, *targets = (
-        {"gain": 0.2 * strength * drives / drives.sum(1, keepdims=True), "offset": np.full(m, 0.1 * strength),
+        {"gain": (0.2 * strength - 0.1) * drives / drives.sum(1, keepdims=True), "offset": np.full(m, 0.1 * strength),
          "log_std": np.full(m, math.log(BEHAVIOR_STD))} for strength in (0.0, *STRENGTHS))  # fmt: skip
 
     def value(params: PyTree, steps: float = horizon) -> float:

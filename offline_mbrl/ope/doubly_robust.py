@@ -5,7 +5,8 @@
 arXiv:1511.03722; self-normalized weights: Thomas and Brunskill, arXiv:1604.00923. Unlike in `policy_eval` of
 google-research, what follows a true terminal is worth nothing.
 
-The values may be wrong where the weights are right, and the weights where the values are.
+The values may be wrong where the weights are right, and the weights where the values are. Either way `v` must be the
+policy's mean of `q` (a sampled one will do): a value network of its own does not qualify.
 """
 
 from collections.abc import Callable
