@@ -9,7 +9,6 @@ direct method (j = 0) and the weighted doubly robust estimate (j = T). Departure
 * the standard error includes the estimated bias: it is the root of the mean squared error that was minimized.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -36,7 +35,7 @@ class Partial(NamedTuple):
 def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
           lengths: Sequence[int] | None = None, weighting: importance.Weighting = importance.per_decision,
           normalizer: importance.Normalizer = importance.self_normalized) -> Estimate:  # fmt: skip
-    """The blend; on the host for its last step, so not inside jit.
+    """The blend; pure, vmap `log_ratios`, `q` and `v` for many policies. Its last step is a callback to the host.
 
     Args:
       trajectories: `[N, T]` whole episodes of the behavior policy, N at least 2.
@@ -58,20 +57,18 @@ def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma:
     lengths = _lengths(lengths, trajectories.reward.shape[1])
     parts = partial_estimates(trajectories, log_ratios, q, v, gamma=gamma, lengths=lengths, weighting=weighting,
                               normalizer=normalizer)  # fmt: skip
-    value, influence = np.asarray(parts.value, np.float64), np.asarray(parts.influence, np.float64)
-    size = influence.shape[1]
-    covariance = influence @ influence.T / (size * (size - 1))
-    bias = np.abs(value - value[-1]) - INTERVAL * math.sqrt(covariance[-1, -1])
-    bias = np.sign(value - value[-1]) * np.maximum(bias, 0.0)
-    shares = blend(covariance + np.outer(bias, bias))
+    size = parts.influence.shape[1]
+    covariance = parts.influence @ parts.influence.T / size / (size - 1)
+    apart = parts.value - parts.value[-1]
+    bias = jnp.sign(apart) * jnp.maximum(jnp.abs(apart) - INTERVAL * jnp.sqrt(covariance[-1, -1]), 0.0)
+    shares = jax.pure_callback(blend, jax.ShapeDtypeStruct(apart.shape, apart.dtype),
+                               covariance + bias[:, None] * bias[None], vmap_method="sequential")  # fmt: skip
     ratios = importance.checked(log_ratios, trajectories)
     figures = importance.diagnostics(ratios, jax.vmap(weighting)(ratios), jnp.asarray(trajectories.mask),
-                                     jnp.asarray(shares @ influence, jnp.float32), gamma=gamma)  # fmt: skip
-    figures = {**figures, "direct_share": jnp.float32(shares[np.equal(lengths, 0)].sum()),
-               "bias": jnp.float32(shares @ bias)}  # fmt: skip
-    stderr = math.sqrt(shares @ covariance @ shares + (shares @ bias) ** 2)
-    return Estimate(jnp.float32(shares @ value), jnp.float32(stderr),
-                    jnp.asarray(shares, jnp.float32) @ parts.per_episode, figures)  # fmt: skip
+                                     shares @ parts.influence, gamma=gamma)  # fmt: skip
+    figures = {**figures, "direct_share": jnp.sum(shares * np.equal(lengths, 0)), "bias": shares @ bias}
+    stderr = jnp.sqrt(shares @ covariance @ shares + jnp.square(shares @ bias))
+    return Estimate(shares @ parts.value, stderr, shares @ parts.per_episode, figures)
 
 
 def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
@@ -97,23 +94,30 @@ def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: An
     return Partial(values, mask.shape[0] * influence, each)
 
 
-def blend(squared_error: np.ndarray) -> np.ndarray:
-    """Shares `[J]`, none negative and of sum 1, that minimize `x @ squared_error @ x` (`[J, J]`, semidefinite).
+def blend(squared_error: Any) -> np.ndarray:
+    """Shares `[J]` float32, none negative and of sum 1, that minimize `x @ squared_error @ x` (`[J, J]`, semidefinite).
 
     Non-negative least squares of the root against zero, with one more row that asks for a sum of 1: the solution's
-    direction does not depend on how much that row weighs.
+    direction does not depend on how much that row weighs. What has no finite error gets no share.
     """
     from scipy import optimize  # takes a second to load, which other estimators do without
 
-    scale = np.diag(squared_error).min()
+    squared_error = np.asarray(squared_error, np.float64)
+    errors, shares = np.diag(squared_error), np.zeros(len(squared_error), np.float32)
+    finite = np.isfinite(squared_error) | ~np.isfinite(errors)[:, None] | ~np.isfinite(errors)[None]
+    usable = np.isfinite(errors) & finite.all(axis=1)
+    if not usable.any():
+        return np.full_like(shares, np.nan)
+    scale = errors[usable].min()
     if scale <= 0:  # one of them is known exactly
-        exact = np.diag(squared_error) <= 0
-        return exact / exact.sum()
-    eigenvalues, vectors = np.linalg.eigh(squared_error / scale)
+        usable &= errors <= 0
+        shares[usable] = 1.0 / usable.sum()
+        return shares
+    eigenvalues, vectors = np.linalg.eigh(squared_error[np.ix_(usable, usable)] / scale)
     root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
-    target = np.append(np.zeros(len(root)), 1.0)
-    shares, _ = optimize.nnls(np.concatenate([root, np.ones((1, len(root)))]), target)
-    return shares / shares.sum()
+    solution, _ = optimize.nnls(np.vstack([root, np.ones(len(root))]), np.append(np.zeros(len(root)), 1.0))
+    shares[usable] = solution / solution.sum()
+    return shares
 
 
 def _lengths(lengths: Sequence[int] | None, longest: int) -> list[int]:

@@ -26,6 +26,11 @@ def of_many(batches, log_ratios, q, v):
             for name, estimate in FORMS.items()}  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnames="lengths")
+def blended(batch, log_ratios, q, v, lengths, gamma=0.9):
+    return magic.magic(batch, log_ratios, q, v, gamma=gamma, lengths=lengths)
+
+
 @functools.cache
 def logged(make, **sizes):
     problem = make(0, **sizes)
@@ -74,8 +79,7 @@ def test_exact_values_of_a_deterministic_problem_leave_no_variance_whatever_the_
     params = problem.target_params[3]
     q, v = exact(problem, params, batch)
     log_ratios = np.random.default_rng(0).normal(size=batch.reward.shape).astype(np.float32)
-    blended = magic.magic(batch, log_ratios, q, v, gamma=0.9, lengths=[0, 3, 10])
-    for estimate in (*estimates(batch, log_ratios, q, v).values(), blended):
+    for estimate in (*estimates(batch, log_ratios, q, v).values(), blended(batch, log_ratios, q, v, (0, 3, 10))):
         np.testing.assert_allclose(estimate.per_episode, v[:, 0], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(estimate.value, v[:, 0].mean(), rtol=1e-4)
         np.testing.assert_allclose(estimate.stderr, v[:, 0].std(ddof=1) / math.sqrt(200), rtol=0.02)
@@ -194,8 +198,8 @@ def test_a_thousand_steps_stay_finite(scale):
     _, batch = logged(known.tabular, num_episodes=40, horizon=1000)
     q, v = rng.normal(size=(40, 1000)).astype(np.float32), rng.normal(size=(40, 1001)).astype(np.float32)
     log_ratios = scale * rng.normal(size=(40, 1000)).astype(np.float32)
-    blended = magic.magic(batch, log_ratios, q, v, gamma=0.995, lengths=[0, 10])
-    for estimate in (*estimates(batch, log_ratios, q, v, 0.995).values(), blended):
+    blend = blended(batch, log_ratios, q, v, (0, 10), 0.995)
+    for estimate in (*estimates(batch, log_ratios, q, v, 0.995).values(), blend):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(estimate))
         assert estimate.diagnostics["low_support"] == 1
 
@@ -238,9 +242,12 @@ def test_wrong_shapes_and_undefined_ratios_are_refused(estimate):
     (np.array([[2.0, 1.0], [1.0, 2.0]]), [0.5, 0.5]),
     (np.diag([0.0, 1.0, 2.0]), [1.0, 0.0, 0.0]),
     (1e-12 * np.diag([1.0, 3.0]), [0.75, 0.25]),
+    (1e20 * np.diag([1.0, 3.0]), [0.75, 0.25]),
+    (np.array([[np.inf, np.inf, np.nan], [np.inf, 1.0, 0.0], [np.nan, 0.0, 3.0]]), [0.0, 0.75, 0.25]),
+    (np.full((2, 2), np.nan), [np.nan, np.nan]),
 ])  # fmt: skip
 def test_the_blend_minimizes_the_squared_error(matrix, shares):
-    np.testing.assert_allclose(magic.blend(matrix), shares, atol=1e-9)
+    np.testing.assert_allclose(magic.blend(matrix), shares, atol=1e-6)
 
 
 def test_the_blend_is_no_worse_than_any_other_share():
@@ -250,14 +257,14 @@ def test_the_blend_is_no_worse_than_any_other_share():
     best = magic.blend(matrix)
     others = rng.dirichlet(np.full(6, 0.5), 10_000)
     assert best @ matrix @ best <= np.einsum("ij,jk,ik->i", others, matrix, others).min()
-    np.testing.assert_allclose(best.sum(), 1.0)
+    np.testing.assert_allclose(best.sum(), 1.0, rtol=1e-6)
     assert (best >= 0).all()
 
 
 def test_partial_estimates_reach_from_the_direct_method_to_the_weighted_estimate(setting):
     _, _, batch, log_ratios, q, v = setting
     q, v = wrong(q, v)
-    parts = magic.partial_estimates(batch, log_ratios, q, v, gamma=0.9, lengths=[0, 1, 10])
+    parts = jax.jit(functools.partial(magic.partial_estimates, gamma=0.9, lengths=[0, 1, 10]))(batch, log_ratios, q, v)
     estimate = estimates(batch, log_ratios, q, v)["weighted"]
     np.testing.assert_allclose(parts.value[0], v[:, 0].mean(), rtol=1e-5)
     np.testing.assert_allclose(parts.value[2], estimate.value, rtol=1e-5)
@@ -271,9 +278,7 @@ def test_the_blend_takes_exact_values_and_leaves_wrong_ones():
     problem, batch = logged(known.tabular, num_episodes=50_000, horizon=6)
     params = problem.target_params[3]
     log_ratios, values = ratios_of(problem.policy)(params, batch), exact(problem, params, batch)
-    lengths = [0, 1, 3, 6]
-    with_exact = magic.magic(batch, log_ratios, *values, gamma=0.9, lengths=lengths)
-    with_wrong = magic.magic(batch, log_ratios, *wrong(*values), gamma=0.9, lengths=lengths)
+    with_exact, with_wrong = (blended(batch, log_ratios, *of, (0, 1, 3, 6)) for of in (values, wrong(*values)))
     assert with_exact.diagnostics["direct_share"] > 0.5
     assert with_wrong.diagnostics["direct_share"] < 0.01
     for estimate in (with_exact, with_wrong):
@@ -286,10 +291,24 @@ def test_where_weights_say_nothing_the_blend_stays_with_the_values_and_says_so()
     problem, batch = logged(known.linear_gaussian, num_episodes=200, horizon=20)
     params = problem.target_params[-1]
     log_ratios, (q, v) = 3 * ratios_of(problem.policy)(params, batch), exact(problem, params, batch)
-    estimate = magic.magic(batch, log_ratios, q, v, gamma=0.9, lengths=[0, 10])
+    estimate = blended(batch, log_ratios, q, v, (0, 10))
     assert estimate.diagnostics["low_support"] == 1
     assert abs(estimate.value - problem.value(params)) < 0.1
     assert abs(estimates(batch, log_ratios, q, v)["plain"].value - problem.value(params)) > 0.1
+
+
+def test_the_blend_s_intervals_cover_the_truth_or_support_is_flagged_and_many_are_one_call():
+    problem, batch = logged(known.linear_gaussian, num_episodes=10_000, horizon=20)
+    params = problem.target_params[4]
+    log_ratios, values = ratios_of(problem.policy)(params, batch), exact(problem, params, batch)
+    many = jax.jit(jax.vmap(functools.partial(magic.magic, gamma=0.9, lengths=(0, 2, 8))))
+    for q, v in (values, wrong(*values)):
+        data = split((batch, log_ratios, q, v), 50)
+        estimate = many(*data)
+        covered = np.abs(estimate.value - problem.value(params)) < 1.96 * estimate.stderr
+        assert np.mean(covered | (estimate.diagnostics["low_support"] == 1)) >= 0.9
+    alone = blended(*jax.tree.map(lambda leaf: leaf[7], data), (0, 2, 8))
+    np.testing.assert_allclose(estimate.value[7], alone.value, rtol=1e-4)
 
 
 def test_lengths_beyond_the_trajectories_are_refused_and_defaults_span_them():
