@@ -18,6 +18,8 @@ from offline_mbrl.data import memory
 from offline_mbrl.models import coordinates
 from offline_mbrl.types import Array, DynamicsModel, Learner, Metrics, PyTree, Transition, UsageError
 
+BATCH = 256  # held-out transitions that are evaluated at a time
+
 
 @dataclass(frozen=True)
 class Config:
@@ -84,18 +86,19 @@ def squared_error(threshold: float = 0.01, *, units: coordinates.Units = coordin
             truth = jnp.append(transition.next_observation, transition.reward)
             return jnp.sum(jnp.where(varies, jnp.square((means - truth[None]) / scale[None]), 0.0), axis=1)
 
-        return jnp.mean(jax.vmap(one)(held_out), axis=0) / jnp.maximum(jnp.sum(varies), 1)
+        errors = jax.lax.map(one, held_out._replace(extras=()), batch_size=BATCH)
+        return jnp.mean(errors, axis=0) / jnp.maximum(jnp.sum(varies), 1)
 
     return Score(evaluate, lambda score, best: score < best * (1.0 - threshold))
 
 
-def log_probs(model: DynamicsModel, params: PyTree, transitions: Transition, *, batch_size: int = 256) -> Array:
+def log_probs(model: DynamicsModel, params: PyTree, transitions: Transition) -> Array:
     """`model.log_prob` of transitions `[M, ...]`, a batch at a time: `[M, E, D]`."""
 
     def one(of: Transition) -> Array:
         return model.log_prob(params, of.observation, of.action, of.next_observation, of.reward)
 
-    return jax.lax.map(one, transitions._replace(extras=()), batch_size=batch_size)
+    return jax.lax.map(one, transitions._replace(extras=()), batch_size=BATCH)
 
 
 # --- assembly ---
@@ -116,7 +119,7 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
 
     Raises:
       UsageError: a setting is out of range; in `init`, there are no statistics of transitions; in `refresh`, no
-        transition is held out.
+        transition is held out; in `step`, the batch is a stream's.
     """
     _check(config, num_members)
     transform = optimizer(config)
@@ -138,6 +141,8 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
             jnp.zeros(num_members, jnp.int32), jnp.zeros((), jnp.int32))  # fmt: skip
 
     def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
+        if batch.reward.ndim != 2:
+            raise UsageError("models are fitted from data in memory, not from a stream: load them whole")
         batch = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), batch)
         network = state.params["network"]
         gradient, metrics = jax.grad(

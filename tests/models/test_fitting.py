@@ -279,6 +279,8 @@ def test_what_is_missing_is_named():
     state = one.init(jax.random.key(0), (), known, ())
     with pytest.raises(UsageError, match=r"splits\.hold_out"):
         one.refresh(state, dataset._replace(held_out=()), jax.random.key(0))
+    with pytest.raises(UsageError, match="stream"):
+        one.step(state, transition(lead=(4,)), jax.random.key(0))
 
 
 @pytest.mark.parametrize("wrong", [{"num_elites": 4}, {"num_elites": -1}, {"refresh_every": 0}, {"batch_size": 0}])
