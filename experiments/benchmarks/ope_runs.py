@@ -34,7 +34,7 @@ PRESETS = {
     "full": Preset(
         ("cartpole_swingup", "cheetah_run"),
         estimating.Settings(
-            model_updates=100_000, model_members=7, masked_units=512, fqe_updates=1_000_000, fqe_layers=(256, 256),
+            model_updates=100_001, model_members=7, masked_units=512, fqe_updates=1_000_000, fqe_layers=(256, 256),
             ratio_updates=100_000, ratio_layers=(256, 256), ratio_batch=2048, clone_updates=100_000),
         seeds=5, policies=100, episodes=1000),
 }  # fmt: skip

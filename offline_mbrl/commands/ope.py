@@ -21,6 +21,7 @@ from offline_mbrl.ope import support
 from offline_mbrl.types import EnvironmentSpec, Estimate, UsageError
 
 NORMAL_95 = 1.96
+SIGNS = {"low_support": "low", "updates_too_few": "short"}  # diagnostics that are shown beside an estimate
 
 
 @dataclass(frozen=True)
@@ -166,14 +167,15 @@ def _verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> suppo
 def table(judged: Sequence[Judged], dataset: str, data: estimating.Data) -> Table:
     """A line a policy, best first."""
     shown = Table(title=f"estimated discounted returns from {dataset}, gamma {data.gamma:g}, {data.horizon} steps")
-    shown.caption = "with 95 % intervals, normal; low: the data do not support the policy by that estimator"
+    shown.caption = ("with 95 % intervals, normal; low: the data do not support the policy by that estimator; "
+                     "short: its fit has not settled")  # fmt: skip
     shown.add_column("policy")
     shown.add_column("mean rank", justify="right")
     for estimator in judged[0].estimates:
         shown.add_column(estimator, justify="right")
     for one in judged:
         cells = [f"{float(found.value):.2f} ± {NORMAL_95 * float(found.stderr):.2f}"
-                 + (" low" if float(found.diagnostics.get("low_support", 0)) > 0 else "")
+                 + "".join(f" {word}" for sign, word in SIGNS.items() if float(found.diagnostics.get(sign, 0)) > 0)
                  for found in one.estimates.values()]  # fmt: skip
         shown.add_row(one.name, f"{one.rank:.1f}", *cells)
     return shown

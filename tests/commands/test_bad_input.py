@@ -117,8 +117,7 @@ BAD = {
     "words for numbers": (own(observations=np.full((30, 4), b"x")), "field 'observations' has dtype"),
     # kinds of actions
     "discrete data": (["train", "skeleton", *TRAIN[2:]], "skeleton needs continuous actions"),
-    "continuous data": (own(actions=running.continuous()), "bc needs discrete actions"),
-    "continuous data for rosmo": (
+    "continuous data": (
         lambda tmp: ["train", "rosmo", *own(actions=running.continuous())(tmp)[2:]], "needs discrete actions"),
     # data
     "missing path": (["train", "bc", "--dataset", "./none.hdf5"], "there is no file or directory ./none.hdf5"),

@@ -1,0 +1,148 @@
+"""`offline-mbrl ope`, and the estimators behind it."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import running
+
+from offline_mbrl import cli
+from offline_mbrl.commands import estimating, ope
+from offline_mbrl.data import known
+from offline_mbrl.ope import support
+from offline_mbrl.types import Estimate
+
+TINY = estimating.Settings(
+    model_updates=20, model_members=2, model_layers=(16,), masked_units=16, fqe_updates=20, fqe_layers=(16,),
+    ratio_updates=20, ratio_layers=(16,), ratio_batch=16, clone_updates=20, clone_layers=(16,),
+    side_by_side=2)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return known.linear_gaussian(0, num_episodes=40, horizon=10)
+
+
+@pytest.fixture(scope="module")
+def policies(problem):
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *problem.target_params)
+    return estimating.Policies(problem.policy, stacked)
+
+
+@pytest.mark.parametrize("group", estimating.GROUPS)
+def test_every_group_gives_a_finite_estimate_of_every_policy(group, problem, policies):
+    data = estimating.prepare(problem.dataset, problem.spec)
+    learned = estimating.learn(group, data, TINY, seed=0)
+    found = estimating.estimate(group, learned, data, policies, TINY, seed=0)
+    assert set(found) == set(estimating.GROUPS[group].names)
+    for one in found.values():
+        assert one.value.shape == one.stderr.shape == (policies.count,)
+        assert np.isfinite(one.value).all()
+        told = [one.diagnostics[sign] for sign in ope.SIGNS if sign in one.diagnostics]
+        assert told  # every estimator says somehow when not to trust it
+        assert set(np.asarray(told).ravel().tolist()) <= {0.0, 1.0}
+
+
+def test_a_fitted_model_ranks_linear_policies_as_their_exact_values_do(problem, policies):
+    data = estimating.prepare(problem.dataset, problem.spec)
+    settings = estimating.Settings(model_updates=1_500, model_members=2, model_layers=(32, 32))
+    learned = estimating.learn("model_ff", data, settings, seed=0)
+    found = estimating.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
+    exact = [problem.value(params) for params in problem.target_params]
+    assert np.corrcoef(exact, found.value)[0, 1] > 0.95
+
+
+def test_without_a_logged_density_only_cloned_weights_and_no_doubly_robust_estimate_are_there(problem, policies):
+    data = estimating.prepare(problem.dataset._replace(extras={}), problem.spec)
+    found = {}
+    for group in ("importance", "fqe"):
+        learned = estimating.learn(group, data, TINY, seed=0)
+        found |= estimating.estimate(group, learned, data, policies, TINY, seed=0)
+    assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in estimating.WEIGHTINGS)}
+
+
+# --- the command ---
+
+
+@pytest.fixture(scope="module")
+def run(data_root, tmp_path_factory):
+    """A finished run with continuous actions, two seeds, and its data."""
+    root = tmp_path_factory.mktemp("ope")
+    path = running.write_hdf5(root / "own.hdf5", actions=running.continuous())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OFFLINE_MBRL_DATA", str(data_root))
+        assert running.train(root / "run", "--episodes", "0", dataset=path) == 0
+    return root / "run", path
+
+
+FAST = ["--seeds", "1", "--horizon", "3", *(
+    part for name in ("model", "fqe", "clone") for part in (f"--settings.{name}-updates", "5"))]  # fmt: skip
+
+
+def test_the_command_ranks_all_seeds_of_a_run_and_writes_a_file(run, tmp_path, capsys):
+    folder, _ = run
+    assert cli.main(["ope", str(folder), *FAST, "--out", str(tmp_path / "found.csv")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Highest mean rank" in shown
+    assert "run seed 0" in shown
+    assert "run seed 1" in shown
+    with (tmp_path / "found.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["policy"] for line in lines} == {"run seed 0", "run seed 1"}
+    assert {"model_ff", "fqe"} <= {line["estimator"] for line in lines}
+    assert np.isfinite([float(line["value"]) for line in lines]).all()
+
+
+def test_policies_of_another_spec_are_refused(run, tmp_path, capsys):
+    other = running.write_hdf5(tmp_path / "other.hdf5", actions=running.continuous()[:, :1])
+    assert "the policies act on" in running.refused(["ope", str(run[0]), "--dataset", str(other), *FAST], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["ope"], "name at least one run"),
+        (["ope", "RUN", "--estimators", "fqee"], "unknown estimator 'fqee'"),
+        (["ope", "RUN", "--estimators", ","], "names none"),
+        (["ope", "RUN", "--seeds", "0"], "--seeds must be at least 1"),
+        (["ope", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_bad_input_is_one_line(run, argv, message, capsys):
+    argv = [str(run[0]) if part == "RUN" else part for part in argv]
+    assert message in running.refused(argv, capsys)
+
+
+# --- what it says ---
+
+
+def estimate(value, stderr=0.1, **diagnostics):
+    return Estimate(jnp.float32(value), jnp.float32(stderr), (), {k: jnp.float32(v) for k, v in diagnostics.items()})
+
+
+def test_fits_that_disagree_widen_the_interval():
+    found = ope.over_seeds([estimate(1.0, a=0.0), estimate(3.0, a=1.0)])
+    np.testing.assert_allclose(found.value, 2.0)
+    np.testing.assert_allclose(found.stderr, np.sqrt(0.01 + 2.0), rtol=1e-6)
+    np.testing.assert_allclose(found.diagnostics["a"], 0.5)
+
+
+def judged(name, value, rank, reasons=()):
+    return ope.Judged(name, {"fqe": estimate(value)}, support.Verdict(bool(reasons), reasons), rank)
+
+
+def test_the_advice_names_rivals_and_warns_of_low_support():
+    lines = ope.advice([judged("a", 2.0, 1.0, ("fqe: far",)), judged("b", 1.9, 2.0), judged("c", 0.0, 3.0)])
+    text = "\n".join(lines)
+    assert "Highest mean rank over 1 estimators: a." in text
+    assert "tell it from: b." in text
+    assert "far" in text
+    assert "The best without such a warning: b." in text
+    assert "Warning" not in "\n".join(ope.advice([judged("a", 2.0, 1.0), judged("b", 0.0, 2.0)]))
+
+
+def test_an_estimate_that_is_not_finite_ranks_last():
+    ranks = ope._mean_ranks({"a": {"fqe": estimate(np.nan)}, "b": {"fqe": estimate(-5.0)}})
+    assert ranks == {"a": 2.0, "b": 1.0}
