@@ -143,7 +143,7 @@ def train(learner: Learner, simulator: str, config: Config, *, seed: int, snapsh
       progress: called after every round with the steps done and the round's mean metrics.
 
     Raises:
-      UsageError: the learner has no policy, a snapshot lies outside the run, or learning became non-finite.
+      UsageError: the learner has no policy, a snapshot lies outside the run, or the policy became non-finite.
     """
     policy = learner.policy
     if policy is None:
@@ -182,7 +182,13 @@ def _train(learner: Learner, policy: Policy, simulator: str, config: Config, see
         step += round_size
         while wanted and step >= wanted[0]:
             wanted.pop(0)
-            yield Snapshot(step, jax.device_get(params))
+            yield Snapshot(step, _finite(jax.device_get(params), step))
+
+
+def _finite(params: PyTree, step: int) -> PyTree:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        raise UsageError(f"the policy is not finite after {step} steps: lower the learner's rates")
+    return params
 
 
 def _programs(learner: Learner, config: Config, key: Array, round_size: int) -> tuple[Callable, Callable]:

@@ -89,7 +89,7 @@ def load(path: Path) -> PolicySet:
       UsageError: there is no such file, or it is no set of policies.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # a damaged one is closed as well
             found = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"there is no file of policies {path}") from None
