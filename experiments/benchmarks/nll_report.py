@@ -153,7 +153,7 @@ def grid_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
         ticks = ["top-1", "top-5", "source\ntop-1", "source\ntop-5"]
         figures.draw(picture, settings.TITLES["grid"], "", panels, ticks=ticks)
     header = ["task", "model", "top-1", "top-5", "source: top-1", "source: top-5", "best: layers, learning rate"]
-    all_header = ["task", "model", "learning rate", "decay", "parameters", "updates", "CPU s", "NLL, selecting", "NLL",
+    all_header = ["task", "model", "learning rate", "decay", "parameters", "updates", "CPU s", "median, selecting", "NLL",
                   "median"]  # fmt: skip
     return [markdown(header, lines), "Every configuration, the best of each model first:", markdown(all_header, every)]
 
@@ -192,8 +192,8 @@ data's. The log standard deviation of every conditional is bounded below, softly
 this bound is part of every figure, and the source's is not known; nor are its data, which other agents collected.
 
 Data: `local/control/<task>`. A tenth of the transitions, uniform over transitions, is held out. A quarter of that (at
-most {nll_runs.SELECTED}) chooses each run's best parameters, by its median, and ranks the configurations of a sweep,
-by its mean; all figures are of the rest. The split is the same for all; seeds differ in first parameters and
+most {nll_runs.SELECTED}) chooses each run's best parameters and ranks the configurations of a sweep, by its median,
+since one transition of a thousand can decide a mean; all figures are of the rest. The split is the same for all; seeds differ in first parameters and
 minibatches, so that intervals do not tell how other data would do. With a split by transition, neighbours of a
 held-out transition are trained on.
 

@@ -51,7 +51,7 @@ class Row(NamedTuple):
     parameters: int
     train_seconds: float  # CPU seconds of those updates and of the held-out scores between them
     cpu_seconds: float  # of all of it: compiling and evaluation too
-    selection_z: float  # mean on the part that chose the parameters, units where an entry has deviation 1
+    selection_z: float  # median on the part that chose the parameters, units where an entry has deviation 1
     nll_unit: float  # means on the other part, in three units
     nll_z: float
     nll_raw: float
@@ -191,7 +191,7 @@ def judge(model: DynamicsModel, params: PyTree, data: Data, conditionals: Callab
     unit_to_z = float(found.nll_z.mean[0] - found.nll_unit.mean[0])
     reward_z = float(found.reward_unit[0])  # a reward has one unit only
     figures = [
-        selecting.nll_z.mean[0], found.nll_unit.mean[0], found.nll_z.mean[0], found.nll_raw.mean[0],
+        selecting.nll_z.median[0], found.nll_unit.mean[0], found.nll_z.mean[0], found.nll_raw.mean[0],
         found.nll_z.median[0], found.nll_z.p99[0], reward_z, found.floor_unit + unit_to_z,
         *(np.nanmean(found.coverage[share]) for share in ("0.5", "0.9"))]  # fmt: skip
     rounded = [float("nan") if failed else round(float(figure), 4) for figure in figures]

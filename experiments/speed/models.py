@@ -266,7 +266,9 @@ def evaluation(options: Options, peak: float) -> Iterator[Table]:
         params = jax.jit(model.init)(jax.random.key(0), known)
         estimator = model_based.make(model, policy(), gamma=GAMMA, horizon=horizon, num_rollouts=starts)
         first = dataset.observation[:starts]
-        together = repeatedly(model_based.many(estimator), params, actors, first, key)
+        ways = {"one call, all side by side": None, "one call, a policy at a time": 1}
+        together = {way: repeatedly(model_based.many(estimator, chunk=chunk), params, actors, first, key)
+                    for way, chunk in ways.items()}  # fmt: skip
         each = [jax.tree.map(lambda leaf, i=i: leaf[i], actors) for i in range(count)]
         alone = jax.jit(estimator).lower(params, each[0], first, key).compile()
 
@@ -275,7 +277,7 @@ def evaluation(options: Options, peak: float) -> Iterator[Table]:
                 jax.block_until_ready([alone(params, actor, first, key) for actor in each])
 
         work = count * starts * horizon
-        cases = [Case("a call a policy", loop, work), Case("one call", together, work)]
+        cases = [Case("a call a policy", loop, work), *(Case(way, run, work) for way, run in together.items())]
         yield table(f"{name}: {count} policies, {starts} starts, horizon {horizon}", "steps / s", cases, options, peak)
 
 
