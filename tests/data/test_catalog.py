@@ -36,6 +36,10 @@ def test_every_listed_name_is_known():
         ("local/catch-seed1-fraction10-noise0.1-episodes200", "local/catch-noise0.1-fraction10-episodes200-seed1",
          (0.1, 10, 200, 1, 0), "bsuite/catch?noise=0.1"),
         ("local/mountain_car-episodes500-seed0", "local/mountain_car", (0.0, 100, 500, 0, 0), "bsuite/mountain_car"),
+        ("local/control/cheetah_run-seed1-episodes30", "local/control/cheetah_run-episodes30-seed1",
+         (0.0, 100, 30, 1, 0), "control/cheetah_run"),
+        ("local/control/finger_turn_hard-episodes500", "local/control/finger_turn_hard", (0.0, 100, 500, 0, 0),
+         "control/finger_turn_hard"),
     ],
 )  # fmt: skip
 def test_variants_are_written_into_the_name(name, canonical, variant, simulator):
@@ -75,6 +79,9 @@ def test_official_names_know_their_simulator(name, simulator, reference):
         ("local/catch-fraction60", "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 60"),
         ("local/catch-episodes0", "episodes must be from 1"),
         ("local/catch-seed0.5", "whole numbers"),
+        ("local/control/cheetah_runs", "did you mean local/control/cheetah_run"),
+        ("local/control/cheetah_run-noise0.1", "has no variant 'noise'; it has: episodes, seed"),
+        ("local/control/cheetah_run-episodes0", "episodes must be from 1"),
         ("./nothing.hdf5", "there is no file or directory ./nothing.hdf5"),
         ("/nowhere/at/all", "there is no file or directory"),
         (__file__, "unknown kind"),
@@ -113,6 +120,15 @@ def test_the_collector_is_told_what_the_name_says():
 
     catalog.build("local/cartpole-noise0.3-fraction20-seed4", collect=listen)
     assert told == {"environment": "cartpole", "num_episodes": 1000, "noise": 0.3, "fraction": 20, "seed": 4}
+
+
+def test_control_suite_datasets_have_the_official_tasks_and_sizes_and_their_discount():
+    sizes = {name: official.local(f"control/{name}").num_episodes for name in official.CONTROL}
+    assert list(sizes.values()) == [40, 300, 500, 200, 3000, 1500, 1500, 200, 200]
+    for task in official.CONTROL:
+        entries = names.lookup(f"local/control/{task}"), names.lookup(f"rlu_control_suite/{task}")
+        assert [(entry.gamma, entry.horizon) for entry in entries] == [(0.995, 1000)] * 2
+        assert names.recipe(entries[0]) == {"num_episodes": sizes[task], "seed": 0}
 
 
 def test_a_store_is_made_again_from_the_rlds_files_without_collecting(root):
