@@ -153,8 +153,8 @@ def grid_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
         ticks = ["top-1", "top-5", "source\ntop-1", "source\ntop-5"]
         figures.draw(picture, settings.TITLES["grid"], "", panels, ticks=ticks)
     header = ["task", "model", "top-1", "top-5", "source: top-1", "source: top-5", "best: layers, learning rate"]
-    all_header = ["task", "model", "learning rate", "decay", "parameters", "updates", "CPU s", "median, selecting", "NLL",
-                  "median"]  # fmt: skip
+    all_header = ["task", "model", "learning rate", "decay", "parameters", "updates", "CPU s", "median, selecting",
+                  "NLL", "median"]  # fmt: skip
     return [markdown(header, lines), "Every configuration, the best of each model first:", markdown(all_header, every)]
 
 
@@ -193,9 +193,9 @@ this bound is part of every figure, and the source's is not known; nor are its d
 
 Data: `local/control/<task>`. A tenth of the transitions, uniform over transitions, is held out. A quarter of that (at
 most {nll_runs.SELECTED}) chooses each run's best parameters and ranks the configurations of a sweep, by its median,
-since one transition of a thousand can decide a mean; all figures are of the rest. The split is the same for all; seeds differ in first parameters and
-minibatches, so that intervals do not tell how other data would do. With a split by transition, neighbours of a
-held-out transition are trained on.
+since one transition of a thousand can decide a mean; all figures are of the rest. The split is the same for all; seeds
+differ in first parameters and minibatches, so that intervals do not tell how other data would do. With a split by
+transition, neighbours of a held-out transition are trained on.
 
 Training time is CPU seconds of updates on one core, batch {settings.PRESETS["quick"].batch_size}, AdamW, the learning
 rate falling linearly to 2 %. How many updates that is was measured for all models of a task in turn, before any run.
