@@ -115,8 +115,8 @@ def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: A
     for _ in range(num_steps):
         actions, extras = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), act(observations))
         after = [simulator.step(action) for simulator, action in zip(running, actions, strict=True)]
-        reward, discount = (np.array([getattr(one, name) for one in after], np.float32)
-                            for name in ("reward", "discount"))  # fmt: skip
+        reward: Any = np.array([one.reward for one in after], np.float32)
+        discount: Any = np.array([one.discount for one in after], np.float32)
         following = np.stack([one.observation for one in after])
         seen.append(Transition(observations, actions, reward, discount, following, extras))
         observations = following

@@ -6,7 +6,7 @@ The files are npz without pickled objects, so that one from anywhere is safe to 
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -72,7 +72,7 @@ def save(path: Path, policies: PolicySet) -> None:
     """Writes a set, whole or not at all."""
     leaves = {"/".join((PREFIX, *at)): np.asarray(leaf, np.float32)
               for at, leaf in trees.flatten(policies.params).items()}  # fmt: skip
-    columns = {name: np.asarray(getattr(policies, name)) for name in FIELDS}
+    columns: dict[str, Any] = {name: np.asarray(getattr(policies, name)) for name in FIELDS}
 
     def write(place: Path) -> None:
         with place.open("wb") as file:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import dm_env
 import jax
@@ -142,8 +143,8 @@ def train_run(learner: Learner, task: str, plan: Plan, *, run: int, role: str,
                            batch_size=plan.batch_size)  # fmt: skip
     moments = [plan.num_steps * (number + 1) // plan.num_snapshots for number in range(plan.num_snapshots)]
     judges = online.simulators(simulator, EPISODES, entropy=[run, 9])
-    action_shape = judges[0].action_spec().shape
-    uniform = functools.partial(online.uniform, np.random.default_rng([run, 10]), action_shape)
+    action_spec: Any = judges[0].action_spec()
+    uniform = functools.partial(online.uniform, np.random.default_rng([run, 10]), action_spec.shape)
     random = np.concatenate([returns(judges, uniform) for _ in range(RANDOM_EPISODES // EPISODES)])
     assert learner.policy is not None
     act = online.acting(learner.policy, jax.random.fold_in(jax.random.key(run), 11))
@@ -157,11 +158,12 @@ def train_run(learner: Learner, task: str, plan: Plan, *, run: int, role: str,
     return PolicySet(
         params=jax.tree.map(lambda *leaves: np.stack(leaves), *params),
         run=np.full(count, run, np.int32), step=np.asarray(steps, np.int32),
-        mean_return=np.float32(found.mean(axis=1)), stderr=np.float32(found.std(axis=1, ddof=1) / EPISODES**0.5),
-        role=np.full(count, role), random_return=np.float32(random.mean()))  # fmt: skip
+        mean_return=found.mean(axis=1).astype(np.float32),
+        stderr=(found.std(axis=1, ddof=1) / EPISODES**0.5).astype(np.float32),
+        role=np.full(count, role), random_return=np.asarray(random.mean(), np.float32))  # fmt: skip
 
 
 def returns(running: Sequence[dm_env.Environment], act: online.Act) -> np.ndarray:
     """Undiscounted returns `[K]` of one episode in each of K control suite simulators, all of the same length."""
     _, seen = online.play(running, online.reset(running), act, official.CONTROL_HORIZON)
-    return seen.reward.reshape(official.CONTROL_HORIZON, len(running)).sum(axis=0, dtype=np.float64)
+    return np.asarray(seen.reward, np.float64).reshape(official.CONTROL_HORIZON, len(running)).sum(axis=0)
