@@ -1,78 +1,23 @@
-"""Off-policy estimators, ready to run: what each is fitted with, and their estimates for policies stacked on `[P]`.
+"""Off-policy estimators by name, ready to run on logged data.
 
 Estimators that share a fit are one group, which is one piece of work. A group learns what it can from the data alone,
-once for any number of policies, then estimates. Values of the doubly robust ones are those of `fqe`, for an episode
-that goes on past its time limit, like `fqe`'s own.
+once for any number of policies, then estimates.
 """
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl import fit
-from offline_mbrl.data import episodes, memory, normalize, splits
-from offline_mbrl.learners import bc
-from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
-from offline_mbrl.models.density import Density
-from offline_mbrl.ope import (
-    dice,
-    doubly_robust,
-    fqe,
-    fqe_distributional,
-    importance,
-    magic,
-    model_based,
-    support,
-    vpm,
-)  # fmt: skip
-from offline_mbrl.types import Array, DynamicsModel, EnvironmentSpec, Estimate, Policy, PyTree, Trajectory
+from offline_mbrl.commands import estimators
+from offline_mbrl.commands.estimators import Data, Estimates, Policies, Settings
+from offline_mbrl.data import memory, normalize, splits
+from offline_mbrl.ope import dice, fqe_distributional, vpm
+from offline_mbrl.types import Array, EnvironmentSpec
 
-Estimates = dict[str, Estimate]  # of estimators by name, every field [P, ...]
-
-
-class Data(NamedTuple):
-    """What policies are judged by."""
-
-    dataset: memory.Dataset  # with held-out transitions, for models
-    statistics: normalize.Statistics  # of the training transitions
-    spec: EnvironmentSpec
-    gamma: float
-    horizon: int
-
-
-class Policies(NamedTuple):
-    """P policies of one kind."""
-
-    policy: Policy
-    params: PyTree  # [P, ...]
-
-    @property
-    def count(self) -> int:
-        """P."""
-        return len(jax.tree.leaves(self.params)[0])
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much each estimator is fitted: enough for a first answer on a CPU. The published ones are the files' own."""
-
-    model_updates: int = 8_001  # of all members; judged on held-out transitions every 500, not after the last
-    model_members: int = 4
-    model_layers: tuple[int, ...] = (256, 256, 256)  # of a feedforward model
-    masked_units: int = 256  # of an autoregressive one
-    fqe_updates: int = 100_000
-    fqe_layers: tuple[int, ...] = (64, 64)
-    ratio_updates: int = 50_000  # of DICE and VPM
-    ratio_layers: tuple[int, ...] = (64, 64)
-    ratio_batch: int = 256
-    clone_updates: int = 10_000
-    clone_layers: tuple[int, ...] = (256, 256)
-    side_by_side: int = 4  # policies rolled out together in a model
+__all__ = ["GROUPS", "Data", "Estimates", "Group", "Policies", "Settings", "estimate", "learn", "prepare"]
 
 
 def prepare(
@@ -109,162 +54,6 @@ def estimate(group: str, learned: Any, data: Data, policies: Policies, settings:
     return GROUPS[group].estimate(learned, data, policies, settings, key)
 
 
-# --- models ---
-
-
-def fit_model(density: Density, data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
-    """An ensemble of such densities: the model, and the parameters of each member's best moment."""
-    model = explicit.make(density, data.spec, num_members=settings.model_members)
-    learner = fitting.make(
-        model, fitting.Config(num_updates=settings.model_updates), num_members=settings.model_members)  # fmt: skip
-    found = fit.fit(
-        learner, data.dataset, key=key, num_updates=settings.model_updates, statistics=data.statistics)  # fmt: skip
-    return model, fit.policy_params(learner, found.state)
-
-
-def _learn_feedforward(data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
-    config = feedforward.Config(hidden_layers=settings.model_layers)
-    return fit_model(feedforward.make(config, *explicit.sizes(data.spec)), data, settings, key)
-
-
-def _learn_masked(data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
-    state_size, action_size = explicit.sizes(data.spec)
-    config = autoregressive.MaskedConfig(hidden_size=settings.masked_units)
-    density = autoregressive.masked(config, state_size + action_size, state_size + 1)
-    return fit_model(density, data, settings, key)
-
-
-def _rolled_out(name: str, learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:
-    model, params = learned
-    one = model_based.make(model, policies.policy, gamma=data.gamma, horizon=data.horizon)
-    estimator = jax.jit(model_based.many(one, chunk=settings.side_by_side))
-    return {name: estimator(params, policies.params, episodes.initial_observations(data.dataset), key)}
-
-
-# --- fitted values and density ratios ---
-
-
-def _fitted(make: Callable, config: Any, data: Data, policies: Policies, key: Array) -> tuple[Any, Any, Estimate]:
-    """A learned estimator for all policies in one fit: (learner, state, estimates)."""
-    learner, read_out = make(config, data.spec, policies.policy)
-    key_fit, key_read = jax.random.split(key)
-    found = fit.fit(
-        learner, data.dataset, key=key_fit, num_updates=config.num_updates, seeds=range(policies.count),
-        statistics=data.statistics, given={"target": policies.params})  # fmt: skip
-    starts = episodes.initial_observations(data.dataset)
-    many = jax.jit(lambda state: jax.vmap(lambda one: read_out(one, starts, key_read))(state))
-    return learner, found.state, many(found.state.learner)
-
-
-def _fitted_alone(
-    name: str, make: Callable, config: Callable[[Settings, float], Any], learned: Any, data: Data, policies: Policies,
-    settings: Settings, key: Array,
-) -> Estimates:  # fmt: skip
-    del learned  # nothing is learned without the policy
-    return {name: _fitted(make, config(settings, data.gamma), data, policies, key)[2]}
-
-
-def _fqe_and_robust(learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:
-    del learned
-    key_fit, key_values = jax.random.split(key)
-    config = fqe.Config(num_updates=settings.fqe_updates, hidden_layers=settings.fqe_layers, gamma=data.gamma)
-    learner, state, direct = _fitted(fqe.make, config, data, policies, key_fit)
-    trajectories = episodes.trajectories(data.dataset, data.horizon)
-    logged = behavior_log_prob(trajectories)
-    if policies.policy.log_prob is None or logged is None:
-        return {"fqe": direct}
-    values = fqe.values(config, data.spec, policies.policy)
-
-    @jax.jit
-    def robust(params: PyTree, target: PyTree) -> Any:
-        ratios = importance.log_ratios(policies.policy, target, trajectories, logged)
-        q, v = doubly_robust.along(values.q_value, values.state_value, params, trajectories, key_values)
-        both = (method(trajectories, ratios, q, v, gamma=data.gamma)
-                for method in (doubly_robust.doubly_robust, doubly_robust.weighted_doubly_robust))  # fmt: skip
-        return ratios, q, v, *both
-
-    each = []
-    for one in zip(*map(_separate, (fit.policy_params(learner, state), policies.params)), strict=True):
-        ratios, q, v, plain, weighted = robust(*one)
-        blended = magic.magic(trajectories, ratios, q, v, gamma=data.gamma)
-        each.append({"doubly_robust": plain, "weighted_doubly_robust": weighted, "magic": blended})
-    return {"fqe": direct} | jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-
-
-def _separate(stacked: PyTree) -> list[PyTree]:
-    """Trees `[P, ...]` as P trees."""
-    size = len(jax.tree.leaves(stacked)[0])
-    return [jax.tree.map(lambda leaf, row=row: leaf[row], stacked) for row in range(size)]
-
-
-def _distributional(settings: Settings, gamma: float) -> fqe_distributional.Config:
-    return fqe_distributional.Config(settings.fqe_updates, hidden_layers=settings.fqe_layers, gamma=gamma)
-
-
-def _dice(preset: str, settings: Settings, gamma: float) -> dice.Config:
-    sizes = {"num_updates": settings.ratio_updates, "hidden_layers": settings.ratio_layers, "gamma": gamma}
-    return dice.Config(**{**dice.PRESETS[preset], "batch_size": settings.ratio_batch, **sizes})
-
-
-def _vpm(settings: Settings, gamma: float) -> vpm.Config:
-    return vpm.Config(settings.ratio_updates, settings.ratio_batch, settings.ratio_layers, gamma=gamma)
-
-
-# --- importance weights ---
-
-WEIGHTINGS: Mapping[str, Callable[..., Estimate]] = {
-    "ordinary": importance.ordinary, "weighted": importance.weighted,
-    "per_decision": importance.ordinary_per_decision, "weighted_per_decision": importance.weighted_per_decision,
-    "clipped_per_decision": importance.clipped_per_decision,
-}  # fmt: skip
-DENSITIES = ("logged", "cloned")  # of the behavior
-
-
-def behavior_log_prob(trajectories: Trajectory) -> Array | None:
-    """What was logged of the behavior policy's density `[N, T]`, or None."""
-    extras: Any = trajectories.extras
-    return jnp.asarray(extras["behavior_log_prob"]) if "behavior_log_prob" in extras else None
-
-
-def _clone(data: Data, settings: Settings, key: Array) -> tuple[Policy, PyTree]:
-    """A density of the data's actions: policy functions and parameters."""
-    continuous = bc.ContinuousConfig(layers=settings.clone_layers)
-    config = bc.Config(num_updates=settings.clone_updates, batch_size=256, continuous=continuous)
-    learner = bc.make(config, data.spec)
-    found = fit.fit(learner, data.dataset, key=key, num_updates=config.num_updates, statistics=data.statistics)
-    assert learner.policy is not None
-    return learner.policy, fit.policy_params(learner, found.state)
-
-
-def _importance(learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:
-    """With the logged density where there is one, and with a cloned one, which also tells how likely actions are."""
-    del settings
-    cloned, clone_params = learned
-    trajectories = episodes.trajectories(data.dataset, data.horizon)
-    densities = {"cloned": jax.jit(lambda of: importance.log_probs(cloned, of, trajectories))(clone_params)}
-    if (logged := behavior_log_prob(trajectories)) is not None:
-        densities["logged"] = logged
-
-    @jax.jit
-    def every(target: PyTree, behavior: Array) -> Estimates:
-        ratios = importance.log_ratios(policies.policy, target, trajectories, behavior)
-        return {name: method(trajectories, ratios, gamma=data.gamma) for name, method in WEIGHTINGS.items()}
-
-    rows = np.random.default_rng(0).choice(np.asarray(data.dataset.starts), 1_000)
-    seen, taken = data.dataset.observation[rows], data.dataset.action[rows]
-    likely = jax.jit(lambda target: support.action_support(
-        cloned, clone_params, policies.policy, target, seen, taken, key))  # fmt: skip
-    found: Estimates = {}
-    targets = _separate(policies.params)
-    signs = [likely(target) for target in targets]
-    for kind, behavior in densities.items():
-        each = [{name: one._replace(diagnostics={**one.diagnostics, **sign}) for name, one in every(
-            target, behavior).items()} for target, sign in zip(targets, signs, strict=True)]  # fmt: skip
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-        found |= {f"{name}_is_{kind}": one for name, one in stacked.items()}
-    return found
-
-
 # --- the list ---
 
 
@@ -277,17 +66,21 @@ class Group(NamedTuple):
 
 
 def _alone(name: str, make: Callable, config: Callable[[Settings, float], Any]) -> Group:
-    return Group((name,), functools.partial(_fitted_alone, name, make, config))
+    return Group((name,), functools.partial(estimators.fitted_alone, name, make, config))
 
 
+def _model(name: str, learn: Callable[[Data, Settings, Array], Any]) -> Group:
+    return Group((name,), functools.partial(estimators.rolled_out, name), learn)
+
+
+WEIGHTED = tuple(f"{name}_is_{kind}" for kind in estimators.DENSITIES for name in estimators.WEIGHTINGS)
 GROUPS: Mapping[str, Group] = {
-    "model_ff": Group(("model_ff",), functools.partial(_rolled_out, "model_ff"), _learn_feedforward),
-    "model_ar": Group(("model_ar",), functools.partial(_rolled_out, "model_ar"), _learn_masked),
-    "fqe": Group(("fqe", "doubly_robust", "weighted_doubly_robust", "magic"), _fqe_and_robust),
-    "fqe_distributional": _alone("fqe_distributional", fqe_distributional.make, _distributional),
-    "importance": Group(
-        tuple(f"{name}_is_{kind}" for kind in DENSITIES for name in WEIGHTINGS), _importance, _clone),
-    "best_dice": _alone("best_dice", dice.make, functools.partial(_dice, "best_dice")),
-    "dual_dice": _alone("dual_dice", dice.make, functools.partial(_dice, "dual_dice")),
-    "vpm": _alone("vpm", vpm.make, _vpm),
+    "model_ff": _model("model_ff", estimators.learn_feedforward),
+    "model_ar": _model("model_ar", estimators.learn_masked),
+    "fqe": Group(("fqe", "doubly_robust", "weighted_doubly_robust", "magic"), estimators.fqe_and_robust),
+    "fqe_distributional": _alone("fqe_distributional", fqe_distributional.make, estimators.distributional),
+    "importance": Group(WEIGHTED, estimators.importance_weights, estimators.clone),
+    "best_dice": _alone("best_dice", dice.make, functools.partial(estimators.dice_config, "best_dice")),
+    "dual_dice": _alone("dual_dice", dice.make, functools.partial(estimators.dice_config, "dual_dice")),
+    "vpm": _alone("vpm", vpm.make, estimators.vpm_config),
 }  # fmt: skip

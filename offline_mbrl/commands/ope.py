@@ -17,7 +17,7 @@ from rich.table import Table
 from offline_mbrl import compilation, export, files
 from offline_mbrl.commands import arguments, datasets, display, estimating, evaluate
 from offline_mbrl.data import catalog
-from offline_mbrl.ope import support
+from offline_mbrl.ope import combine, support
 from offline_mbrl.types import EnvironmentSpec, Estimate, UsageError
 
 NORMAL_95 = 1.96
@@ -36,7 +36,7 @@ class Options:
     gamma: float | None = None  # discount factor; default: the dataset's
     horizon: int | None = None  # steps of an episode; default: the dataset's
     out: Path | None = None  # also write all estimates to this CSV file
-    settings: estimating.Settings = field(default_factory=estimating.Settings)
+    settings: estimating.Settings = field(default_factory=lambda: estimating.Settings(bootstrap=True))
     limits: Annotated[support.Limits, tyro.conf.arg(name="limits")] = field(default_factory=support.Limits)
 
 
@@ -129,18 +129,20 @@ def judge(
                         one = jax.tree.map(lambda leaf, row=row: np.asarray(leaf)[row], stacked)
                         seen.setdefault(name, {}).setdefault(estimator, []).append(one)
             show(done, "fits")
-    estimates = {name: {estimator: over_seeds(each) for estimator, each in of.items()} for name, of in seen.items()}
+    resampled = options.settings.bootstrap
+    estimates = {name: {estimator: over_seeds(each, resampled=resampled) for estimator, each in of.items()}
+                 for name, of in seen.items()}  # fmt: skip
     ranks = _mean_ranks(estimates)
     judged = [Judged(name, of, _verdict(of, options.limits), ranks[name]) for name, of in estimates.items()]
     return sorted(judged, key=lambda one: one.rank)
 
 
-def over_seeds(each: Sequence[Estimate]) -> Estimate:
-    """One estimate of several fits: their mean, with the fits' spread beside the error that each tells of itself."""
-    values, errors = np.array([one.value for one in each]), np.array([one.stderr for one in each])
-    between = values.var(ddof=1) if len(each) > 1 else 0.0
-    figures = {name: jnp.mean(jnp.stack([one.diagnostics[name] for one in each])) for name in each[0].diagnostics}
-    return Estimate(jnp.float32(values.mean()), jnp.float32(np.sqrt(np.mean(errors**2) + between)), (), figures)
+def over_seeds(each: Sequence[Estimate], *, resampled: bool) -> Estimate:
+    """One estimate of several fits; see `combine`."""
+    if len(each) == 1:
+        return each[0]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *each)
+    return combine.combine(stacked, resampled=resampled)
 
 
 def _mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 import running
 
 from offline_mbrl import cli
-from offline_mbrl.commands import estimating, ope
+from offline_mbrl.commands import estimating, estimators, ope
 from offline_mbrl.data import known
 from offline_mbrl.ope import support
 from offline_mbrl.types import Estimate
@@ -60,7 +60,7 @@ def test_without_a_logged_density_only_cloned_weights_and_no_doubly_robust_estim
     for group in ("importance", "fqe"):
         learned = estimating.learn(group, data, TINY, seed=0)
         found |= estimating.estimate(group, learned, data, policies, TINY, seed=0)
-    assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in estimating.WEIGHTINGS)}
+    assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in estimators.WEIGHTINGS)}
 
 
 # --- the command ---
@@ -123,7 +123,7 @@ def estimate(value, stderr=0.1, **diagnostics):
 
 
 def test_fits_that_disagree_widen_the_interval():
-    found = ope.over_seeds([estimate(1.0, a=0.0), estimate(3.0, a=1.0)])
+    found = ope.over_seeds([estimate(1.0, a=0.0), estimate(3.0, a=1.0)], resampled=True)
     np.testing.assert_allclose(found.value, 2.0)
     np.testing.assert_allclose(found.stderr, np.sqrt(0.01 + 2.0), rtol=1e-6)
     np.testing.assert_allclose(found.diagnostics["a"], 0.5)
