@@ -7,8 +7,9 @@ the same meaning: `shared` predicts one entry at a time, `masked` all of them in
 data's own entries before each (teacher forcing), and both sample exactly from the density that they evaluate.
 """
 
+import bisect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -128,3 +129,28 @@ def _per_entry(name: str, bound: float | Sequence[float], size: int) -> np.ndarr
     if values.shape not in ((), (1,), (size,)):
         raise UsageError(f"{name} has {values.size} values: give one, or one for each of the {size} entries")
     return np.broadcast_to(values, (size,))
+
+
+# --- sizes ---
+
+
+def num_parameters(density: Density) -> int:
+    """Numbers that one member stores; a tenth of a masked network's are never read."""
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(density.init, jax.random.key(0))))
+
+
+def matching_width(make: Callable[[int], Density], wanted: int) -> int:
+    """The width with which a density has most nearly `wanted` parameters: counterparts of equal size. For example
+
+    `matching_width(lambda width: masked(MaskedConfig(hidden_size=width), 23, 18), num_parameters(feedforward))`
+
+    Args:
+      make: (width, at least 1) -> density, with more parameters for more width.
+      wanted: number of parameters.
+    """
+    count = lambda width: num_parameters(make(width))  # noqa: E731
+    above = 1
+    while count(above) < wanted:
+        above *= 2
+    above = bisect.bisect_left(range(1, above + 1), wanted, key=count) + 1
+    return min(max(above - 1, 1), above, key=lambda width: abs(count(width) - wanted))

@@ -45,16 +45,22 @@ class Triangular(NamedTuple):
         seen = np.arange(stop)[:, None] + self.strict <= np.arange(start, stop)[None, :]
         return np.repeat(np.repeat(seen, self.rows, axis=0), self.columns, axis=1).astype(np.float32)
 
+    def masks(self) -> list[np.ndarray]:
+        """Those of all parts."""
+        return [self.mask(j) for j in range(len(self.parts))]
+
     def fan_in(self) -> np.ndarray:
         """How many numbers each column sees."""
-        return np.concatenate([self.mask(j).sum(axis=0) for j in range(len(self.parts))])
+        return np.concatenate([mask.sum(axis=0) for mask in self.masks()])
 
     def init(self, key: Array, also: int) -> PyTree:
         """Weights, for columns that see `also` other numbers besides."""
-        keys = jax.random.split(key, len(self.parts))
-        masks = [self.mask(j) for j in range(len(self.parts))]
-        return {f"part_{j}": {"kernel": _cut_normal(keys[j], mask.shape, mask.sum(axis=0) + also) * mask}
-                for j, mask in enumerate(masks)}  # fmt: skip
+        shape = self.rows * self.parts[-1][1], self.columns * self.parts[-1][1]
+        whole = _cut_normal(key, shape, self.fan_in() + also)
+        return {
+            f"part_{j}": {"kernel": mask * whole[: len(mask), self.columns * start : self.columns * stop]}
+            for j, (mask, (start, stop)) in enumerate(zip(self.masks(), self.parts, strict=True))
+        }
 
     def weights(self, params: PyTree, j: int) -> Array:
         """Part `j`, zero where no weight is used."""

@@ -31,20 +31,19 @@ def network(
       dims_per_example: K conditionals that an example trains, evenly spaced from a random first one; None for all.
     """
     sizes = (*hidden_layers, num_outputs)
-    width = input_size + 2 * output_size
     num_terms = dims_per_example or output_size
 
     def init(key: Array) -> PyTree:
-        keys = jax.random.split(key, len(sizes) + 2)
-        first = [torsos.fan_in_normal(width)(keys[i], (rows, sizes[0])) for i, rows in
-                 enumerate((input_size, output_size, output_size))]  # fmt: skip
+        keys = jax.random.split(key, len(sizes) + 1)
+        wide = input_size + output_size
+        first = torsos.fan_in_normal(wide)(keys[0], (wide, sizes[0]))
         params: dict[str, PyTree] = {
-            "input": {"kernel": first[0], "bias": jnp.zeros(sizes[0])},
-            "prefix": {"kernel": first[1]},
-            "dimension": {"kernel": first[2]},
+            "input": {"kernel": first[:input_size], "bias": jnp.zeros(sizes[0])},
+            "prefix": {"kernel": first[input_size:]},
+            "dimension": {"kernel": torsos.fan_in_normal(1)(keys[1], (output_size, sizes[0]))},  # one number is not 0
         }
         for i, (fan_in, size) in enumerate(itertools.pairwise(sizes), 1):
-            kernel = torsos.fan_in_normal(fan_in)(keys[i + 2], (fan_in, size))
+            kernel = torsos.fan_in_normal(fan_in)(keys[i + 1], (fan_in, size))
             params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(size)}
         return params
 

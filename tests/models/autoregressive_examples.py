@@ -1,11 +1,15 @@
 """Small autoregressive densities with every weight at random, and a plain way to sample from any of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
 from offline_mbrl.models import autoregressive
 from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.density import Density
 
 X, D = 3, 5
 ORDER = (2, 0, 3, 1)
@@ -14,12 +18,19 @@ MASKED = {"hidden_size": 13, "num_blocks": 2}
 MIXTURE = ConditionalConfig(num_components=3)
 
 
+def jitted(density):
+    """The same, each of its functions compiled once for all tests that share it."""
+    return Density(*map(jax.jit, density))
+
+
+@functools.cache
 def shared(**settings):
-    return autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), X, D)
+    return jitted(autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), X, D))
 
 
+@functools.cache
 def masked(**settings):
-    return autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), X, D)
+    return jitted(autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), X, D))
 
 
 DENSITIES = {
@@ -55,3 +66,20 @@ def plain_sample(density, params, x, noise, order):
         mean, std = density.moments(params, {}, x, y)
         y = y.at[at].set(mean[at] + std[at] * noise[i])
     return y
+
+
+def products(function, *args):
+    """Multiplications in all matrix products of a function; those in a scan count once a turn."""
+
+    def count(jaxpr):
+        total = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "dot_general":
+                (contracted, _), _ = equation.params["dimension_numbers"]
+                sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
+                total += int(np.prod([*equation.outvars[0].aval.shape, *sizes]))
+            inner = sum(count(getattr(part, "jaxpr", part)) for part in core.jaxprs_in_params(equation.params))
+            total += inner * equation.params.get("length", 1)
+        return total
+
+    return count(jax.make_jaxpr(function)(*args).jaxpr)
