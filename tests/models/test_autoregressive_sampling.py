@@ -18,8 +18,8 @@ from offline_mbrl.models.conditionals import ConditionalConfig
 WIDE = ConditionalConfig(log_std_min=-1.5, log_std_max=0.5)
 TOYS = {  # config, seed of the weights, factor on those of the first entry: they decide how much the second bends
     "shared": (autoregressive.SharedConfig((16, 16), conditional=WIDE), 0, 3.0),
-    "masked": (autoregressive.MaskedConfig(16, reward_first=True, conditional=WIDE), 4, 3.0),
-    "masked of mixtures": (autoregressive.MaskedConfig(16, conditional=ConditionalConfig(3, -1.5, 0.5)), 1, 2.0),
+    "masked": (autoregressive.MaskedConfig(16, reward_first=True, conditional=WIDE), 2, 3.0),
+    "masked of mixtures": (autoregressive.MaskedConfig(16, conditional=ConditionalConfig(3, -1.5, 0.5)), 0, 4.0),
 }
 GRID = np.linspace(-20, 20, 801, dtype=np.float32)
 STEP = GRID[1] - GRID[0]
