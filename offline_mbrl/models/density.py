@@ -18,9 +18,7 @@ class Density(NamedTuple):
     init: Callable[[Array], PyTree]  # (key) -> one member's params
     shared: Callable[[], PyTree]  # () -> initial params that members share
     loss: Callable[[PyTree, PyTree, Array, Array, Array], Array]  # (params, shared, x, y, key) -> [] per example
-    penalty: Callable[
-        [PyTree, PyTree], Array
-    ]  # (params [E, ...], shared) -> [] beside the losses
+    penalty: Callable[[PyTree, PyTree], Array]  # (params [E, ...], shared) -> [] beside the losses
     log_prob: Callable[[PyTree, PyTree, Array, Array], Array]  # (params, shared, x, y) -> [D] of each conditional
     sample: Callable[[PyTree, PyTree, Array, Array], Array]  # (params, shared, x, key) -> y [D]
     mode: Callable[[PyTree, PyTree, Array], Array]  # (params, shared, x) -> y [D], the mean of each conditional
