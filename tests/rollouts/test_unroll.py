@@ -105,9 +105,11 @@ def test_a_step_that_is_not_finite_freezes_the_rollout_and_is_told_apart():
 
 
 def test_clipping_does_not_hide_that_a_prediction_is_infinite():
-    bounded = linear.params(limit=1.0)
-    exploding = jax.tree.map(lambda leaf: leaf * jnp.inf, bounded["network"])
-    found = roll(9, params={**bounded, "network": exploding}, adjust=adjust.clip_to_data)
+    def step(params, state, action, key):
+        following, prediction = MODEL.step(params, state, action, key)
+        return following, prediction._replace(observation=jnp.full_like(following, jnp.inf))
+
+    found = roll(3, model=MODEL._replace(step=step), params=linear.params(limit=1.0), adjust=adjust.clip_to_data)
     np.testing.assert_array_equal(found.extras["diverged"], 1)
     np.testing.assert_array_equal(found.mask, 0)
 
