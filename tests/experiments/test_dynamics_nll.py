@@ -79,7 +79,7 @@ def test_models_that_are_compared_at_equal_size_have_as_many_parameters(task):
         for like, one in of.items():
             counts = [settings.num_parameters(Architecture(task, *which, 3))
                       for which in (("feedforward", like), (family, one.hidden))]  # fmt: skip
-            assert 0.9 < counts[1] / counts[0] < 1.1, (family, like)
+            assert 0.85 < counts[1] / counts[0] < 1.15, (family, like)  # widths are multiples of the entries
     assert settings.equal_width(QUICK, task, "masked", 256) not in (256, 512)
 
 
