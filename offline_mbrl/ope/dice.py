@@ -10,7 +10,8 @@ that paper's recommendation: reward in the residual, `lambda` learned, `zeta >= 
 reward, no `lambda`, `zeta` of any sign, the estimate not normalized. Its `nu` is ours with the other sign.
 
 Departures: rewards in the residual are standardized; initial observations are drawn with each batch (DualDICE's
-reference takes all of them); `m`, which keeps the normalization right where episodes terminate; see also `ratios`.
+reference takes all of them); Adam has no momentum in either preset (`dice_rl` has it); `m`, which keeps the
+normalization right where episodes terminate; see also `ratios`.
 """
 
 import functools
@@ -40,7 +41,7 @@ class Config:
     positive: bool = True  # zeta is a square
     nu_learning_rate: float = 1e-4  # Adam; of lambda, too
     zeta_learning_rate: float = 1e-4
-    b1: float = 0.9  # Adam
+    b1: float = 0.0  # Adam; dice_rl has 0.9, with which the players circle each other on a chain of five states
     b2: float = 0.999
     weight_decay: float = 0.0  # per update, not times the learning rate
     geometric_sampling: bool = False  # weigh step t of an episode by gamma^t
