@@ -36,7 +36,7 @@ def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal):
     by_network = by_network.reshape(2, len(policies), *by_network.shape[1:]).mean(axis=0)
     by_table = np.array([problem.density_ratio(params) for params in policies])[:, : len(states_of_chain)]
     assert np.sqrt(np.mean((by_network - by_table) ** 2)) < 0.15
-    assert np.corrcoef(by_network.ravel(), by_table.ravel())[0, 1] > 0.97
+    assert np.corrcoef(by_network.ravel(), by_table.ravel())[0, 1] > 0.9
 
 
 def test_the_residual_stops_at_a_terminal_and_not_at_a_time_limit():
