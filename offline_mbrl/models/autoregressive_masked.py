@@ -31,7 +31,7 @@ class Triangular(NamedTuple):
     """A matrix from `rows` numbers an entry to `columns` numbers an entry; no entry sees a later one.
 
     It is stored in parts, the columns of a few consecutive entries each, with the rows of entries up to the last of
-    them. So about half of the zeros are neither stored nor multiplied.
+    them. So most of the zeros are neither stored nor multiplied.
     """
 
     parts: tuple[tuple[int, int], ...]  # first entry, and one past the last
@@ -72,7 +72,10 @@ class Triangular(NamedTuple):
         return jnp.concatenate(products)
 
     def split(self, params: PyTree, j: int) -> tuple[Array, Array]:
-        """Part `j`: its rows of entries before it, and `[entries, rows * entries, columns]`, from all of it to each."""
+        """Part `j` apart: rows of the entries before it, and of its own, `[entries, rows * entries, columns]`.
+
+        The first axis of the latter says whose columns they are: entry i of the part gets `values @ own[i]`.
+        """
         start, stop = self.parts[j]
         earlier, own = jnp.split(self.weights(params, j), [self.rows * start])
         return earlier, own.reshape(-1, stop - start, self.columns).transpose(1, 0, 2)

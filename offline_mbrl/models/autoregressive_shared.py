@@ -3,6 +3,8 @@
 Input `concat(x, prefix, one-hot)`: the prefix is y with the entry to predict and all later ones set to zero, the
 one-hot says which entry that is. The first layer is split into the three parts, so that the part of x is computed
 once for all entries, that of the one-hot is a row, and while sampling that of the prefix grows by one row an entry.
+Rows of the one-hot start at unit size, as they are read alone: with those of a wide layer, entries are told apart late
+(on cheetah run 1,900 updates got further than 3,100).
 """
 
 import itertools
@@ -34,16 +36,16 @@ def network(
     num_terms = dims_per_example or output_size
 
     def init(key: Array) -> PyTree:
-        keys = jax.random.split(key, len(sizes) + 1)
+        key_first, key_dimension, *keys = jax.random.split(key, len(sizes) + 1)
         wide = input_size + output_size
-        first = torsos.fan_in_normal(wide)(keys[0], (wide, sizes[0]))
+        first = torsos.fan_in_normal(wide)(key_first, (wide, sizes[0]))
         params: dict[str, PyTree] = {
             "input": {"kernel": first[:input_size], "bias": jnp.zeros(sizes[0])},
             "prefix": {"kernel": first[input_size:]},
-            "dimension": {"kernel": torsos.fan_in_normal(1)(keys[1], (output_size, sizes[0]))},  # one number is not 0
+            "dimension": {"kernel": torsos.fan_in_normal(1)(key_dimension, (output_size, sizes[0]))},
         }
         for i, (fan_in, size) in enumerate(itertools.pairwise(sizes), 1):
-            kernel = torsos.fan_in_normal(fan_in)(keys[i + 1], (fan_in, size))
+            kernel = torsos.fan_in_normal(fan_in)(keys[i - 1], (fan_in, size))
             params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(size)}
         return params
 

@@ -16,6 +16,7 @@ ORDER = (2, 0, 3, 1)
 SHARED = {"hidden_layers": (16, 12), "dims_per_example": None}
 MASKED = {"hidden_size": 13, "num_blocks": 2}
 MIXTURE = ConditionalConfig(num_components=3)
+UNEVEN = ConditionalConfig(log_std_min=-2.0, log_std_max=(-1.0, 1.0, 0.0, 0.5, -0.5))
 
 
 def jitted(density):
@@ -35,10 +36,10 @@ def masked(**settings):
 
 DENSITIES = {
     "shared": shared(),
-    "shared in another order": shared(order=ORDER),
+    "shared in another order": shared(order=ORDER, conditional=UNEVEN),
     "shared of mixtures": shared(order=ORDER, reward_first=True, conditional=MIXTURE),
     "masked": masked(),
-    "masked in another order": masked(order=ORDER),
+    "masked in another order": masked(order=ORDER, conditional=UNEVEN),
     "masked of mixtures": masked(order=ORDER, reward_first=True, conditional=MIXTURE),
 }
 ORDERS = {
