@@ -195,7 +195,7 @@ def advice(judged: Sequence[Judged]) -> list[str]:
         lines += [f"  {reason}" for reason in best.verdict.reasons]
         safe = next((one.name for one in judged if not one.verdict.low_support), None)
         lines.append(
-            f"The best one without such a warning: {safe}." if safe else "No policy is without such a warning."
+            f"The best without such a warning: {safe}." if safe else "No policy is without such a warning."
         )
     return lines
 
