@@ -125,14 +125,14 @@ def density(one: Setting | Architecture, state_size: int, action_size: int) -> D
     Raises:
       UsageError: the family is unknown.
     """
-    layers, inputs = (one.hidden,) * one.depth, state_size + action_size
+    layers, sizes = (one.hidden,) * one.depth, (state_size, action_size)
     if one.family == "feedforward":
-        return feedforward.make(feedforward.Config(hidden_layers=layers), state_size, action_size)
+        return feedforward.make(feedforward.Config(hidden_layers=layers), *sizes)
     if one.family == "masked":
         config = autoregressive.MaskedConfig(hidden_size=one.hidden, num_blocks=one.depth - 1)
-        return autoregressive.masked(config, inputs, state_size + 1)
+        return autoregressive.masked(config, *sizes)
     if one.family == "shared":
-        return autoregressive.shared(autoregressive.SharedConfig(hidden_layers=layers), inputs, state_size + 1)
+        return autoregressive.shared(autoregressive.SharedConfig(hidden_layers=layers), *sizes)
     raise UsageError(f"unknown family {one.family!r}: choose from {', '.join(FAMILIES)}")
 
 

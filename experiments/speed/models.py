@@ -108,11 +108,11 @@ def data(options: Options) -> tuple[memory.Dataset, normalize.Statistics, Any]:
 
 def densities() -> dict[str, Density]:
     """The single densities of the likelihood study."""
-    inputs, outputs = STATE_SIZE + ACTION_SIZE, STATE_SIZE + 1
+    sizes = STATE_SIZE, ACTION_SIZE
     return {
-        "feedforward, 3 x 256": feedforward.make(feedforward.Config(), STATE_SIZE, ACTION_SIZE),
-        "masked autoregressive, 3 x 512": autoregressive.masked(autoregressive.MaskedConfig(), inputs, outputs),
-        "shared autoregressive, 3 x 256, K = 2": autoregressive.shared(autoregressive.SharedConfig(), inputs, outputs),
+        "feedforward, 3 x 256": feedforward.make(feedforward.Config(), *sizes),
+        "masked autoregressive, 3 x 512": autoregressive.masked(autoregressive.MaskedConfig(), *sizes),
+        "shared autoregressive, 3 x 256, K = 2": autoregressive.shared(autoregressive.SharedConfig(), *sizes),
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from offline_mbrl import fit
 from offline_mbrl.data import episodes, memory, normalize
 from offline_mbrl.learners import bc
-from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
+from offline_mbrl.models import autoregressive, conditionals, explicit, feedforward, fitting
 from offline_mbrl.models.density import Density
 from offline_mbrl.ope import (
     dice,
@@ -62,6 +62,7 @@ class Settings:
     model_members: int = 4
     model_layers: tuple[int, ...] = (256, 256, 256)  # of a feedforward model
     masked_units: int = 256  # of an autoregressive one
+    model_beta: float = 0.5  # how much transitions that are hard to predict count; 0: as in the likelihood
     fqe_updates: int = 100_000
     fqe_layers: tuple[int, ...] = (64, 64)
     ratio_updates: int = 50_000  # of DICE and VPM
@@ -86,18 +87,21 @@ def fit_model(density: Density, data: Data, settings: Settings, key: Array) -> t
     return model, fit.policy_params(learner, found.state)
 
 
+def conditional(settings: Settings) -> conditionals.ConditionalConfig:
+    """The densities of single entries: rare jumps must not pass for noise, because rollouts go through them."""
+    return conditionals.ConditionalConfig(beta=settings.model_beta)
+
+
 def learn_feedforward(data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
     """An ensemble of feedforward models."""
-    config = feedforward.Config(hidden_layers=settings.model_layers)
+    config = feedforward.Config(settings.model_layers, conditional(settings))
     return fit_model(feedforward.make(config, *explicit.sizes(data.spec)), data, settings, key)
 
 
 def learn_masked(data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
     """An ensemble of masked autoregressive models."""
-    state_size, action_size = explicit.sizes(data.spec)
-    config = autoregressive.MaskedConfig(hidden_size=settings.masked_units)
-    density = autoregressive.masked(config, state_size + action_size, state_size + 1)
-    return fit_model(density, data, settings, key)
+    config = autoregressive.MaskedConfig(hidden_size=settings.masked_units, conditional=conditional(settings))
+    return fit_model(autoregressive.masked(config, *explicit.sizes(data.spec)), data, settings, key)
 
 
 def rolled_out(name: str, learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:

@@ -194,9 +194,7 @@ def advice(judged: Sequence[Judged]) -> list[str]:
         lines.append("Warning: the data support this policy poorly, so its estimates may be far off:")
         lines += [f"  {reason}" for reason in best.verdict.reasons]
         safe = next((one.name for one in judged if not one.verdict.low_support), None)
-        lines.append(
-            f"The best without such a warning: {safe}." if safe else "No policy is without such a warning."
-        )
+        lines.append(f"The best without such a warning: {safe}." if safe else "No policy is without such a warning.")
     return lines
 
 

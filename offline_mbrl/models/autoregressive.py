@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from offline_mbrl.models import autoregressive_masked, autoregressive_shared, conditionals
 from offline_mbrl.models.conditionals import ConditionalConfig
@@ -49,35 +47,36 @@ class MaskedConfig:
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
 
 
-def shared(config: SharedConfig, input_size: int, output_size: int) -> Density:
+def shared(config: SharedConfig, state_size: int, action_size: int) -> Density:
     """The density whose conditionals come from one network, an entry at a time.
 
     Args:
       config: sizes, order, conditionals.
-      input_size: X, of observation and action.
-      output_size: D, of the change of the state and the reward, which is last.
+      state_size: n, entries of the observation; D = n + 1, the reward is last.
+      action_size: entries of the action.
 
     Raises:
       UsageError: no hidden layer, more entries per example than there are, or what `masked` raises.
     """
     if not config.hidden_layers or min(config.hidden_layers) < 1:
         raise UsageError(f"hidden_layers is {config.hidden_layers}: name at least one size, none below 1")
-    if config.dims_per_example is not None and not 1 <= config.dims_per_example <= output_size:
-        raise UsageError(f"dims_per_example is {config.dims_per_example}: choose 1 to {output_size}, or None for all")
-    conditional = conditionals.make(config.conditional)
+    size, outputs_each = state_size + 1, conditionals.make(config.conditional).size
+    if config.dims_per_example is not None and not 1 <= config.dims_per_example <= size:
+        raise UsageError(f"dims_per_example is {config.dims_per_example}: choose 1 to {size}, or None for all")
     network = autoregressive_shared.network(
-        input_size, output_size, conditional.size, hidden_layers=config.hidden_layers,
+        state_size + action_size, size, outputs_each, hidden_layers=config.hidden_layers,
         activation=getattr(jax.nn, config.activation), dims_per_example=config.dims_per_example)  # fmt: skip
-    return _ordered(network, conditional, config, output_size)
+    order = whole_order(config.order, size, reward_first=config.reward_first)
+    return conditionals.chain(network, config.conditional, order)
 
 
-def masked(config: MaskedConfig, input_size: int, output_size: int) -> Density:
+def masked(config: MaskedConfig, state_size: int, action_size: int) -> Density:
     """The density whose conditionals come from one pass of a masked network.
 
     Args:
       config: sizes, order, conditionals.
-      input_size: X, of observation and action.
-      output_size: D, of the change of the state and the reward, which is last.
+      state_size: n, entries of the observation; D = n + 1, the reward is last.
+      action_size: entries of the action.
 
     Raises:
       UsageError: no unit, an order that is no permutation, bounds that do not fit.
@@ -86,11 +85,12 @@ def masked(config: MaskedConfig, input_size: int, output_size: int) -> Density:
         raise UsageError(
             f"hidden_size {config.hidden_size} has to be at least 1, num_blocks {config.num_blocks} at least 0"
         )
-    conditional = conditionals.make(config.conditional)
+    size, outputs_each = state_size + 1, conditionals.make(config.conditional).size
     network = autoregressive_masked.network(
-        input_size, output_size, conditional.size, hidden_size=config.hidden_size, num_blocks=config.num_blocks,
+        state_size + action_size, size, outputs_each, hidden_size=config.hidden_size, num_blocks=config.num_blocks,
         activation=getattr(jax.nn, config.activation))  # fmt: skip
-    return _ordered(network, conditional, config, output_size)
+    order = whole_order(config.order, size, reward_first=config.reward_first)
+    return conditionals.chain(network, config.conditional, order)
 
 
 def whole_order(order: Sequence[int], output_size: int, *, reward_first: bool) -> tuple[int, ...]:
@@ -109,26 +109,6 @@ def whole_order(order: Sequence[int], output_size: int, *, reward_first: bool) -
     if sorted(states) != list(range(size)):
         raise UsageError(f"order has to name each of 0 .. {size - 1} once, the state's entries, but is {tuple(order)}")
     return (size, *states) if reward_first else (*states, size)
-
-
-def _ordered(
-    network: conditionals.Network, conditional: conditionals.Conditional, config: SharedConfig | MaskedConfig, size: int
-) -> Density:
-    order = whole_order(config.order, size, reward_first=config.reward_first)
-    low = _per_entry("log_std_min", config.conditional.log_std_min, size)
-    high = _per_entry("log_std_max", config.conditional.log_std_max, size)
-    if not np.all(low < high):
-        raise UsageError("log_std_min has to be below log_std_max for every entry")
-    low, high = (jnp.asarray(bound[list(order)]) for bound in (low, high))
-    learned = config.conditional.learned_bounds
-    return conditionals.in_order(conditionals.chain(network, conditional, low, high, learned_bounds=learned), order)
-
-
-def _per_entry(name: str, bound: float | Sequence[float], size: int) -> np.ndarray:
-    values = np.asarray(bound, np.float32)
-    if values.shape not in ((), (1,), (size,)):
-        raise UsageError(f"{name} has {values.size} values: give one, or one for each of the {size} entries")
-    return np.broadcast_to(values, (size,))
 
 
 # --- sizes ---

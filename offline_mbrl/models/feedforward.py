@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from offline_mbrl.models import conditionals
 from offline_mbrl.models.conditionals import ConditionalConfig
 from offline_mbrl.models.density import Density
 from offline_mbrl.networks import torsos
-from offline_mbrl.types import Array, PyTree, UsageError
+from offline_mbrl.types import Array, PyTree
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,10 @@ def make(config: Config, state_size: int, action_size: int) -> Density:
     Raises:
       UsageError: no component, or bounds that do not fit the entries or leave no room.
     """
-    size, conditional = state_size + 1, conditionals.make(config.conditional)
-    bounds = [
-        np.asarray(bound, np.float32) for bound in (config.conditional.log_std_min, config.conditional.log_std_max)
-    ]
-    if any(bound.shape not in ((), (1,), (size,)) for bound in bounds) or not np.all(bounds[0] < bounds[1]):
-        raise UsageError(f"feedforward: log_std_min and log_std_max need one value, or one for each of the {size} "
-                         "entries, the first below the second")  # fmt: skip
-    low, high = (jnp.asarray(np.broadcast_to(bound, (size,))) for bound in bounds)
-    module = torsos.MLP((*config.hidden_layers, size * conditional.size), activation=jax.nn.silu)
-    network = _network(module, state_size + action_size, size, conditional.size)
-    return conditionals.chain(network, conditional, low, high, learned_bounds=config.conditional.learned_bounds)
+    size, outputs_each = state_size + 1, conditionals.make(config.conditional).size
+    module = torsos.MLP((*config.hidden_layers, size * outputs_each), activation=jax.nn.silu)
+    network = _network(module, state_size + action_size, size, outputs_each)
+    return conditionals.chain(network, config.conditional, range(size))
 
 
 def _network(module: torsos.MLP, input_size: int, size: int, outputs_each: int) -> conditionals.Network:

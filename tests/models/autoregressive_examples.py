@@ -11,7 +11,8 @@ from offline_mbrl.models import autoregressive
 from offline_mbrl.models.conditionals import ConditionalConfig
 from offline_mbrl.models.density import Density
 
-X, D = 3, 5
+STATE, ACTION = 4, 2
+X, D = STATE + ACTION, STATE + 1
 ORDER = (2, 0, 3, 1)
 SHARED = {"hidden_layers": (16, 12), "dims_per_example": None}
 MASKED = {"hidden_size": 13, "num_blocks": 2}
@@ -26,12 +27,12 @@ def jitted(density):
 
 @functools.cache
 def shared(**settings):
-    return jitted(autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), X, D))
+    return jitted(autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), STATE, ACTION))
 
 
 @functools.cache
 def masked(**settings):
-    return jitted(autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), X, D))
+    return jitted(autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), STATE, ACTION))
 
 
 DENSITIES = {

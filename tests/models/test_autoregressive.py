@@ -56,7 +56,7 @@ def test_sampling_equals_one_whole_evaluation_per_entry(name):
 
 def test_drawing_from_a_masked_network_multiplies_no_more_than_one_pass():
     size = autoregressive.MaskedConfig(hidden_size=72)
-    density = autoregressive.masked(size, 23, 18)
+    density = autoregressive.masked(size, 17, 6)
     params = jax.eval_shape(density.init, KEY)
     state, target = jax.ShapeDtypeStruct((23,), jnp.float32), jax.ShapeDtypeStruct((18,), jnp.float32)
     one_pass = products(density.log_prob, params, {}, state, target)
@@ -152,8 +152,8 @@ def test_permuted_data_permuted_weights_and_the_order_that_undoes_it_have_the_sa
     """Observation and change are of the same entries: x is permuted as y is, and so are the rows that read it."""
     size, order = 4, np.array(ORDER)  # X = 4 + 1
     config = autoregressive.MaskedConfig(**MASKED)
-    natural = autoregressive.masked(config, size + 1, size + 1)
-    renamed = autoregressive.masked(autoregressive.MaskedConfig(**MASKED, order=tuple(np.argsort(order))), 5, 5)
+    natural = autoregressive.masked(config, size, 1)
+    renamed = autoregressive.masked(autoregressive.MaskedConfig(**MASKED, order=tuple(np.argsort(order))), size, 1)
     params, inputs = random_params(natural), jax.random.normal(KEY, (5,))
     rows = np.append(order, 4)
     moved = params | {"input": params["input"] | {"kernel": params["input"]["kernel"][rows]}}
@@ -167,11 +167,11 @@ def test_permuted_data_permuted_weights_and_the_order_that_undoes_it_have_the_sa
 def test_counterparts_have_about_as_many_parameters():
     like = feedforward.make(feedforward.Config(), 17, 6)
     assert autoregressive.num_parameters(like) == 23 * 256 + 2 * 256**2 + 256 * 36 + 3 * 256 + 36
-    one = autoregressive.shared(autoregressive.SharedConfig(), 23, 18)
+    one = autoregressive.shared(autoregressive.SharedConfig(), 17, 6)
     assert autoregressive.num_parameters(one) == 59 * 256 + 2 * 256**2 + 256 * 2 + 3 * 256 + 2
     makes = [
-        lambda width: autoregressive.shared(autoregressive.SharedConfig(hidden_layers=(width,) * 3), 23, 18),
-        lambda width: autoregressive.masked(autoregressive.MaskedConfig(hidden_size=width), 23, 18),
+        lambda width: autoregressive.shared(autoregressive.SharedConfig(hidden_layers=(width,) * 3), 17, 6),
+        lambda width: autoregressive.masked(autoregressive.MaskedConfig(hidden_size=width), 17, 6),
     ]
     for make, within in zip(makes, (0.005, 0.05), strict=True):
         width = autoregressive.matching_width(make, autoregressive.num_parameters(like))
@@ -181,7 +181,7 @@ def test_counterparts_have_about_as_many_parameters():
 
 
 def test_masked_weights_that_are_never_read_are_a_tenth_and_start_at_zero():
-    density = autoregressive.masked(autoregressive.MaskedConfig(hidden_size=180), 23, 18)
+    density = autoregressive.masked(autoregressive.MaskedConfig(hidden_size=180), 17, 6)
     params = jax.jit(density.init)(KEY)
     unread = sum(np.sum(np.asarray(part["kernel"]) == 0) for name in ("block_0", "block_1", "output")
                  for part in params[name].values())  # fmt: skip

@@ -29,7 +29,7 @@ STEP = GRID[1] - GRID[0]
 def toy(name):
     """A density of two entries whose second depends strongly and in curves on the first, and it on a grid."""
     config, seed, factor = TOYS[name]
-    density = (autoregressive.shared if name == "shared" else autoregressive.masked)(config, 1, 2)
+    density = (autoregressive.shared if name == "shared" else autoregressive.masked)(config, 1, 0)
     params, x = random_params(density, seed, scale=0.3), jnp.ones(1)
     params |= {"prefix": jax.tree.map(lambda weights: factor * weights, params["prefix"])}
     points = jnp.stack(jnp.meshgrid(GRID, GRID, indexing="ij"), axis=-1)
@@ -68,8 +68,8 @@ INPUT = jnp.zeros(SIX)  # says nothing
 COVARIANCE = np.full((SIX, SIX), 0.9) + 0.1 * np.eye(SIX)
 LEARNERS = {
     "feedforward": feedforward.make(feedforward.Config((16,)), SIX - 1, 1),
-    "shared": autoregressive.shared(autoregressive.SharedConfig((32, 32), dims_per_example=3), SIX, SIX),
-    "masked": autoregressive.masked(autoregressive.MaskedConfig(36, 1, order=(3, 0, 4, 1, 2)), SIX, SIX),
+    "shared": autoregressive.shared(autoregressive.SharedConfig((32, 32), dims_per_example=3), SIX - 1, 1),
+    "masked": autoregressive.masked(autoregressive.MaskedConfig(36, 1, order=(3, 0, 4, 1, 2)), SIX - 1, 1),
 }
 OPTIMUM = {name: np.linalg.slogdet(2 * np.pi * np.e * COVARIANCE)[1] / (2 * SIX) for name in LEARNERS}
 OPTIMUM["feedforward"] = np.log(2 * np.pi * np.e) / 2

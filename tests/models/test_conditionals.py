@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 from autoregressive_examples import masked, random_params
 
-from offline_mbrl.models import conditionals
+from offline_mbrl.models import conditionals, feedforward
 from offline_mbrl.models.conditionals import ConditionalConfig
 from offline_mbrl.types import UsageError
 
@@ -61,7 +61,7 @@ def test_each_entry_keeps_its_own_bounds_whatever_the_order():
         density = masked(order=(2, 0, 3, 1), reward_first=True, conditional=config)
         params = random_params(density)
         params["input"]["bias"] = params["input"]["bias"].at[-9::2].set(raw)  # raw log deviations of all entries
-        std = jax.jit(density.moments)(params, {}, jnp.ones(3), jnp.ones(5))[1]
+        std = jax.jit(density.moments)(params, {}, jnp.ones(6), jnp.ones(5))[1]
         np.testing.assert_allclose(np.log(std), bounds, atol=0.5)
         assert np.all(np.argsort(std) == np.arange(5))
 
@@ -70,7 +70,7 @@ def test_learned_bounds_are_shared_and_cost_a_hundredth_of_their_distance():
     density = masked(conditional=ConditionalConfig(learned_bounds=True, log_std_min=-4.0))
     params, shared = random_params(density), density.shared()
     np.testing.assert_allclose(density.penalty(params, shared), 0.01 * 5 * 5.0, rtol=1e-6)
-    x, y = jnp.ones(3), jnp.ones(5)
+    x, y = jnp.ones(6), jnp.ones(5)
     gradient = jax.jit(jax.grad(density.loss, argnums=1))(params, shared, x, y, jax.random.key(0))
     assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient))
     fixed = masked(conditional=ConditionalConfig(log_std_min=-4.0))
@@ -90,3 +90,23 @@ def test_learned_bounds_are_shared_and_cost_a_hundredth_of_their_distance():
 def test_conditionals_that_cannot_be_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         masked(conditional=ConditionalConfig(**settings))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_weighted_losses_have_the_gradients_of_seitzers_equations(beta):
+    """Those of the mean and of the log scale of a Gaussian, times its variance to the power of beta."""
+    config = ConditionalConfig(beta=beta, log_std_min=-20.0, log_std_max=20.0)  # bounds that nothing comes near
+    density = feedforward.make(feedforward.Config((), config), 1, 1)
+    y, mean, log_std = np.array([0.3, -2.0]), np.array([0.1, 0.5]), np.array([-2.0, 0.7])
+    params = jax.tree.map(jnp.zeros_like, density.init(jax.random.key(0)))
+    params["layer_0"]["bias"] = jnp.array([mean[0], log_std[0], mean[1], log_std[1]])
+    found = jax.grad(density.loss)(params, {}, jnp.zeros(2), jnp.asarray(y), jax.random.key(0))["layer_0"]["bias"]
+    weight, variance = np.exp(2 * beta * log_std), np.exp(2 * log_std)
+    np.testing.assert_allclose(found[::2], weight * (mean - y) / variance / 2, rtol=1e-4)
+    np.testing.assert_allclose(found[1::2], weight * (1 - (mean - y) ** 2 / variance) / 2, rtol=1e-4)
+
+
+def test_a_weighted_loss_leaves_the_density_alone():
+    plain, weighted = masked(), masked(conditional=ConditionalConfig(beta=0.5))
+    params, x, y = random_params(plain), jnp.ones(6), jnp.ones(5)
+    np.testing.assert_array_equal(plain.log_prob(params, {}, x, y), weighted.log_prob(params, {}, x, y))
