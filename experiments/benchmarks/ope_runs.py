@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +27,19 @@ class Preset:
     settings: estimating.Settings
     seeds: int = 3
     policies: int = 16  # of a task, at most
+    fewer: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of a task whose estimates cost more
     episodes: int = 200  # of each policy, for its true value
 
 
 PRESETS = {
-    "quick": Preset(("cartpole_swingup", "cheetah_run"), estimating.Settings()),
+    "quick": Preset(
+        ("cartpole_swingup", "cheetah_run"),
+        estimating.Settings(distributional_updates=30_000, ratio_updates=15_000), fewer={"cheetah_run": 10}),
     "full": Preset(
         ("cartpole_swingup", "cheetah_run"),
         estimating.Settings(
-            model_updates=100_001, model_members=7, masked_units=512, fqe_updates=1_000_000, fqe_layers=(256, 256),
+            model_updates=100_001, model_members=7, masked_units=512, fqe_updates=1_000_000,
+            distributional_updates=1_000_000, fqe_layers=(256, 256),
             ratio_updates=100_000, ratio_layers=(256, 256), ratio_batch=2048, clone_updates=100_000),
         seeds=5, policies=100, episodes=1000),
 }  # fmt: skip
@@ -106,8 +111,9 @@ def prepare(task: str, preset: Preset, console: Console) -> Prepared:
     if data.simulator is None:
         raise UsageError(f"{data.name} has no simulator: no true value can be had")
     targets = control.target_policies(task)
-    if len(targets.names) > preset.policies:
-        targets = control.target_policies(task, preset.policies)
+    most = min(preset.policies, preset.fewer.get(task, preset.policies))
+    if len(targets.names) > most:
+        targets = control.target_policies(task, most)
     return Prepared(task, targets, estimating.prepare(data.dataset, data.spec), data.simulator)
 
 

@@ -64,7 +64,8 @@ class Settings:
     masked_units: int = 256  # of an autoregressive one
     model_beta: float = 0.5  # how much transitions that are hard to predict count; 0: as in the likelihood
     fqe_updates: int = 100_000
-    fqe_layers: tuple[int, ...] = (64, 64)
+    distributional_updates: int = 50_000  # of categorical fitted values, each about twice as long
+    fqe_layers: tuple[int, ...] = (64, 64)  # of either
     ratio_updates: int = 50_000  # of DICE and VPM
     ratio_layers: tuple[int, ...] = (64, 64)
     ratio_batch: int = 256
@@ -140,7 +141,7 @@ def fqe_and_robust(learned: Any, data: Data, policies: Policies, settings: Setti
     """Fitted values, and where the behavior's density was logged, the doubly robust estimates made of them."""
     del learned
     key_fit, key_values = jax.random.split(key)
-    config = fqe.Config(**_values(settings, data.gamma))
+    config = fqe.Config(**_values(settings, settings.fqe_updates, data.gamma))
     learner, state, direct = _fitted(fqe.make, config, data, policies, key_fit)
     trajectories = episodes.trajectories(data.dataset, data.horizon)
     logged = behavior_log_prob(trajectories)
@@ -169,12 +170,12 @@ def _separate(stacked: PyTree) -> list[PyTree]:
 
 def distributional(settings: Settings, gamma: float) -> fqe_distributional.Config:
     """Settings of distributional fitted values."""
-    return fqe_distributional.Config(**_values(settings, gamma))
+    return fqe_distributional.Config(**_values(settings, settings.distributional_updates, gamma))
 
 
-def _values(settings: Settings, gamma: float) -> dict[str, Any]:
+def _values(settings: Settings, num_updates: int, gamma: float) -> dict[str, Any]:
     """What fits of values are given, of either kind."""
-    return {"num_updates": settings.fqe_updates, "hidden_layers": settings.fqe_layers, "gamma": gamma,
+    return {"num_updates": num_updates, "hidden_layers": settings.fqe_layers, "gamma": gamma,
             "bootstrap": settings.bootstrap}  # fmt: skip
 
 
