@@ -68,7 +68,7 @@ def main(options: Options) -> int:
                 (part / table.TABLE).unlink(missing_ok=True)
         compilation.enable()
         work(options, preset, groups, folder, command, console)
-    ope_report.write(folder, preset, groups, preset_name=options.preset)
+    ope_report.write(folder, preset, preset_name=options.preset)
     console.print(f"written: {folder / ope_report.SUMMARY}")
     return 0
 

@@ -107,9 +107,8 @@ def score(truth: Sequence[ope_runs.Truth], found: Estimates) -> Scored:
 # --- what is written ---
 
 
-def write(folder: Path, preset: ope_runs.Preset, groups: Sequence[str], *, preset_name: str) -> None:
-    """Writes `<task>.md`, `<task>.png` and the summary."""
-    del groups  # what is in the tables is shown
+def write(folder: Path, preset: ope_runs.Preset, *, preset_name: str) -> None:
+    """Writes `<task>.md`, `<task>.png` and the summary of all that is in the tables."""
     truth, estimates = read(folder, preset)
     scores = {task: {name: score(truth[task], found) for name, found in estimates.get(task, {}).items()}
               for task in truth}  # fmt: skip

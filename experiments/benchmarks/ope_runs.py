@@ -131,12 +131,20 @@ def truths(folder: Path) -> list[Truth]:
 
 
 def run(folder: Path, piece: Piece, ready: Prepared, preset: Preset, *, revision: str, command: str) -> None:
-    """Does a piece and adds its rows."""
+    """Does a piece and adds its rows.
+
+    Raises:
+      UsageError: the true values in the folder are of other policies; what `true_values` or an estimator raises.
+    """
     if piece.group == TRUTH:
         (folder / TRUTH).mkdir(parents=True, exist_ok=True)
         table.append(folder / TRUTH, Truth, [
             Truth(*row, revision, command) for row in true_values(ready, preset.episodes)])  # fmt: skip
         return
+    known = [row.name for row in sorted(truths(folder), key=lambda row: row.policy) if row.task == piece.task]
+    if known and known != list(ready.targets.names):
+        raise UsageError(f"the true values of {piece.task} in {folder / TRUTH / table.TABLE} are of other policies: "
+                         "choose another --folder, or start over with --fresh")  # fmt: skip
     began = time.process_time()
     policies = estimating.Policies(ready.targets.policy, ready.targets.params)
     learned = estimating.learn(piece.group, ready.data, preset.settings, seed=piece.seed)

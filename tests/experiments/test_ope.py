@@ -1,0 +1,215 @@
+"""The benchmark of estimators: its pieces and their tables, its metrics and claims, and what is written from them."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from experiments.benchmarks import ope, ope_report, ope_runs
+from experiments.benchmarks import rows as table
+from offline_mbrl.collect import control, snapshots
+from offline_mbrl.commands import estimating
+from offline_mbrl.types import Estimate, UsageError
+
+QUICK = ope_runs.PRESETS["quick"]
+TASKS = QUICK.tasks
+VALUES = np.array([1.0, 2.0, 3.0, 5.0])
+NAMES = tuple(f"run3-step{number}" for number in range(4))
+
+
+def truth(task=TASKS[0], names=NAMES, values=VALUES, episodes=QUICK.episodes):
+    return [ope_runs.Truth(task, policy, name, episodes, float(value), 0.1, 0.995, "abc", "python x")
+            for policy, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
+
+
+def estimated(estimator, values, *, seed=0, task=TASKS[0], group="fqe", low=0.0, settings=QUICK.settings):
+    return [ope_runs.Row(task, group, estimator, seed, policy, repr(settings), float(value), 0.2, low, 1.5, "abc", "x")
+            for policy, value in enumerate(values)]  # fmt: skip
+
+
+def written(folder, rows, known=None):
+    (folder / ope_runs.TRUTH).mkdir(parents=True)
+    table.append(folder / ope_runs.TRUTH, ope_runs.Truth, known or truth())
+    table.append(folder, ope_runs.Row, rows)
+    return folder
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    """Preparation, simulator and fits replaced by made-up figures; what was estimated is recorded."""
+    done = []
+    targets = control.Targets(
+        None, {"w": np.zeros((4, 1))}, NAMES, snapshots.PolicySet(None, *[np.zeros(4)] * 5, np.zeros(())))  # fmt: skip
+    ready = lambda task, preset, console: ope_runs.Prepared(task, targets, None, "none")  # noqa: E731
+
+    def estimate(group, learned, data, policies, settings, *, seed):
+        done.append((group, seed))
+        noise = np.random.default_rng(seed).normal(size=4)
+        found = Estimate(jnp.asarray(VALUES + noise), jnp.ones(4), jnp.zeros((4, 2)), {"low_support": jnp.ones(4)})
+        return dict.fromkeys(estimating.GROUPS[group].names, found)
+
+    monkeypatch.setattr(ope_runs, "prepare", ready)
+    monkeypatch.setattr(ope_runs, "true_values", lambda ready, episodes: [
+        (ready.task, policy, name, episodes, float(value), 0.1, 0.995)
+        for policy, (name, value) in enumerate(zip(NAMES, VALUES, strict=True))])  # fmt: skip
+    monkeypatch.setattr(estimating, "learn", lambda group, data, settings, *, seed: ())
+    monkeypatch.setattr(estimating, "estimate", estimate)
+    monkeypatch.setattr(ope.compilation, "enable", lambda: None)
+    return done
+
+
+# --- the work ---
+
+
+def test_the_quick_preset_is_what_was_promised():
+    assert TASKS == ("cartpole_swingup", "cheetah_run")
+    assert (QUICK.seeds, QUICK.episodes, QUICK.settings.fqe_layers) == (3, 200, (64, 64))
+    assert QUICK.settings.fqe_updates >= 100_000
+    assert QUICK.policies == 16
+    assert min(QUICK.fewer.values()) >= 10
+    for task in TASKS:
+        targets = control.target_policies(task, QUICK.fewer.get(task, QUICK.policies))
+        behavior = snapshots.with_role(snapshots.load(control.training.location(task)), snapshots.BEHAVIOR)
+        assert not set(targets.info.run) & set(behavior.run)
+
+
+def test_true_values_come_first_and_every_estimator_once_for_each_task_and_seed():
+    pieces = ope_runs.pieces(QUICK, list(estimating.GROUPS))
+    assert len(set(pieces)) == len(pieces) == len(TASKS) * (1 + 3 * len(estimating.GROUPS))
+    for task in TASKS:
+        of_task = [piece for piece in pieces if piece.task == task]
+        assert of_task[0].group == ope_runs.TRUTH
+        assert [piece.seed for piece in of_task] == sorted(piece.seed for piece in of_task)
+
+
+def test_a_stopped_benchmark_goes_on_with_what_is_missing(tmp_path, faked, monkeypatch):
+    options = ope.Options(tasks=TASKS[0], groups="model_ff,fqe", folder=tmp_path)
+    real = ope_runs.run
+
+    def stop_at_second_seed(folder, piece, *rest, **named):
+        if piece.seed == 1:
+            raise KeyboardInterrupt
+        real(folder, piece, *rest, **named)
+
+    monkeypatch.setattr(ope_runs, "run", stop_at_second_seed)
+    with pytest.raises(KeyboardInterrupt):
+        ope.main(options)
+    assert faked == [("model_ff", 0), ("fqe", 0)]
+    monkeypatch.setattr(ope_runs, "run", real)
+    assert ope.main(options) == 0
+    assert faked == [(group, seed) for seed in range(3) for group in ("model_ff", "fqe")]
+    assert len(table.read(tmp_path, ope_runs.Row)) == 3 * 4 * 5  # seeds, policies, estimators
+    assert ope.main(options) == 0
+    assert len(faked) == 6
+    assert {path.name for path in tmp_path.iterdir()} >= {"summary.md", "cartpole_swingup.md", "cartpole_swingup.png"}
+    ope.main(dataclasses.replace(options, fresh=True))
+    assert len(faked) == 12
+
+
+def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path, faked):
+    piece = ope_runs.Piece(TASKS[0], "fqe", 0)
+    with table.locked(tmp_path, repr(piece)):
+        ope.main(ope.Options(tasks=TASKS[0], groups="fqe", folder=tmp_path))
+    assert faked == [("fqe", 1), ("fqe", 2)]
+
+
+def test_true_values_of_other_policies_are_refused(tmp_path, faked):
+    other = truth(names=("a", "b", "c", "d"))
+    written(tmp_path, [], other)
+    with pytest.raises(UsageError, match="are of other policies"):
+        ope.main(ope.Options(tasks=TASKS[0], groups="fqe", folder=tmp_path))
+    assert table.read(tmp_path, ope_runs.Row) == []
+
+
+def test_a_value_is_the_mean_of_discounted_returns_and_its_error_theirs(monkeypatch):
+    returns = np.array([[1.0, 3.0], [2.0, 2.0], [0.0, 4.0], [5.0, 5.0]])
+    asked = {}
+
+    def make_evaluator(policy, simulator, **settings):
+        asked.update(settings)
+        found = type("Found", (), {"complete": True, "returns": returns, "message": ""})
+        return lambda params, seed: found
+
+    monkeypatch.setattr(ope_runs.episodes, "make_evaluator", make_evaluator)
+    targets = control.Targets(None, {}, NAMES, None)
+    ready = ope_runs.Prepared(TASKS[0], targets, type("Data", (), {"gamma": 0.9}), "control/x")
+    rows = ope_runs.true_values(ready, 2)
+    assert (asked["gamma"], asked["greedy"], asked["num_seeds"], asked["num_episodes"]) == (0.9, False, 4, 2)
+    np.testing.assert_allclose([row[4] for row in rows], returns.mean(axis=1))
+    np.testing.assert_allclose([row[5] for row in rows], [1, 0, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"tasks": "hopper"}, "unknown task 'hopper'"), ({"groups": "sorcery"}, "unknown group 'sorcery'"),
+     ({"seeds": 1}, "--seeds differs from the preset: give a --folder")],
+)  # fmt: skip
+def test_what_cannot_be_run_is_refused(given, message):
+    with pytest.raises(UsageError, match=message):
+        ope.main(ope.Options(**given))
+
+
+# --- the report ---
+
+
+def report(folder, preset=QUICK):
+    ope_report.write(folder, preset, preset_name="quick")
+    return (folder / ope_report.SUMMARY).read_text(), (folder / f"{TASKS[0]}.md").read_text()
+
+
+def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
+    rows = [row for seed in range(3) for row in (
+        *estimated("fqe", VALUES + 1.0, seed=seed),
+        *estimated("model_ff", -VALUES, seed=seed, group="model_ff", low=1.0))]  # fmt: skip
+    _, page = report(written(tmp_path, rows))
+    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert "| 1.00 [" in lines["fqe"]
+    assert "| 0.25 [0.25, 0.25] |" in lines["fqe"]  # 1 over the range of 4
+    assert "| -1.00 [" in lines["model_ff"]
+    assert lines["fqe"].split("|")[-3].strip() == "0%"
+    assert lines["model_ff"].split("|")[-3].strip() == "100%"
+    assert "1.00, 1.00, 1.00" in lines["fqe"]
+
+
+def test_claims_are_judged_by_the_difference_and_left_open_where_it_may_be_none(tmp_path):
+    good, bad = VALUES + 0.01, VALUES[::-1]
+    names = {"fqe": good, "best_dice": bad, "doubly_robust": good}
+    rows = [row for task in TASKS for name, values in names.items() for row in estimated(name, values, task=task)]
+    preset = dataclasses.replace(QUICK, seeds=1)
+    text, _ = report(written(tmp_path, rows, [*truth(), *truth(TASKS[1])]), preset)
+    lines = {line for line in text.splitlines() if line.startswith("- ")}
+    dice = next(line for line in lines if "DICE" in line and "absolute error" in line)
+    assert "**holds**" in dice
+    doubly = next(line for line in lines if "doubly robust" in line and "rank correlation" in line)
+    assert "**cannot be told**; ahead by 0.00" in doubly
+    assert any("feedforward ones" in line and line.endswith("not run.") for line in lines)
+
+
+def test_estimates_of_other_settings_do_not_count(tmp_path):
+    other = dataclasses.replace(QUICK.settings, fqe_updates=5)
+    rows = [*estimated("fqe", VALUES), *estimated("vpm", VALUES, group="vpm", settings=other)]
+    text, page = report(written(tmp_path, rows))
+    assert "`fqe`" in page
+    assert "`vpm`" not in page
+    assert "vpm" not in text.split("## What")[0]
+
+
+def test_an_estimator_that_failed_on_some_policies_says_so(tmp_path):
+    values = VALUES.copy()
+    values[1] = np.nan
+    _, page = report(written(tmp_path, estimated("fqe", values)))
+    assert next(line for line in page.splitlines() if "`fqe`" in line).rstrip(" |").endswith("1")
+
+
+def test_the_committed_results_are_those_of_the_quick_preset():
+    folder = ope.RESULTS / "quick"
+    rows = table.read(folder, ope_runs.Row)
+    assert {row.settings for row in rows} == {repr(QUICK.settings)}
+    for task in TASKS:
+        names = control.target_policies(task, QUICK.fewer.get(task, QUICK.policies)).names
+        assert tuple(row.name for row in ope_runs.truths(folder) if row.task == task) == names
+        assert {row.estimator for row in rows if row.task == task} == set(ope_report.known_estimators())
+    known, found = ope_report.read(folder, QUICK)
+    for task, estimators in found.items():
+        for name, one in estimators.items():
+            assert one.values.shape == (QUICK.seeds, len(known[task])), (task, name)
