@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from experiments.benchmarks import ope, ope_report, ope_runs
 from experiments.benchmarks import rows as table
 from offline_mbrl.collect import control, snapshots
