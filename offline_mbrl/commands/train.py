@@ -15,9 +15,10 @@ from offline_mbrl.types import Algorithm, UsageError
 
 LEAST = {  # of settings in configs
     "num_updates": 1, "batch_size": 1, "num_bins": 2, "gamma": 0, "learning_rate": 0, "warmup_updates": 0,
-    "decay_updates": 1, "weight_decay": 0, "max_grad_norm": 0,
+    "decay_updates": 1, "weight_decay": 0, "max_grad_norm": 0, "actor_learning_rate": 0, "critic_learning_rate": 0,
+    "temperature_learning_rate": 0, "tau": 0, "num_critics": 1, "initial_temperature": 0, "fixed_temperature": 0,
 }  # fmt: skip
-MOST = {"gamma": 1}
+MOST = {"gamma": 1, "tau": 1}
 
 
 def main(argv: list[str]) -> int:

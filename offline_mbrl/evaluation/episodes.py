@@ -83,8 +83,8 @@ def make_evaluator(
         except simulation.SimulatorFailed as error:
             finished = int((lengths > 0).sum())
             message = f"{simulator}: {error}; {finished} of {returns.size} episodes were finished"
-        shape = (*lead, num_episodes)
-        return Evaluation(returns.reshape(shape), lengths.reshape(shape), not message, message)
+        returns, lengths = (found.reshape(*lead, num_episodes) for found in (returns, lengths))
+        return Evaluation(returns, lengths, not message, message)
 
     return evaluator
 

@@ -11,7 +11,8 @@ Differences from the paper: a unit's degree is the same in every layer instead o
 each of them unmasked, and there is a masked linear map from (x, y) to the outputs.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -96,6 +97,26 @@ def _cut_normal(key: Array, shape: tuple[int, ...], fan_in: np.ndarray) -> Array
 # --- the network ---
 
 
+class Layout(NamedTuple):
+    """Sizes of a network and its masked matrices, by name."""
+
+    input_size: int  # X
+    output_size: int  # D
+    num_outputs: int  # P, of the conditional
+    units: int  # of a layer, for each entry
+    blocks: tuple[str, ...]  # names of the residual blocks
+    maps: Mapping[str, Triangular]
+    activation: Callable[[Array], Array]  # elementwise
+
+    def widths(self) -> list[int]:
+        """Sizes of what x adds to: each layer, then the outputs."""
+        return [self.units * self.output_size] * (len(self.blocks) + 1) + [self.num_outputs * self.output_size]
+
+    def from_x(self, params: PyTree, x: Array) -> list[Array]:
+        """What x adds to each layer, and to the outputs."""
+        return jnp.split(x @ params["input"]["kernel"] + params["input"]["bias"], list(np.cumsum(self.widths()[:-1])))
+
+
 def network(
     input_size: int, output_size: int, num_outputs: int, *, hidden_size: int, num_blocks: int,
     activation: Callable[[Array], Array],
@@ -111,76 +132,78 @@ def network(
       activation: elementwise.
     """
     units, parts = -(-hidden_size // output_size), parts_of(output_size)
-    blocks = [f"block_{i}" for i in range(num_blocks)]
+    blocks = tuple(f"block_{i}" for i in range(num_blocks))
     maps = {
         "prefix": Triangular(parts, 1, units, strict=True),
         **{name: Triangular(parts, units, units, strict=False) for name in blocks},
         "output": Triangular(parts, units, num_outputs, strict=False),
         "skip": Triangular(parts, 1, num_outputs, strict=True),
     }
-    widths = [units * output_size] * (num_blocks + 1) + [num_outputs * output_size]
-
-    def init(key: Array) -> PyTree:
-        key_input, *keys = jax.random.split(key, len(maps) + 1)
-        params = {name: matrix.init(one, input_size * (name != "output"))
-                  for one, (name, matrix) in zip(keys, maps.items(), strict=True)}  # fmt: skip
-        fan_in = np.concatenate([maps[name].fan_in() + input_size for name in ("prefix", *blocks)])
-        kernel = _cut_normal(key_input, (input_size, sum(widths[:-1])), fan_in)
-        return params | {
-            "input": {"kernel": jnp.pad(kernel, ((0, 0), (0, widths[-1]))), "bias": jnp.zeros(sum(widths))},
-            "skip": jax.tree.map(jnp.zeros_like, params["skip"]),  # like x's own linear map to the outputs
-        }
-
-    def from_x(params: PyTree, x: Array) -> list[Array]:
-        """What x adds to each layer, and to the outputs."""
-        return jnp.split(x @ params["input"]["kernel"] + params["input"]["bias"], list(np.cumsum(widths[:-1])))
-
-    def outputs(params: PyTree, x: Array, y: Array) -> Array:
-        first, *added, out = from_x(params, x)
-        h = first + maps["prefix"].apply(params["prefix"], y)
-        for name, more in zip(blocks, added, strict=True):
-            h = h + maps[name].apply(params[name], activation(h)) + more
-        out = out + maps["output"].apply(params["output"], activation(h)) + maps["skip"].apply(params["skip"], y)
-        return out.reshape(output_size, num_outputs)
+    layout = Layout(input_size, output_size, num_outputs, units, blocks, maps, activation)
+    outputs = functools.partial(_outputs, layout)
 
     def terms(params: PyTree, x: Array, y: Array, key: Array) -> tuple[Array, Array]:
         del key  # all of them
         return jnp.arange(output_size), outputs(params, x, y)
 
     def generate(params: PyTree, x: Array, draw: Callable, noise: PyTree) -> Array:
-        added = [part.reshape(output_size, -1) for part in from_x(params, x)]
+        added = [part.reshape(output_size, -1) for part in layout.from_x(params, x)]
         known = [jnp.zeros(0)] * (num_blocks + 2)  # y and every layer's activations, of the entries so far
-        for j in range(len(parts)):
-            known = extend(params, j, added, known, draw, noise)
+        for j, (start, stop) in enumerate(parts):
+            own, own_noise = jax.tree.map(lambda leaf, start=start, stop=stop: leaf[start:stop], (added, noise))
+            known = _extend(layout, params, j, own, own_noise, known, draw)
         return known[0]
 
-    def extend(
-        params: PyTree, j: int, added: list[Array], known: list[Array], draw: Callable, noise: PyTree
-    ) -> list[Array]:
-        """`known` with the entries of part `j`."""
-        start, stop = parts[j]
-        split = {name: matrix.split(params[name], j) for name, matrix in maps.items()}
-        sums = {name: (values @ split[name][0]).reshape(stop - start, -1)
-                for name, values in zip(maps, [*known, known[0]], strict=True)}  # fmt: skip
-        sums["output"] += sums.pop("skip")
-        base = [of_x[start:stop] + of_known for of_x, of_known in zip(added, sums.values(), strict=True)]
-        own = {name: both[1] for name, both in split.items()}
+    return Network(functools.partial(_init, layout), outputs, terms, generate)
 
-        def entry(fresh: list[Array], turn: PyTree) -> tuple[list[Array], None]:
-            i, (first, *more, out), own, noise = turn
-            y, *active = fresh  # of the entries of this part, zero where their turn has not come
-            h = first + y @ own["prefix"]
-            for layer, name in enumerate(blocks):
-                active[layer] = jax.lax.dynamic_update_slice(active[layer], activation(h), (i * units,))
-                h = h + active[layer] @ own[name] + more[layer]
-            active[-1] = jax.lax.dynamic_update_slice(active[-1], activation(h), (i * units,))
-            outputs = active[-1] @ own["output"] + y @ own["skip"] + out
-            return [y.at[i].set(draw(start + i, outputs, noise)), *active], None
 
-        count = stop - start
-        fresh = [jnp.zeros(count), *[jnp.zeros(count * units)] * (num_blocks + 1)]
-        turns = (jnp.arange(count), base, own, jax.tree.map(lambda leaf: leaf[start:stop], noise))
-        fresh, _ = jax.lax.scan(entry, fresh, turns)
-        return [jnp.concatenate(pair) for pair in zip(known, fresh, strict=True)]
+def _init(layout: Layout, key: Array) -> PyTree:
+    key_input, *keys = jax.random.split(key, len(layout.maps) + 1)
+    params = {name: matrix.init(one, layout.input_size * (name != "output"))
+              for one, (name, matrix) in zip(keys, layout.maps.items(), strict=True)}  # fmt: skip
+    fan_in = np.concatenate([layout.maps[name].fan_in() + layout.input_size for name in ("prefix", *layout.blocks)])
+    *layers, out = layout.widths()
+    kernel = _cut_normal(key_input, (layout.input_size, sum(layers)), fan_in)
+    return params | {
+        "input": {"kernel": jnp.pad(kernel, ((0, 0), (0, out))), "bias": jnp.zeros(sum(layers) + out)},
+        "skip": jax.tree.map(jnp.zeros_like, params["skip"]),  # like x's own linear map to the outputs
+    }
 
-    return Network(init, outputs, terms, generate)
+
+def _outputs(layout: Layout, params: PyTree, x: Array, y: Array) -> Array:
+    """All outputs `[D, P]` in one pass."""
+    apply = lambda name, values: layout.maps[name].apply(params[name], values)  # noqa: E731
+    first, *added, out = layout.from_x(params, x)
+    h = first + apply("prefix", y)
+    for name, more in zip(layout.blocks, added, strict=True):
+        h = h + apply(name, layout.activation(h)) + more
+    out = out + apply("output", layout.activation(h)) + apply("skip", y)
+    return out.reshape(layout.output_size, layout.num_outputs)
+
+
+def _extend(
+    layout: Layout, params: PyTree, j: int, added: list[Array], noise: PyTree, known: list[Array], draw: Callable
+) -> list[Array]:
+    """`known` with the entries of part `j`, whose rows of what x adds and of the noise are given."""
+    (start, stop), units, blocks = layout.maps["prefix"].parts[j], layout.units, layout.blocks
+    count, split = stop - start, {name: matrix.split(params[name], j) for name, matrix in layout.maps.items()}
+    sums = {name: (values @ split[name][0]).reshape(count, -1)
+            for name, values in zip(layout.maps, [*known, known[0]], strict=True)}  # fmt: skip
+    sums["output"] += sums.pop("skip")
+    base = [of_x + of_known for of_x, of_known in zip(added, sums.values(), strict=True)]
+
+    def entry(fresh: list[Array], turn: PyTree) -> tuple[list[Array], None]:
+        i, (first, *more, out), own, noise = turn
+        y, *active = fresh  # of the entries of this part, zero where their turn has not come
+        h = first + y @ own["prefix"]
+        for layer, name in enumerate(blocks):
+            active[layer] = jax.lax.dynamic_update_slice(active[layer], layout.activation(h), (i * units,))
+            h = h + active[layer] @ own[name] + more[layer]
+        active[-1] = jax.lax.dynamic_update_slice(active[-1], layout.activation(h), (i * units,))
+        outputs = active[-1] @ own["output"] + y @ own["skip"] + out
+        return [y.at[i].set(draw(start + i, outputs, noise)), *active], None
+
+    fresh = [jnp.zeros(count), *[jnp.zeros(count * units)] * (len(blocks) + 1)]
+    turns = (jnp.arange(count), base, {name: both[1] for name, both in split.items()}, noise)
+    fresh, _ = jax.lax.scan(entry, fresh, turns)
+    return [jnp.concatenate(pair) for pair in zip(known, fresh, strict=True)]

@@ -7,6 +7,7 @@ Rows of the one-hot start at unit size, as they are read alone: with those of a 
 (on cheetah run 1,900 updates got further than 3,100).
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -34,20 +35,6 @@ def network(
     """
     sizes = (*hidden_layers, num_outputs)
     num_terms = dims_per_example or output_size
-
-    def init(key: Array) -> PyTree:
-        key_first, key_dimension, *keys = jax.random.split(key, len(sizes) + 1)
-        wide = input_size + output_size
-        first = torsos.fan_in_normal(wide)(key_first, (wide, sizes[0]))
-        params: dict[str, PyTree] = {
-            "input": {"kernel": first[:input_size], "bias": jnp.zeros(sizes[0])},
-            "prefix": {"kernel": first[input_size:]},
-            "dimension": {"kernel": torsos.fan_in_normal(1)(key_dimension, (output_size, sizes[0]))},
-        }
-        for i, (fan_in, size) in enumerate(itertools.pairwise(sizes), 1):
-            kernel = torsos.fan_in_normal(fan_in)(keys[i - 1], (fan_in, size))
-            params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(size)}
-        return params
 
     def upper(params: PyTree, z: Array) -> Array:
         """First pre-activations `[..., H]` to outputs `[..., P]`; the last layer is linear."""
@@ -83,7 +70,22 @@ def network(
         rows = (params["dimension"]["kernel"], params["prefix"]["kernel"])
         return jax.lax.scan(entry, from_x(params, x), (jnp.arange(output_size), *rows, noise))[1]
 
-    return Network(init, outputs, terms, generate)
+    return Network(functools.partial(_init, input_size, output_size, sizes), outputs, terms, generate)
+
+
+def _init(input_size: int, output_size: int, sizes: tuple[int, ...], key: Array) -> PyTree:
+    key_first, key_dimension, *keys = jax.random.split(key, len(sizes) + 1)
+    wide = input_size + output_size
+    first = torsos.fan_in_normal(wide)(key_first, (wide, sizes[0]))
+    params: dict[str, PyTree] = {
+        "input": {"kernel": first[:input_size], "bias": jnp.zeros(sizes[0])},
+        "prefix": {"kernel": first[input_size:]},
+        "dimension": {"kernel": torsos.fan_in_normal(1)(key_dimension, (output_size, sizes[0]))},
+    }
+    for i, (fan_in, size) in enumerate(itertools.pairwise(sizes), 1):
+        kernel = torsos.fan_in_normal(fan_in)(keys[i - 1], (fan_in, size))
+        params[f"layer_{i}"] = {"kernel": kernel, "bias": jnp.zeros(size)}
+    return params
 
 
 def _bias(layer: PyTree, like: Array) -> Array:

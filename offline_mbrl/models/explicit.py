@@ -6,6 +6,7 @@ likelihood; during training its target is unit noise, because a target that is a
 the floor and let its gradient rule the shared layers. Whatever is left of a member's choices is one function: `draw`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -149,27 +150,6 @@ def make(
             network["continuation"] = jax.vmap(continuation.init)(jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
         return {"network": network, "statistics": known, "elites": jnp.arange(num_members, dtype=jnp.int32)}
 
-    def loss(params: PyTree, batch: Transition, key: Array) -> tuple[Array, Metrics]:
-        network, known = params["network"], params["statistics"]
-
-        def of_member(member: PyTree, head: PyTree, batch: Transition, key: Array) -> tuple[Array, Array]:
-            key_noise, key_loss = jax.random.split(key)
-            x, y = jax.vmap(lambda one: coordinates.of_transition(units, known, one))(batch)
-            target = jnp.where(known["varies"][None], y, jax.random.normal(key_noise, y.shape))
-            keys = jax.random.split(key_loss, y.shape[0])
-            wrong = jax.vmap(density.loss, (None, None, 0, 0, 0))(member, network["shared"], x, target, keys)
-            if not continuation:
-                return jnp.mean(wrong), jnp.zeros(())
-            logits = jax.vmap(continuation.logit, (None, 0, 0))(head, x, y)
-            return jnp.mean(wrong), jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.discount))
-
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_members))
-        each = jax.vmap(of_member)(network["members"], network.get("continuation", {}), batch, keys)
-        wrong, ended = (jnp.sum(part) for part in each)
-        penalty = density.penalty(network["members"], network["shared"])
-        metrics = {"loss/density": wrong, "loss/continuation": ended, "loss/penalty": penalty}
-        return wrong + ended + penalty, metrics | {"loss/total": wrong + ended + penalty}
-
     def log_prob(params: PyTree, observation: Array, action: Array, next_observation: Array, reward: Array) -> Array:
         known = params["statistics"]
         x = coordinates.inputs(known, observation, action)
@@ -196,7 +176,34 @@ def make(
         members = coordinates.in_raw_units(units, known, model_state, *over_members(density.moments, params, x, y))
         return following, Prediction(following, reward, goes_on.astype(jnp.float32), members)
 
-    return DynamicsModel(init=init, loss=loss, log_prob=log_prob, reset=reset, step=step, member=member)
+    return DynamicsModel(init=init, loss=functools.partial(_loss, density, units, continuation), log_prob=log_prob,
+                         reset=reset, step=step, member=member)  # fmt: skip
+
+
+def _loss(
+    density: Density, units: coordinates.Units, continuation: Continuation | None, params: PyTree, batch: Transition,
+    key: Array,
+) -> tuple[Array, Metrics]:  # fmt: skip
+    """The sum of all members' losses, each on its own batch `[E, B, ...]`."""
+    network, known = params["network"], params["statistics"]
+
+    def of_member(member: PyTree, head: PyTree, batch: Transition, key: Array) -> tuple[Array, Array]:
+        key_noise, key_loss = jax.random.split(key)
+        x, y = jax.vmap(lambda one: coordinates.of_transition(units, known, one))(batch)
+        target = jnp.where(known["varies"][None], y, jax.random.normal(key_noise, y.shape))
+        keys = jax.random.split(key_loss, y.shape[0])
+        wrong = jax.vmap(density.loss, (None, None, 0, 0, 0))(member, network["shared"], x, target, keys)
+        if not continuation:
+            return jnp.mean(wrong), jnp.zeros(())
+        logits = jax.vmap(continuation.logit, (None, 0, 0))(head, x, y)
+        return jnp.mean(wrong), jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.discount))
+
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch.reward.shape[0]))
+    each = jax.vmap(of_member)(network["members"], network.get("continuation", {}), batch, keys)
+    wrong, ended = (jnp.sum(part) for part in each)
+    penalty = density.penalty(network["members"], network["shared"])
+    metrics = {"loss/density": wrong, "loss/continuation": ended, "loss/penalty": penalty}
+    return wrong + ended + penalty, metrics | {"loss/total": wrong + ended + penalty}
 
 
 def member(params: PyTree, e: Array | int) -> PyTree:

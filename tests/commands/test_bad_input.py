@@ -143,6 +143,8 @@ BAD = {
     "report of nothing": (["report"], "name at least one run folder"),
     "report of no run": (["report", "."], "holds a complete run"),
     "export of nothing": (["export"], "RUN and DIR must be given"),
+    "tau": (["train", "sac", *TRAIN[2:], "--config.tau", "1.5"], "--config.tau must be at most 1"),
+    "rate": (["train", "sac", *TRAIN[2:], "--config.actor-learning-rate", "-1"], "rate must be at least 0, got -1"),
     "gamma": (["train", "rosmo", *TRAIN[2:], "--config.gamma", "2"], "--config.gamma must be at most 1"),
     "learning rate": ([*TRAIN, "--config.optimizer.learning-rate", "nan"], "must be a finite number"),
     "export of no run": (["export", "nowhere", "there"], "there is no folder nowhere"),
