@@ -142,7 +142,8 @@ def _table(scores: Mapping[str, Scored], estimates: Mapping[str, Estimates]) -> 
         low = estimates[name].low_support
         told = f"{np.nanmean(low):.0%}" if np.isfinite(low).any() else "-"
         ranks = ", ".join(f"{one.metrics['rank_correlation'].value:.2f}" for one in seeds)
-        plain = [f"{found.metrics[metric].value:.2f}" for metric in ("bias", "raw_absolute_error")]
+        plain = [f"{value:.2f}" if abs(value) < 1e5 else f"{value:.1e}"  # products of ratios know no bounds
+                 for value in (found.metrics[metric].value for metric in ("bias", "raw_absolute_error"))]  # fmt: skip
         lines.append([f"`{name}`", *_cells(found), *plain, ranks, told, str(found.num_missing)])
     return markdown(header, lines) + (
         "\n\nIn brackets: 95 % of 1000 resamples of the policies. Normalized by the smallest and largest true value, "
