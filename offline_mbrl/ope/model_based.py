@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.ope import policies, support
+from offline_mbrl.ope import combine, policies, support
 from offline_mbrl.rollouts import adjust as adjustments
 from offline_mbrl.rollouts import shares, unroll
 from offline_mbrl.types import Array, DynamicsModel, Estimate, Metrics, Policy, PyTree, UsageError
@@ -198,11 +198,7 @@ def member_std(returns: Array, start: np.ndarray, num_members: int) -> Array:
 
 def _widening(num_members: int) -> float:
     """What the error of the members' mean is in units of `member_std`; 1 for one member, of which nothing is known."""
-    from scipy import stats  # a second of CPU time, which training does without
-
-    if num_members < 2:
-        return 1.0
-    return math.sqrt(1 + 1 / num_members) * float(stats.t.ppf(0.975, num_members - 1) / stats.norm.ppf(0.975))
+    return math.sqrt(1 + 1 / num_members) * combine.widening(num_members) if num_members > 1 else 1.0
 
 
 def _groups(start: np.ndarray) -> tuple[np.ndarray, int]:

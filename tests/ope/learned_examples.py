@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.blocks import run_block
-from offline_mbrl.data import known, normalize
+from offline_mbrl.data import episodes, known, normalize
 from offline_mbrl.fit import fit, keys_for
 from offline_mbrl.ope import combine
 
@@ -69,3 +69,12 @@ def averaged(problem, made, policies, *, num_updates, repeats=2):
 def exact(problem, policies):
     """Values [P] without end, which is what bootstrapping estimates."""
     return np.array([problem.value(params, np.inf) for params in policies])
+
+
+def assert_on_policy(problem, estimate):
+    """An estimate of the behavior policy itself is the mean logged return within two standard errors."""
+    logged = episodes.trajectories(problem.dataset)
+    returns = np.sum(logged.reward * GAMMA ** np.arange(logged.reward.shape[1]), axis=1)
+    error = np.hypot(estimate.stderr, returns.std() / np.sqrt(len(returns)))
+    assert abs(estimate.value - returns.mean()) < 2 * error
+    assert error < 0.03 * returns.mean()

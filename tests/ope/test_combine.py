@@ -1,7 +1,9 @@
 """Several fits of one policy as one estimate."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from offline_mbrl.ope import combine, convergence
 from offline_mbrl.types import Estimate
@@ -12,14 +14,27 @@ FITS = Estimate(
     diagnostics={"drift": jnp.array([0.1, 0.2, 0.6]), "updates_too_few": jnp.array([0.0, 1.0, 0.0])})  # fmt: skip
 
 
+STUDENT = 4.302653 / 1.959964  # 97.5 % of Student's t with two degrees of freedom, of three fits, over the normal's
+
+
 def test_the_spread_over_resamples_stays_and_that_over_seeds_averages_out():
     within = (0.09 + 0.16 + 0.25) / 3
     resampled, seeds = (combine.combine(FITS, resampled=resampled) for resampled in (True, False))
-    np.testing.assert_allclose(resampled.stderr, np.sqrt(within + 1.0), rtol=1e-6)
-    np.testing.assert_allclose(seeds.stderr, np.sqrt(within + 1.0 / 3), rtol=1e-6)
+    np.testing.assert_allclose(resampled.stderr, np.sqrt(within + STUDENT**2 * (1 + 1 / 3)), rtol=1e-6)
+    np.testing.assert_allclose(seeds.stderr, np.sqrt(within + STUDENT**2 / 3), rtol=1e-6)
     np.testing.assert_allclose([resampled.value, seeds.value], 2.0)
     np.testing.assert_allclose(seeds.per_episode, [1.0, 3.0])
     np.testing.assert_allclose(seeds.diagnostics["between_fits"], 1.0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 10])
+def test_intervals_of_few_resamples_cover_like_those_of_many(size):
+    """An estimate errs by N(0, 1), each resample about it by as much again."""
+    generator = np.random.default_rng(0)
+    fits = generator.normal(size=(4_000, 1)) + generator.normal(size=(4_000, size))
+    zeros = jnp.zeros((4_000, size))
+    found = jax.vmap(lambda one: combine.combine(one, resampled=True))(Estimate(jnp.asarray(fits), zeros, (), {}))
+    assert abs(np.mean(np.abs(found.value) < 1.96 * found.stderr) - 0.95) < 0.015
 
 
 def test_a_flag_of_one_fit_is_a_flag_of_all_and_other_figures_are_means():
