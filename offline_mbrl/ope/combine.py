@@ -18,7 +18,7 @@ def combine(estimates: Estimate, *, resampled: bool) -> Estimate:
     """The mean of S fits of one policy; vmap for many policies.
 
     Args:
-      estimates: every field `[S, ...]`, S >= 2; four or more, for of two the spread says so little that it counts 8 times.
+      estimates: every field `[S, ...]`, S >= 2; better four: the spread of two says so little that it counts 8 times.
       resampled: whether each fit saw its own bootstrap resample of the episodes (`bootstrap=True` in the configs).
         Then the spread over fits is the data's as well: the mean of S resamples errs like one more draw beside them,
         `sqrt(1 + 1 / S)` times it. Otherwise it is chance of the fit alone, which averages out, `sqrt(1 / S)` times it,
