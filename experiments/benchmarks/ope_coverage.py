@@ -1,0 +1,300 @@
+"""How often 95 % intervals of off-policy estimators hold the truth, where the truth is known. For example
+
+    python experiments/benchmarks/ope_coverage.py
+    python experiments/benchmarks/ope_coverage.py --estimators fqe,vpm --repeats 10 --folder /tmp/coverage
+
+The linear-Gaussian system is logged again and again, 200 episodes each time; every consistent estimator says what two
+policies return, and is held against the exact values: over the horizon for importance weights and models, without end
+for what bootstraps past the time limit. An estimator passes where its intervals hold the truth in at least 90 % of the
+repeats, or it raised `low_support`. All repeats of an estimator are one program; what `runs.csv` has is not redone.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    )
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from experiments.benchmarks import rows as table
+from offline_mbrl.blocks import run_block
+from offline_mbrl.commands import arguments, estimators
+from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
+from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
+from offline_mbrl.models.density import Density
+from offline_mbrl.ope import combine, dice, doubly_robust, fqe, fqe_distributional, importance, magic, model_based, vpm
+from offline_mbrl.types import Array, Estimate, Learner, PyTree, Trajectory, UsageError
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "ope" / "coverage"
+POLICIES, NORMAL_95 = (1, 5), 1.959964  # of `known.STRENGTHS`: one near the behavior, one as far as there is
+WIDTH = {"hidden_layers": (32,), "batch_size": 128}
+RESAMPLED = WIDTH | {"bootstrap": True}
+PLAYERS = RESAMPLED | {"nu_learning_rate": 3e-3, "zeta_learning_rate": 3e-3, "averaged_updates": 400}
+VALUES = {"learning_rate": 3e-3, "weight_decay": 0.0, "tau": 0.05}
+MODEL_UPDATES, MODEL_MEMBERS, REFRESH = 1_500, 4, 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measures how often intervals of off-policy estimators hold the truth."""
+
+    repeats: int = 50  # logs of the same system
+    fits: int = 4  # of a learned estimator, each on its own resample of the episodes
+    estimators: str = ""  # comma-separated; default: all
+    fresh: bool = False  # forget what is there
+    folder: Path = RESULTS  # of the results
+
+
+class Logs(NamedTuple):
+    """R logs of one system; every leaf but the problem's has a leading axis [R]."""
+
+    problem: known.KnownProblem  # its functions; its data are the first log
+    dataset: memory.Dataset  # a tenth of the transitions held out
+    statistics: normalize.Statistics
+    trajectories: Trajectory
+    starts: np.ndarray
+
+
+class Row(NamedTuple):
+    """One estimator of one policy over all repeats."""
+
+    piece: str  # of work, in which it was made
+    estimator: str
+    strength: float  # of the policy
+    repeats: int
+    fits: int
+    truth: float
+    covered: float  # share of the repeats
+    low_support: float
+    either: float
+    too_few_updates: float
+    bias: float
+    rmse: float
+    width_over_error: float  # mean half width of the interval over mean absolute error; 2.5 for a known deviation
+    cpu_seconds: float  # of all policies
+    revision: str
+    command: str
+
+
+Estimates = dict[str, Estimate]  # by name, every field [R, P]
+Work = Callable[[Logs, PyTree, int], Estimates]  # (logs, parameters of policies [P, ...], fits)
+
+
+# --- the logs ---
+
+
+def stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def logged(repeats: int) -> Logs:
+    problems = [known.linear_gaussian(seed) for seed in range(repeats)]
+    parts = [splits.hold_out(problem.dataset, seed=seed) for seed, problem in enumerate(problems)]
+    whole = [normalize.transition_statistics(part) for part in parts]
+    measured = [normalize.statistics(part)._replace(transitions=of) for part, of in zip(parts, whole, strict=True)]
+    return Logs(problems[0], stacked(parts), stacked(measured), stacked([*map(episodes.trajectories, parts)]),
+                stacked([*map(episodes.initial_observations, parts)]))  # fmt: skip
+
+
+# --- estimators ---
+
+
+def trained(learner: Learner, key: Array, target: PyTree, dataset: PyTree, statistics: PyTree, updates: int) -> PyTree:
+    """The state of one fit; pure."""
+    key_sample, key_init, key_fit = jax.random.split(key, 3)
+    state = learner.init(key_init, learner.sample(dataset, key_sample), statistics, {"target": target})
+    return run_block(learner, state, dataset, key_fit, start=0, num_steps=updates)[0]
+
+
+def fitted(name: str, make: Callable, config: Any, updates: int, logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    learner, read_out = make(config, logs.problem.spec, logs.problem.policy)
+
+    def one(key: Array, target: PyTree, dataset: PyTree, statistics: PyTree, starts: Array) -> Estimate:
+        return read_out(trained(learner, key, target, dataset, statistics, updates), starts, key)
+
+    over_fits = jax.vmap(one, (0, None, None, None, None))
+    over_policies = jax.vmap(over_fits, (None, 0, None, None, None))
+    over_repeats = jax.jit(jax.vmap(over_policies, (0, None, 0, 0, 0)))
+    found = over_repeats(
+        jax.random.split(jax.random.key(1), (len(logs.starts), fits)),
+        targets,
+        logs.dataset,
+        logs.statistics,
+        logs.starts,
+    )
+    return {name: jax.vmap(jax.vmap(functools.partial(combine.combine, resampled=True)))(found)}
+
+
+def robust(logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    """Doubly robust ones, with the values of one fit to the same data."""
+    del fits
+    problem, config = logs.problem, fqe.Config(**WIDTH, **VALUES)
+    learner, _ = fqe.make(config, problem.spec, problem.policy)
+    values = fqe.values(config, problem.spec, problem.policy)
+    methods = {"doubly_robust": doubly_robust.doubly_robust, "magic": magic.magic,
+               "weighted_doubly_robust": doubly_robust.weighted_doubly_robust}  # fmt: skip
+
+    def one(key: Array, target: PyTree, dataset: PyTree, statistics: PyTree, batch: Trajectory) -> Estimates:
+        params = learner.policy_params(trained(learner, key, target, dataset, statistics, 1_500))
+        q, v = doubly_robust.along(values.q_value, values.state_value, params, batch, key)
+        log_ratios = importance.log_ratios(problem.policy, target, batch, batch.extras["behavior_log_prob"])
+        return {name: method(batch, log_ratios, q, v, gamma=problem.spec.gamma) for name, method in methods.items()}
+
+    over_policies = jax.vmap(one, (None, 0, None, None, None))
+    over_repeats = jax.jit(jax.vmap(over_policies, (0, None, 0, 0, 0)))
+    keys = jax.random.split(jax.random.key(2), len(logs.starts))
+    return over_repeats(keys, targets, logs.dataset, logs.statistics, logs.trajectories)
+
+
+def weights(logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    del fits
+    problem = logs.problem
+    consistent = ("ordinary", "weighted", "per_decision", "weighted_per_decision")  # clipped weights are biased
+    methods = {name: estimators.WEIGHTINGS[name] for name in consistent}
+
+    def one(target: PyTree, batch: Trajectory) -> Estimates:
+        log_ratios = importance.log_ratios(problem.policy, target, batch, batch.extras["behavior_log_prob"])
+        return {name: method(batch, log_ratios, gamma=problem.spec.gamma) for name, method in methods.items()}
+
+    return jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0)))(targets, logs.trajectories)
+
+
+def rolled_out(name: str, density: Callable[[int, int], Density], logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    del fits  # the members are the resamples
+    problem = logs.problem
+    model = explicit.make(density(*explicit.sizes(problem.spec)), problem.spec, num_members=MODEL_MEMBERS)
+    config = fitting.Config(num_updates=MODEL_UPDATES, batch_size=128, learning_rate=3e-3, refresh_every=REFRESH)
+    learner = fitting.make(model, config, num_members=MODEL_MEMBERS)
+    estimator = model_based.make(model, problem.policy, gamma=problem.spec.gamma, horizon=problem.spec.horizon)
+
+    def one(key: Array, dataset: PyTree, statistics: PyTree, starts: Array) -> Estimate:
+        key_init, key_fit, key_rollouts = jax.random.split(key, 3)
+
+        def stretch(turn: Array, state: PyTree) -> PyTree:
+            state, _ = run_block(learner, state, dataset, key_fit, start=turn * REFRESH, num_steps=REFRESH)
+            return learner.refresh(state, dataset, key_fit)
+
+        state = jax.lax.fori_loop(0, MODEL_UPDATES // REFRESH, stretch, learner.init(key_init, None, statistics, ()))
+        params = learner.policy_params(state)
+        return jax.lax.map(lambda target: estimator(params, target, starts, key_rollouts), targets)
+
+    keys = jax.random.split(jax.random.key(3), len(logs.starts))
+    return {name: jax.jit(jax.vmap(one))(keys, logs.dataset, logs.statistics, logs.starts)}
+
+
+def learned_by(name: str, make: Callable, config: Any, updates: int) -> Work:
+    return functools.partial(fitted, name, make, config, updates)
+
+
+WORK: Mapping[str, tuple[Work, float]] = {  # and for how many steps what it estimates goes on
+    "importance": (weights, 0.0),
+    "model_ff": (functools.partial(rolled_out, "model_ff", functools.partial(
+        feedforward.make, feedforward.Config((32, 32)))), 0.0),
+    "model_ar": (functools.partial(rolled_out, "model_ar", functools.partial(
+        autoregressive.masked, autoregressive.MaskedConfig(32, 1))), 0.0),
+    "fqe": (learned_by("fqe", fqe.make, fqe.Config(**RESAMPLED, **VALUES), 1_500), math.inf),
+    "robust": (robust, math.inf),
+    "fqe_distributional": (learned_by("fqe_distributional", fqe_distributional.make, fqe_distributional.Config(
+        **RESAMPLED, learning_rate=2e-3, target_period=10, num_atoms=21), 1_500), math.inf),
+    "best_dice": (learned_by("best_dice", dice.make, dice.Config(**PLAYERS), 3_000), math.inf),
+    "dual_dice": (learned_by("dual_dice", dice.make, dice.Config(
+        **{**dice.PRESETS["dual_dice"], **PLAYERS}), 3_000), math.inf),
+    "vpm": (learned_by("vpm", vpm.make, vpm.Config(
+        **RESAMPLED, learning_rate=3e-3, averaged_updates=200), 2_000), math.inf),
+}  # fmt: skip
+
+
+# --- rows and the report ---
+
+
+def measured(estimate: Estimate, truth: np.ndarray) -> list[dict[str, float]]:
+    """Of estimates `[R, P]` beside the exact values `[P]`: a record for each policy."""
+    value, half = np.asarray(estimate.value, np.float64), NORMAL_95 * np.asarray(estimate.stderr)
+    error = np.abs(value - truth)
+    covered = error < half
+    flag = lambda name: np.asarray(estimate.diagnostics.get(name, np.zeros(value.shape))) > 0  # noqa: E731
+    columns = {
+        "truth": truth, "covered": covered.mean(0), "low_support": flag("low_support").mean(0),
+        "either": (covered | flag("low_support")).mean(0), "too_few_updates": flag("updates_too_few").mean(0),
+        "bias": value.mean(0) - truth, "rmse": np.sqrt((error**2).mean(0)),
+        "width_over_error": half.mean(0) / error.mean(0)}  # fmt: skip
+    return [{name: float(column[row]) for name, column in columns.items()} for row in range(len(truth))]
+
+
+def run(piece: str, options: Options, logs: Logs, *, revision: str, command: str) -> list[Row]:
+    work, steps = WORK[piece]
+    params = [logs.problem.target_params[policy] for policy in POLICIES]
+    truth = np.array([logs.problem.value(one, steps or logs.problem.spec.horizon) for one in params])
+    start = time.process_time()
+    found = jax.block_until_ready(work(logs, stacked(params), options.fits))
+    seconds = round(time.process_time() - start, 1)
+    return [Row(piece, name, known.STRENGTHS[at], options.repeats, options.fits, **each, cpu_seconds=seconds,
+                revision=revision, command=command)
+            for name, of in found.items() for at, each in zip(POLICIES, measured(of, truth), strict=True)]  # fmt: skip
+
+
+def report(folder: Path) -> None:
+    """Writes `summary.md` from the table alone."""
+    done = table.read(folder, Row)
+    lines = [
+        "# How often 95 % intervals hold the truth", "",
+        f"The linear-Gaussian system, 200 episodes of 20 steps, logged {done[0].repeats} times; learned estimators "
+        f"combine {done[0].fits} fits, each on its own resample of the episodes; models are ensembles of "
+        f"{MODEL_MEMBERS}. Passed: the interval holds the truth in at least 90 % of the repeats, or support is flagged "
+        "as low. The last column is 2.5 where the error is normal and its deviation known; above that, intervals are "
+        "wider than needed.", "",
+        "| estimator | policy | truth | covered | low support | either | passed | bias | rms error | width / error |",
+        "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [
+        f"| {row.estimator} | {row.strength:+g} | {row.truth:.3f} | {row.covered:.2f} | {row.low_support:.2f} | "
+        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.bias:+.3f} | {row.rmse:.3f} | "
+        f"{row.width_over_error:.1f} |" for row in done]  # fmt: skip
+    lines += ["", f"Made by `{done[-1].command}` at revision {done[-1].revision}; "
+              f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes.", ""]  # fmt: skip
+    (folder / "summary.md").write_text("\n".join(lines))
+
+
+def main(options: Options) -> int:
+    """Does what is missing, then reports; the exit code."""
+    console = Console(highlight=False, soft_wrap=True)
+    names = [name for name in options.estimators.split(",") if name] or list(WORK)
+    if unknown := [name for name in names if name not in WORK]:
+        raise UsageError(f"unknown estimator {unknown[0]!r}: choose from {', '.join(WORK)}")
+    if options.repeats < 2 or options.fits < 2:
+        raise UsageError(f"repeats and fits must be at least 2, got {options.repeats} and {options.fits}")
+    options.folder.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        (options.folder / table.TABLE).unlink(missing_ok=True)
+    done = {row.piece for row in table.read(options.folder, Row)}
+    logs = logged(options.repeats)
+    told = {"revision": provenance.revision() or "not under version control",
+            "command": shlex.join(["python", "experiments/benchmarks/ope_coverage.py", *sys.argv[1:]])}  # fmt: skip
+    for piece in (name for name in names if name not in done):
+        found = run(piece, options, logs, **told)
+        table.append(options.folder, Row, found)
+        for row in found:
+            console.print(f"{row.estimator} {row.strength:+g}: covered {row.covered:.2f}, either {row.either:.2f}, "
+                          f"width / error {row.width_over_error:.1f}, {row.cpu_seconds:.0f} s of CPU")  # fmt: skip
+    report(options.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(arguments.parse(Options, sys.argv[1:], prog="ope_coverage.py", description=__doc__)))
+    except UsageError as error:
+        sys.exit(f"error: {error}")
