@@ -122,16 +122,16 @@ def estimate(
     model: DynamicsModel, model_params: PyTree, policy: Policy, policy_params: PyTree, starts: PyTree, key: Array,
     **settings: Any,
 ) -> Estimate:  # fmt: skip
-    """One policy, once: `make(model, policy, **settings)` called; compile that yourself to call it again."""
-    return make(model, policy, **settings)(model_params, policy_params, starts, key)
+    """One policy, once: `make(model, policy, **settings)` compiled and called; keep the program to call it again."""
+    return jax.jit(make(model, policy, **settings))(model_params, policy_params, starts, key)
 
 
 def estimate_many(
     model: DynamicsModel, model_params: PyTree, policy: Policy, policy_params: PyTree, starts: PyTree, key: Array, *,
     chunk: int | None = None, **settings: Any,
 ) -> Estimate:  # fmt: skip
-    """Policies of one kind stacked on `[P]`, once: `many(make(model, policy, **settings), chunk=chunk)` called."""
-    estimator = many(make(model, policy, **settings), chunk=chunk)
+    """Policies of one kind stacked on `[P]`, once: `many(make(model, policy, **settings), chunk=chunk)` compiled."""
+    estimator = jax.jit(many(make(model, policy, **settings), chunk=chunk))
     return estimator(model_params, policy_params, starts, key)
 
 
