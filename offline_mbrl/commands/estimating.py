@@ -63,10 +63,11 @@ class Group(NamedTuple):
     names: tuple[str, ...]
     estimate: Callable[[Any, Data, Policies, Settings, Array], Estimates]  # the first is what `learn` gave
     learn: Callable[[Data, Settings, Array], Any] = lambda data, settings, key: ()
+    resamples: bool = False  # whether each seed sees its own resample of the episodes where settings.bootstrap is true
 
 
 def _alone(name: str, make: Callable, config: Callable[[Settings, float], Any]) -> Group:
-    return Group((name,), functools.partial(estimators.fitted_alone, name, make, config))
+    return Group((name,), functools.partial(estimators.fitted_alone, name, make, config), resamples=True)
 
 
 def _model(name: str, learn: Callable[[Data, Settings, Array], Any]) -> Group:
@@ -77,7 +78,8 @@ WEIGHTED = tuple(f"{name}_is_{kind}" for kind in estimators.DENSITIES for name i
 GROUPS: Mapping[str, Group] = {
     "model_ff": _model("model_ff", estimators.learn_feedforward),
     "model_ar": _model("model_ar", estimators.learn_masked),
-    "fqe": Group(("fqe", "doubly_robust", "weighted_doubly_robust", "magic"), estimators.fqe_and_robust),
+    "fqe": Group(("fqe", "doubly_robust", "weighted_doubly_robust", "magic"), estimators.fqe_and_robust,
+                 resamples=True),
     "fqe_distributional": _alone("fqe_distributional", fqe_distributional.make, estimators.distributional),
     "importance": Group(WEIGHTED, estimators.importance_weights, estimators.clone),
     "best_dice": _alone("best_dice", dice.make, functools.partial(estimators.dice_config, "best_dice")),

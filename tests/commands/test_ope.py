@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import running
+from rich.console import Console
 
 from offline_mbrl import cli
 from offline_mbrl.commands import estimating, estimators, ope
 from offline_mbrl.data import known
-from offline_mbrl.ope import support
+from offline_mbrl.ope import combine, support
 from offline_mbrl.types import Estimate
 
 TINY = estimating.Settings(
@@ -147,3 +148,20 @@ def test_the_advice_names_rivals_and_warns_of_low_support():
 def test_an_estimate_that_is_not_finite_ranks_last():
     ranks = ope._mean_ranks({"a": {"fqe": estimate(np.nan)}, "b": {"fqe": estimate(-5.0)}})
     assert ranks == {"a": 2.0, "b": 1.0}
+
+
+def test_only_fits_that_were_resampled_stand_for_the_data(monkeypatch):
+    """Members of models and cloned densities see the same data whatever the seed; fitted values see a resample."""
+
+    def made(group, learned, data, policies, settings, *, seed):
+        stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], estimate(float(seed)))
+        return dict.fromkeys(estimating.GROUPS[group].names[:1], stacked)
+
+    monkeypatch.setattr(estimating, "learn", lambda *args, **named: ())
+    monkeypatch.setattr(estimating, "estimate", made)
+    exported = type("Exported", (), {"policy": None, "params": {}})
+    options = ope.Options((), seeds=4)
+    (found,) = ope.judge({"kind": (exported, ["a"])}, None, ["model_ff", "fqe"], options, Console(quiet=True))
+    spread = np.std(np.arange(4.0), ddof=1) * combine.widening(4)
+    for name, counts in (("model_ff", 1 / 4), ("fqe", 1 + 1 / 4)):
+        np.testing.assert_allclose(found.estimates[name].stderr, np.sqrt(0.01 + counts * spread**2), rtol=1e-5)
