@@ -179,7 +179,9 @@ def rolled_out(name: str, density: Callable[[int, int], Density], logs: Logs, ta
     model = explicit.make(density(*explicit.sizes(problem.spec)), problem.spec, num_members=MODEL_MEMBERS)
     config = fitting.Config(num_updates=MODEL_UPDATES, batch_size=128, learning_rate=3e-3, refresh_every=REFRESH)
     learner = fitting.make(model, config, num_members=MODEL_MEMBERS)
-    estimator = model_based.make(model, problem.policy, gamma=problem.spec.gamma, horizon=problem.spec.horizon)
+    rollouts = MODEL_MEMBERS * logs.starts.shape[1]  # every start by every member, so that members compare in pairs
+    estimator = model_based.make(model, problem.policy, gamma=problem.spec.gamma, horizon=problem.spec.horizon,
+                                 num_rollouts=rollouts)  # fmt: skip
 
     def one(key: Array, dataset: PyTree, statistics: PyTree, starts: Array) -> Estimate:
         key_init, key_fit, key_rollouts = jax.random.split(key, 3)

@@ -6,7 +6,10 @@ direct method (j = 0) and the weighted doubly robust estimate (j = T). Departure
 * covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights;
 * the bias of an estimate is its distance from the last one's 90 % interval by that same normal theory, where the paper
   bootstraps it;
-* the standard error includes the estimated bias: it is the root of the mean squared error that was minimized.
+* the paper gives no standard error. Ours is the root of the mean squared error that was minimized, estimated bias and
+  all, but never less than the weighted doubly robust estimate's own: values that were fitted to the same episodes err
+  with them, which no covariance over episodes sees (on a linear system with 200 episodes the root alone covered the
+  truth in half of 50 repeats), and the blend is chosen to err no more than that estimate.
 """
 
 from collections.abc import Sequence
@@ -67,8 +70,8 @@ def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma:
     figures = importance.diagnostics(ratios, jax.vmap(weighting)(ratios), jnp.asarray(trajectories.mask),
                                      shares @ parts.influence, gamma=gamma)  # fmt: skip
     figures = {**figures, "direct_share": jnp.sum(shares * np.equal(lengths, 0)), "bias": shares @ bias}
-    stderr = jnp.sqrt(shares @ covariance @ shares + jnp.square(shares @ bias))
-    return Estimate(shares @ parts.value, stderr, shares @ parts.per_episode, figures)
+    variance = jnp.maximum(shares @ covariance @ shares + jnp.square(shares @ bias), covariance[-1, -1])
+    return Estimate(shares @ parts.value, jnp.sqrt(variance), shares @ parts.per_episode, figures)
 
 
 def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,

@@ -48,7 +48,8 @@ def make(
       policy: the target policy's functions; its `sample` acts.
       gamma: discount factor, in (0, 1].
       horizon: steps of a rollout; an episode's length, 1000 in the control suite.
-      num_rollouts: n; the larger of 100 and the number of starts when absent.
+      num_rollouts: n; the larger of 100 and the number of starts when absent. With E members and E times the starts
+        every member meets every start, and `member_std` is a comparison in pairs, so less often 0 by chance.
       adjust: what becomes of each prediction, for example
         `adjust.chain(adjust.terminate(rule), adjust.clip_to_data)`.
       measure: scalars of each step; their means over steps and rollouts join the diagnostics.

@@ -307,6 +307,8 @@ def test_the_blend_s_intervals_cover_the_truth_or_support_is_flagged_and_many_ar
         estimate = many(*data)
         covered = np.abs(estimate.value - problem.value(params)) < 1.96 * estimate.stderr
         assert np.mean(covered | (estimate.diagnostics["low_support"] == 1)) >= 0.9
+        last = jax.jit(jax.vmap(functools.partial(doubly_robust.weighted_doubly_robust, gamma=0.9)))(*data)
+        assert np.all(estimate.stderr >= 0.999 * last.stderr)  # which knows how fitted values would err
     alone = blended(*jax.tree.map(lambda leaf: leaf[7], data), (0, 2, 8))
     np.testing.assert_allclose(estimate.value[7], alone.value, rtol=1e-4)
 
