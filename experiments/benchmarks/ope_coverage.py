@@ -31,6 +31,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks import rows as table
+from experiments.benchmarks.report import write_text
 from offline_mbrl.blocks import run_block
 from offline_mbrl.commands import arguments, estimators
 from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
@@ -129,13 +130,8 @@ def fitted(name: str, make: Callable, config: Any, updates: int, logs: Logs, tar
     over_fits = jax.vmap(one, (0, None, None, None, None))
     over_policies = jax.vmap(over_fits, (None, 0, None, None, None))
     over_repeats = jax.jit(jax.vmap(over_policies, (0, None, 0, 0, 0)))
-    found = over_repeats(
-        jax.random.split(jax.random.key(1), (len(logs.starts), fits)),
-        targets,
-        logs.dataset,
-        logs.statistics,
-        logs.starts,
-    )
+    keys = jax.random.split(jax.random.key(1), (len(logs.starts), fits))
+    found = over_repeats(keys, targets, logs.dataset, logs.statistics, logs.starts)
     return {name: jax.vmap(jax.vmap(functools.partial(combine.combine, resampled=True)))(found)}
 
 
@@ -257,17 +253,18 @@ def report(folder: Path) -> None:
         f"The linear-Gaussian system, 200 episodes of 20 steps, logged {done[0].repeats} times; learned estimators "
         f"combine {done[0].fits} fits, each on its own resample of the episodes; models are ensembles of "
         f"{MODEL_MEMBERS}. Passed: the interval holds the truth in at least 90 % of the repeats, or support is flagged "
-        "as low. The last column is 2.5 where the error is normal and its deviation known; above that, intervals are "
-        "wider than needed.", "",
-        "| estimator | policy | truth | covered | low support | either | passed | bias | rms error | width / error |",
-        "|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
+        "as low. Unsettled: the estimator says that its fit had too few updates. The last column is 2.5 where the error "
+        "is normal and its deviation known; above that, intervals are wider than needed.", "",
+        "| estimator | policy | truth | covered | low support | either | passed | unsettled | bias | rms error | "
+        "width / error |",
+        "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
         f"| {row.estimator} | {row.strength:+g} | {row.truth:.3f} | {row.covered:.2f} | {row.low_support:.2f} | "
-        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.bias:+.3f} | {row.rmse:.3f} | "
+        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.too_few_updates:.2f} | {row.bias:+.3f} | {row.rmse:.3f} | "
         f"{row.width_over_error:.1f} |" for row in done]  # fmt: skip
     lines += ["", f"Made by `{done[-1].command}` at revision {done[-1].revision}; "
-              f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes.", ""]  # fmt: skip
-    (folder / "summary.md").write_text("\n".join(lines))
+              f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes."]  # fmt: skip
+    write_text(folder / "summary.md", "\n".join(lines))
 
 
 def main(options: Options) -> int:
