@@ -253,15 +253,15 @@ def report(folder: Path) -> None:
         f"The linear-Gaussian system, 200 episodes of 20 steps, logged {done[0].repeats} times; learned estimators "
         f"combine {done[0].fits} fits, each on its own resample of the episodes; models are ensembles of "
         f"{MODEL_MEMBERS}. Passed: the interval holds the truth in at least 90 % of the repeats, or support is flagged "
-        "as low. Unsettled: the estimator says that its fit had too few updates. The last column is 2.5 where the error "
-        "is normal and its deviation known; above that, intervals are wider than needed.", "",
+        "as low. Unsettled: the estimator says that its fit had too few updates. The last column is 2.5 where the "
+        "error is normal and its deviation known; above that, intervals are wider than needed.", "",
         "| estimator | policy | truth | covered | low support | either | passed | unsettled | bias | rms error | "
         "width / error |",
         "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
     lines += [
         f"| {row.estimator} | {row.strength:+g} | {row.truth:.3f} | {row.covered:.2f} | {row.low_support:.2f} | "
-        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.too_few_updates:.2f} | {row.bias:+.3f} | {row.rmse:.3f} | "
-        f"{row.width_over_error:.1f} |" for row in done]  # fmt: skip
+        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.too_few_updates:.2f} | {row.bias:+.3f} | "
+        f"{row.rmse:.3f} | {row.width_over_error:.1f} |" for row in done]  # fmt: skip
     lines += ["", f"Made by `{done[-1].command}` at revision {done[-1].revision}; "
               f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes."]  # fmt: skip
     write_text(folder / "summary.md", "\n".join(lines))
