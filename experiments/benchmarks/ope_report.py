@@ -161,6 +161,7 @@ def summary(
     header = ["estimator", "rank correlation", "normalized error", "regret@1", "regret@5"]
     ranked = sorted(over, key=lambda name: -np.nan_to_num(over[name].metrics["rank_correlation"].value, nan=-2.0))
     rows = table.read(folder, ope_runs.Row)
+    seconds = {(*row[:2], row.seed, row.policy): row.cpu_seconds for row in rows}  # one of each estimator of a group
     tasks = [f"[{task}]({task}.md) ({next((len(of.values) for of in estimates.get(task, {}).values()), 0)} seeds)"
              for task in truth]  # fmt: skip
     return "\n\n".join([
@@ -173,7 +174,7 @@ def summary(
             f"- commands: {', '.join(f'`{one}`' for one in sorted({row.command for row in rows})) or 'none'}",
             f"- code: {', '.join(sorted({row.revision[:12] for row in rows})) or 'none'}",
             f"- settings: `{preset.settings}`",
-            f"- {sum(row.cpu_seconds for row in rows) / 60:.0f} CPU minutes of fits and estimates in all rows",
+            f"- {sum(seconds.values()) / 60:.0f} CPU minutes of fits and estimates in all rows",
             f"- reported on {platform.machine()}, {os.cpu_count()} cores; "
             + ", ".join(f"{name} {version}" for name, version in manifest.versions().items()),
         ]),

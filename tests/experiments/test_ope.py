@@ -186,6 +186,12 @@ def test_claims_are_judged_by_the_difference_and_left_open_where_it_may_be_none(
     assert any("feedforward ones" in line and line.endswith("not run.") for line in lines)
 
 
+def test_what_a_group_took_is_counted_once(tmp_path):
+    rows = [row for name in ("fqe", "magic") for row in estimated(name, VALUES)]
+    text, _ = report(written(tmp_path, [row._replace(cpu_seconds=60.0) for row in rows]))
+    assert "- 4 CPU minutes of fits" in text
+
+
 def test_estimates_of_other_settings_do_not_count(tmp_path):
     other = dataclasses.replace(QUICK.settings, fqe_updates=5)
     rows = [*estimated("fqe", VALUES), *estimated("vpm", VALUES, group="vpm", settings=other)]
