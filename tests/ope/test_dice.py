@@ -12,7 +12,7 @@ SIZES = {
     "hidden_layers": (32, 32), "batch_size": 128, "nu_learning_rate": 3e-3, "zeta_learning_rate": 3e-3,
     "averaged_updates": 400}  # fmt: skip
 TINY = {"hidden_layers": (8,), "batch_size": 16, "averaged_updates": 10}
-UPDATES = 3_000
+UPDATES = 4_000
 
 
 def config(preset, **settings):
@@ -22,7 +22,7 @@ def config(preset, **settings):
 @pytest.mark.parametrize(("preset", "terminal"), [("best_dice", True), ("dual_dice", False)])
 def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal):
     problem = chain(terminal=terminal)
-    policies = [problem.target_params[1], problem.target_params[3]]
+    policies = [problem.behavior_params, problem.target_params[1], problem.target_params[3]]
     settings = config(preset, **SIZES)
     learner, read_out = dice.make(settings, problem.spec, problem.policy)
     states, found = averaged(problem, (learner, read_out), policies, num_updates=UPDATES)

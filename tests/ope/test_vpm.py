@@ -14,7 +14,7 @@ TINY = vpm.Config(hidden_layers=(8,), batch_size=16, averaged_updates=10)
 @pytest.mark.parametrize("terminal", [False, True])
 def test_power_steps_find_the_values_of_a_chain(terminal):
     problem = chain(terminal=terminal)
-    policies = [problem.target_params[1], problem.target_params[3]]
+    policies = [problem.behavior_params, problem.target_params[1], problem.target_params[3]]
     made = vpm.make(QUICK, problem.spec, problem.policy)
     _, found = averaged(problem, made, policies, num_updates=2_000)
     np.testing.assert_allclose(found.value, exact(problem, policies), rtol=0.02)
