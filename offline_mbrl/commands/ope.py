@@ -118,21 +118,20 @@ def judge(
     """All policies, best mean rank first."""
     pieces = list(itertools.product(groups, range(options.seeds)))
     seen: dict[str, dict[str, list[Estimate]]] = {}
-    spread_of: dict[str, bool] = {}  # whether an estimator's fits were resampled
     with display.bar(console, "estimates", len(pieces)) as show:
         for done, (group, seed) in enumerate(pieces, 1):
             learned = estimating.learn(group, data, options.settings, seed=seed)
             for exported, names in kinds.values():
                 policies = estimating.Policies(exported.policy, jax.tree.map(jnp.asarray, exported.params))
                 found = estimating.estimate(group, learned, data, policies, options.settings, seed=seed)
-                resampled = options.settings.bootstrap and estimating.GROUPS[group].resamples
                 for estimator, stacked in found.items():
-                    spread_of[estimator] = resampled
                     for row, name in enumerate(names):
                         one = jax.tree.map(lambda leaf, row=row: np.asarray(leaf)[row], stacked)
                         seen.setdefault(name, {}).setdefault(estimator, []).append(one)
             show(done, "fits")
-    estimates = {name: {estimator: over_seeds(each, resampled=spread_of[estimator]) for estimator, each in of.items()}
+    resampled = {estimator for group in groups if options.settings.bootstrap and estimating.GROUPS[group].resamples
+                 for estimator in estimating.GROUPS[group].names}  # fmt: skip
+    estimates = {name: {estimator: over_seeds(each, resampled=estimator in resampled) for estimator, each in of.items()}
                  for name, of in seen.items()}  # fmt: skip
     ranks = _mean_ranks(estimates)
     judged = [Judged(name, of, _verdict(of, options.limits), ranks[name]) for name, of in estimates.items()]

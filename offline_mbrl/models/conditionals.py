@@ -199,10 +199,10 @@ def chain(network: Network, config: ConditionalConfig, order: Sequence[int]) -> 
     own = Density(
         init=network.init, shared=lambda: {"low": low, "high": high} if config.learned_bounds else {}, loss=loss,
         penalty=penalty, log_prob=log_prob, sample=sample, mode=mode, moments=moments)  # fmt: skip
-    return in_order(own, order)
+    return _in_order(own, order)
 
 
-def in_order(density: Density, order: Sequence[int]) -> Density:
+def _in_order(density: Density, order: Sequence[int]) -> Density:
     """The density of y whose entry `order[i]` is the i-th entry of the given density; all results are in y's order."""
     if list(order) == list(range(len(order))):
         return density
