@@ -37,7 +37,20 @@ from offline_mbrl.commands import arguments, estimators
 from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
 from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
 from offline_mbrl.models.density import Density
-from offline_mbrl.ope import combine, dice, doubly_robust, fqe, fqe_distributional, importance, magic, model_based, vpm
+from offline_mbrl.ope import (
+    batches,
+    combine,
+    dice,
+    doubly_robust,
+    fqe,
+    fqe_distributional,
+    importance,
+    magic,
+    model_based,
+    support,
+    visits,
+    vpm,
+)  # fmt: skip
 from offline_mbrl.types import Array, Estimate, Learner, PyTree, Trajectory, UsageError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "ope" / "coverage"
@@ -53,7 +66,7 @@ MODEL_UPDATES, MODEL_MEMBERS, REFRESH = 1_500, 4, 250
 class Options:
     """Measures how often intervals of off-policy estimators hold the truth."""
 
-    repeats: int = 50  # logs of the same system
+    repeats: int = 200  # logs of the same system
     fits: int = 4  # of a learned estimator, each on its own resample of the episodes
     estimators: str = ""  # comma-separated; default: all
     fresh: bool = False  # forget what is there
@@ -122,17 +135,25 @@ def trained(learner: Learner, key: Array, target: PyTree, dataset: PyTree, stati
 
 
 def fitted(name: str, make: Callable, config: Any, updates: int, logs: Logs, targets: PyTree, fits: int) -> Estimates:
-    learner, read_out = make(config, logs.problem.spec, logs.problem.policy)
+    problem = logs.problem
+    learner, read_out = make(config, problem.spec, problem.policy)
 
     def one(key: Array, target: PyTree, dataset: PyTree, statistics: PyTree, starts: Array) -> Estimate:
         return read_out(trained(learner, key, target, dataset, statistics, updates), starts, key)
 
     over_fits = jax.vmap(one, (0, None, None, None, None))
-    over_policies = jax.vmap(over_fits, (None, 0, None, None, None))
+
+    def combined(keys: Array, target: PyTree, dataset: PyTree, statistics: PyTree, starts: Array) -> Estimate:
+        found = combine.combine(over_fits(keys, target, dataset, statistics, starts), resampled=True)
+        key_batch, key_actions = jax.random.split(jax.random.fold_in(keys[0], 1))
+        batch = batches.experience(estimators.VISITS_SEEN)(dataset, key_batch)
+        share = visits.visited_share(problem.policy, target, batch, problem.spec, key_actions, gamma=problem.spec.gamma)
+        return support.with_signs(found, share)
+
+    over_policies = jax.vmap(combined, (None, 0, None, None, None))
     over_repeats = jax.jit(jax.vmap(over_policies, (0, None, 0, 0, 0)))
     keys = jax.random.split(jax.random.key(1), (len(logs.starts), fits))
-    found = over_repeats(keys, targets, logs.dataset, logs.statistics, logs.starts)
-    return {name: jax.vmap(jax.vmap(functools.partial(combine.combine, resampled=True)))(found)}
+    return {name: over_repeats(keys, targets, logs.dataset, logs.statistics, logs.starts)}
 
 
 def robust(logs: Logs, targets: PyTree, fits: int) -> Estimates:
@@ -208,11 +229,11 @@ WORK: Mapping[str, tuple[Work, float]] = {  # and for how many steps what it est
     "robust": (robust, math.inf),
     "fqe_distributional": (learned_by("fqe_distributional", fqe_distributional.make, fqe_distributional.Config(
         **RESAMPLED, learning_rate=2e-3, target_period=10, num_atoms=21), 1_500), math.inf),
-    "best_dice": (learned_by("best_dice", dice.make, dice.Config(**PLAYERS), 3_000), math.inf),
+    "best_dice": (learned_by("best_dice", dice.make, dice.Config(**PLAYERS), 5_000), math.inf),
     "dual_dice": (learned_by("dual_dice", dice.make, dice.Config(
-        **{**dice.PRESETS["dual_dice"], **PLAYERS}), 3_000), math.inf),
+        **{**dice.PRESETS["dual_dice"], **PLAYERS}), 5_000), math.inf),
     "vpm": (learned_by("vpm", vpm.make, vpm.Config(
-        **RESAMPLED, learning_rate=3e-3, averaged_updates=200), 2_000), math.inf),
+        **RESAMPLED, learning_rate=3e-3, averaged_updates=200), 4_000), math.inf),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 Values of the doubly robust ones are those of `fqe`, for an episode that goes on past its time limit, like `fqe`'s own.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from offline_mbrl.learners import bc
 from offline_mbrl.models import autoregressive, conditionals, explicit, feedforward, fitting
 from offline_mbrl.models.density import Density
 from offline_mbrl.ope import (
+    batches,
     dice,
     doubly_robust,
     fqe,
@@ -25,9 +27,12 @@ from offline_mbrl.ope import (
     magic,
     model_based,
     support,
+    visits,
     vpm,
 )  # fmt: skip
-from offline_mbrl.types import Array, DynamicsModel, EnvironmentSpec, Estimate, Policy, PyTree, Trajectory
+from offline_mbrl.types import Array, DynamicsModel, EnvironmentSpec, Estimate, Metrics, Policy, PyTree, Trajectory
+
+VISITS_SEEN = 10_000  # transitions by which the policies' visits are judged
 
 Estimates = dict[str, Estimate]  # of estimators by name, every field [P, ...]
 
@@ -125,7 +130,21 @@ def _fitted(make: Callable, config: Any, data: Data, policies: Policies, key: Ar
         statistics=data.statistics, given={"target": policies.params})  # fmt: skip
     starts = episodes.initial_observations(data.dataset)
     many = jax.jit(lambda state: jax.vmap(lambda one: read_out(one, starts, key_read))(state))
-    return learner, found.state, many(found.state.learner)
+    estimates = support.with_signs(many(found.state.learner), visited(data, policies))
+    return learner, found.state, estimates
+
+
+def visited(data: Data, policies: Policies) -> Metrics:
+    """How much of the data the policies' visits rest on, `[P]`: what estimators of single transitions cannot see."""
+    seen = batches.experience(VISITS_SEEN)
+
+    @jax.jit
+    def shares(params: PyTree, dataset: memory.Dataset) -> Metrics:
+        batch = seen(dataset, jax.random.key(9))
+        of = functools.partial(visits.visited_share, policies.policy, gamma=data.gamma)
+        return jax.vmap(lambda one: of(one, batch, data.spec, jax.random.key(10)))(params)
+
+    return shares(policies.params, data.dataset)
 
 
 def fitted_alone(

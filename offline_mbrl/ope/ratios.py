@@ -100,7 +100,7 @@ def read_out(moments: Moments, *, gamma: float, normalize: bool, over: float, wi
     return Estimate(value, stderr, none, {
         "mean_ratio": moments.ratio, "mass": moments.mass, "drift": found["drift"],
         "updates_too_few": jnp.maximum(found["updates_too_few"], astray),
-        "effective_sample_size": share * moments.num_transitions, "largest_weight": moments.largest,
+        "effective_transitions": share * moments.num_transitions, "largest_weight": moments.largest,
         "low_support": jnp.asarray(share < SMALLEST_SHARE, jnp.float32)})  # fmt: skip
 
 

@@ -1,6 +1,7 @@
-"""How far a target policy leaves the data: three signs, and one verdict with its reasons.
+"""How far a target policy leaves the data: four signs, and one verdict with its reasons.
 
 * importance weights: the effective number of episodes (`importance.effective_sample_size`);
+* visits: the share of the transitions that effectively count (`visits.visited_share`);
 * actions: how likely the policy's actions are under a model of the behavior, beside the data's own;
 * the model: how far its members disagree along the policy's rollouts, how often a prediction leaves the data's range,
   and how many rollouts diverge.
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.types import Array, Metrics, Policy, Prediction, PyTree, UsageError
+from offline_mbrl.types import Array, Estimate, Metrics, Policy, Prediction, PyTree, UsageError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Limits:
     """Where support counts as low; ours, chosen to be left alone by a policy that is the data's own."""
 
     effective_sample_size: float = 10.0  # episodes, at least: an interval over fewer is too narrow
+    visited_share: float = 1 / 3  # of the transitions, at least; 1 for the behavior itself
     unlikely_actions: float = 0.25  # share of states, at most; 0.01 for the behavior itself
     log_ratio: float = 5.0  # nats per action entry, at most; 0 for the behavior itself
     disagreement: float = 0.5  # of members, in units of a typical change of the state, at most
@@ -31,9 +33,10 @@ class Limits:
     diverged_fraction: float = 0.01  # of rollouts that are not finite, at most
 
 
-_AT_LEAST = ("effective_sample_size",)  # the other limits are upper ones
+_AT_LEAST = ("effective_sample_size", "visited_share")  # the other limits are upper ones
 _REASONS = {
     "effective_sample_size": "the importance weights leave {value:.3g} effective episodes (limit {limit:g})",
+    "visited_share": "its visits rest on {value:.0%} of the data's transitions (limit {limit:.0%})",
     "unlikely_actions": "in {value:.0%} of the data's states its action is less likely under the behavior than 99 % of "
                         "the data's actions (limit {limit:.0%})",
     "log_ratio": "its actions are {value:.3g} nats per entry less likely under the behavior than under itself (limit "
@@ -55,6 +58,13 @@ def low_support(diagnostics: Metrics, limits: Limits = Limits()) -> Array:
     """1.0 where any sign that is there exceeds its limit or is NaN, else 0.0, `[...]`; runs inside jit."""
     exceeded = [_exceeded(name, jnp.asarray(diagnostics[name]), limits) for name in _known(diagnostics)]
     return jnp.asarray(jnp.any(jnp.stack(exceeded), axis=0) if exceeded else 0.0, jnp.float32)
+
+
+def with_signs(estimate: Estimate, signs: Metrics, limits: Limits = Limits()) -> Estimate:
+    """The estimate with these signs among its diagnostics, and `low_support` also where they say so; any axes."""
+    own = estimate.diagnostics.get("low_support", jnp.zeros(()))
+    low = jnp.maximum(own, low_support(signs, limits))
+    return estimate._replace(diagnostics={**estimate.diagnostics, **signs, "low_support": low})
 
 
 def verdict(diagnostics: Mapping[str, Any], limits: Limits = Limits()) -> Verdict:

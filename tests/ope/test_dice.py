@@ -96,7 +96,7 @@ def test_a_few_large_ratios_are_low_support():
         return ratios.read_out(moments, width=jnp.float32(5.0), **settings).diagnostics
 
     even, one = diagnostics(jnp.ones(size)), diagnostics(jnp.full(size, 1e-4).at[0].set(float(size)))
-    np.testing.assert_allclose([even["effective_sample_size"], one["largest_weight"]], [1_000, size], rtol=1e-5)
-    np.testing.assert_allclose(one["effective_sample_size"], 1_000 / size, rtol=0.01)
+    np.testing.assert_allclose([even["effective_transitions"], one["largest_weight"]], [1_000, size], rtol=1e-5)
+    np.testing.assert_allclose(one["effective_transitions"], 1_000 / size, rtol=0.01)
     assert even["low_support"] == 0
     assert one["low_support"] == 1

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 from offline_mbrl.ope import support
-from offline_mbrl.types import Policy, Prediction, UsageError
+from offline_mbrl.types import Estimate, Policy, Prediction, UsageError
 
 SAFE = {
-    "effective_sample_size": 40.0, "unlikely_actions": 0.02, "log_ratio": 0.3, "disagreement": 0.1,
-    "outside_fraction": 0.001, "diverged_fraction": 0.0,
+    "effective_sample_size": 40.0, "visited_share": 0.8, "unlikely_actions": 0.02, "log_ratio": 0.3,
+    "disagreement": 0.1, "outside_fraction": 0.001, "diverged_fraction": 0.0,
 }  # fmt: skip
 LOW = {
-    "effective_sample_size": 3.0, "unlikely_actions": 0.6, "log_ratio": 9.0, "disagreement": 2.0,
-    "outside_fraction": 0.2, "diverged_fraction": 0.05,
+    "effective_sample_size": 3.0, "visited_share": 0.2, "unlikely_actions": 0.6, "log_ratio": 9.0,
+    "disagreement": 2.0, "outside_fraction": 0.2, "diverged_fraction": 0.05,
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_each_sign_alone_lowers_support_and_gives_its_reason(name):
 
 
 def test_all_reasons_are_told():
-    assert len(support.verdict(LOW).reasons) == 6
+    assert len(support.verdict(LOW).reasons) == 7
 
 
 def test_reasons_are_sentences_with_the_figure_and_the_limit():
@@ -142,3 +142,12 @@ def test_outside_fraction_is_the_share_of_entries_beyond_the_data():
         prediction = Prediction(jnp.array(state), jnp.zeros(()), jnp.ones(()))
         found = support.outside_range(params, jnp.zeros(2), jnp.zeros(1), prediction)
         assert found["outside_fraction"] == share
+
+
+def test_signs_join_an_estimate_and_raise_its_flag_but_never_lower_it():
+    estimate = Estimate(jnp.ones(2), jnp.ones(2), (), {"low_support": jnp.array([0.0, 1.0]), "drift": jnp.zeros(2)})
+    found = support.with_signs(estimate, {"visited_share": jnp.array([0.1, 0.9])})
+    assert set(found.diagnostics) == {"low_support", "drift", "visited_share"}
+    np.testing.assert_array_equal(found.diagnostics["low_support"], [1.0, 1.0])
+    unflagged = support.with_signs(estimate._replace(diagnostics={}), {"visited_share": jnp.array([0.1, 0.9])})
+    np.testing.assert_array_equal(unflagged.diagnostics["low_support"], [1.0, 0.0])
