@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from learned_examples import GAMMA, averaged, chain, exact, single, statistics
+from learned_examples import GAMMA, assert_finds_values, chain, single, statistics
 
 from offline_mbrl.ope import dice, ratios
 
@@ -22,11 +22,9 @@ def config(preset, **settings):
 @pytest.mark.parametrize(("preset", "terminal"), [("best_dice", True), ("dual_dice", False)])
 def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal):
     problem = chain(terminal=terminal)
-    policies = [problem.behavior_params, problem.target_params[1], problem.target_params[3]]
     settings = config(preset, **SIZES)
     learner, read_out = dice.make(settings, problem.spec, problem.policy)
-    states, found = averaged(problem, (learner, read_out), policies, num_updates=UPDATES)
-    np.testing.assert_allclose(found.value, exact(problem, policies), rtol=0.02)
+    policies, states, found = assert_finds_values(problem, (learner, read_out), num_updates=UPDATES)
     np.testing.assert_allclose(found.diagnostics["mass"], 1.0, atol=0.03)
     assert not np.any(found.diagnostics["low_support"])
     ratio = jax.vmap(jax.vmap(dice.density_ratio(settings, problem.spec), (None, None, 0)), (None, 0, None))

@@ -114,7 +114,8 @@ def test_without_values_they_are_per_decision_importance_sampling(setting):
 def test_the_behavior_policy_s_estimate_is_the_mean_return_within_two_standard_errors(setting):
     problem, _, batch, _, _, _ = setting
     q, v = wrong(*exact(problem, problem.behavior_params, batch))
-    found = estimates(batch, np.zeros_like(batch.reward), q, v)
+    zeros = np.zeros_like(batch.reward)
+    found = estimates(batch, zeros, q, v) | {"blend": blended(batch, zeros, q, v, (0, 2, 10))}
     returns = (batch.reward * 0.9 ** np.arange(10)).sum(axis=1)
     for estimate in found.values():
         assert abs(estimate.value - returns.mean()) < 2 * estimate.stderr
