@@ -72,7 +72,7 @@ def exact(problem, policies):
 
 
 def assert_on_policy(problem, estimate):
-    """An estimate of the behavior policy itself is the mean logged return within two standard errors, and within 5 %."""
+    """An estimate of the behavior policy is the mean logged return within two standard errors, and within 5 %."""
     logged = episodes.trajectories(problem.dataset)
     returns = np.sum(logged.reward * GAMMA ** np.arange(logged.reward.shape[1]), axis=1)
     error = np.hypot(estimate.stderr, returns.std() / np.sqrt(len(returns)))
