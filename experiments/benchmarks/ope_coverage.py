@@ -31,7 +31,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks import rows as table
-from experiments.benchmarks.report import write_text
+from experiments.benchmarks.coverage_report import Row, measured, report
 from offline_mbrl.blocks import run_block
 from offline_mbrl.commands import arguments, estimators
 from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
@@ -54,7 +54,7 @@ from offline_mbrl.ope import (
 from offline_mbrl.types import Array, Estimate, Learner, PyTree, Trajectory, UsageError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "ope" / "coverage"
-POLICIES, NORMAL_95 = (1, 5), 1.959964  # of `known.STRENGTHS`: one near the behavior, one as far as there is
+POLICIES = (1, 5)  # of `known.STRENGTHS`: one near the behavior, one as far as there is
 WIDTH = {"hidden_layers": (32,), "batch_size": 128}
 RESAMPLED = WIDTH | {"bootstrap": True}
 PLAYERS = RESAMPLED | {"nu_learning_rate": 3e-3, "zeta_learning_rate": 3e-3, "averaged_updates": 400}
@@ -81,27 +81,6 @@ class Logs(NamedTuple):
     statistics: normalize.Statistics
     trajectories: Trajectory
     starts: np.ndarray
-
-
-class Row(NamedTuple):
-    """One estimator of one policy over all repeats."""
-
-    piece: str  # of work, in which it was made
-    estimator: str
-    strength: float  # of the policy
-    repeats: int
-    fits: int
-    truth: float
-    covered: float  # share of the repeats
-    low_support: float
-    either: float
-    too_few_updates: float
-    bias: float
-    rmse: float
-    width_over_error: float  # mean half width of the interval over mean absolute error; 2.5 for a known deviation
-    cpu_seconds: float  # of all policies
-    revision: str
-    command: str
 
 
 Estimates = dict[str, Estimate]  # by name, every field [R, P]
@@ -237,21 +216,7 @@ WORK: Mapping[str, tuple[Work, float]] = {  # and for how many steps what it est
 }  # fmt: skip
 
 
-# --- rows and the report ---
-
-
-def measured(estimate: Estimate, truth: np.ndarray) -> list[dict[str, float]]:
-    """Of estimates `[R, P]` beside the exact values `[P]`: a record for each policy."""
-    value, half = np.asarray(estimate.value, np.float64), NORMAL_95 * np.asarray(estimate.stderr)
-    error = np.abs(value - truth)
-    covered = error < half
-    flag = lambda name: np.asarray(estimate.diagnostics.get(name, np.zeros(value.shape))) > 0  # noqa: E731
-    columns = {
-        "truth": truth, "covered": covered.mean(0), "low_support": flag("low_support").mean(0),
-        "either": (covered | flag("low_support")).mean(0), "too_few_updates": flag("updates_too_few").mean(0),
-        "bias": value.mean(0) - truth, "rmse": np.sqrt((error**2).mean(0)),
-        "width_over_error": half.mean(0) / error.mean(0)}  # fmt: skip
-    return [{name: float(column[row]) for name, column in columns.items()} for row in range(len(truth))]
+# --- work ---
 
 
 def run(piece: str, options: Options, logs: Logs, *, revision: str, command: str) -> list[Row]:
@@ -264,28 +229,6 @@ def run(piece: str, options: Options, logs: Logs, *, revision: str, command: str
     return [Row(piece, name, known.STRENGTHS[at], options.repeats, options.fits, **each, cpu_seconds=seconds,
                 revision=revision, command=command)
             for name, of in found.items() for at, each in zip(POLICIES, measured(of, truth), strict=True)]  # fmt: skip
-
-
-def report(folder: Path) -> None:
-    """Writes `summary.md` from the table alone."""
-    done = table.read(folder, Row)
-    lines = [
-        "# How often 95 % intervals hold the truth", "",
-        f"The linear-Gaussian system, 200 episodes of 20 steps, logged {done[0].repeats} times; learned estimators "
-        f"combine {done[0].fits} fits, each on its own resample of the episodes; models are ensembles of "
-        f"{MODEL_MEMBERS}. Passed: the interval holds the truth in at least 90 % of the repeats, or support is flagged "
-        "as low. Unsettled: the estimator says that its fit had too few updates. The last column is 2.5 where the "
-        "error is normal and its deviation known; above that, intervals are wider than needed.", "",
-        "| estimator | policy | truth | covered | low support | either | passed | unsettled | bias | rms error | "
-        "width / error |",
-        "|---|---|---|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    lines += [
-        f"| {row.estimator} | {row.strength:+g} | {row.truth:.3f} | {row.covered:.2f} | {row.low_support:.2f} | "
-        f"{row.either:.2f} | {'yes' if row.either >= 0.9 else 'NO'} | {row.too_few_updates:.2f} | {row.bias:+.3f} | "
-        f"{row.rmse:.3f} | {row.width_over_error:.1f} |" for row in done]  # fmt: skip
-    lines += ["", f"Made by `{done[-1].command}` at revision {done[-1].revision}; "
-              f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes."]  # fmt: skip
-    write_text(folder / "summary.md", "\n".join(lines))
 
 
 def main(options: Options) -> int:
@@ -309,7 +252,7 @@ def main(options: Options) -> int:
         for row in found:
             console.print(f"{row.estimator} {row.strength:+g}: covered {row.covered:.2f}, either {row.either:.2f}, "
                           f"width / error {row.width_over_error:.1f}, {row.cpu_seconds:.0f} s of CPU")  # fmt: skip
-    report(options.folder)
+    report(options.folder, members=MODEL_MEMBERS)
     return 0
 
 

@@ -1,5 +1,6 @@
 """Episodes of a policy in a simulator: many at a time, all seeds of a run together, one jitted call per step."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -74,12 +75,9 @@ def make_evaluator(
 
         message = ""
         try:
-            running = simulation.start(
-                lambda seed: make(simulator, seed=seed), seeds.ravel().tolist(), timeout=timeout)  # fmt: skip
-            try:
+            one = lambda seed: make(simulator, seed=seed)  # noqa: E731
+            with contextlib.closing(simulation.start(one, seeds.ravel().tolist(), timeout=timeout)) as running:
                 _play(running, actions, returns, lengths, width, gamma)
-            finally:
-                running.close()
         except simulation.SimulatorFailed as error:
             finished = int((lengths > 0).sum())
             message = f"{simulator}: {error}; {finished} of {returns.size} episodes were finished"

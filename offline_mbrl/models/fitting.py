@@ -122,8 +122,7 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
         transition is held out; in `step`, the batch is a stream's.
     """
     _check(config, num_members)
-    transform = optimizer(config)
-    sample = memory.transitions(config.batch_size)
+    transform, sample = optimizer(config), memory.transitions(config.batch_size)
 
     def draw(dataset: memory.Dataset, key: Array) -> Transition:
         dataset = jax.tree.map(jnp.asarray, dataset)  # host arrays cannot be indexed by traced rows
