@@ -17,8 +17,8 @@ from offline_mbrl.types import Estimate
 
 TINY = estimating.Settings(
     model_updates=20, model_members=2, model_layers=(16,), masked_units=16, fqe_updates=20, fqe_layers=(16,),
-    ratio_updates=20, ratio_layers=(16,), ratio_batch=16, clone_updates=20, clone_layers=(16,),
-    side_by_side=2)  # fmt: skip
+    distributional_updates=20, ratio_updates=20, ratio_layers=(16,), ratio_batch=16, clone_updates=20,
+    clone_layers=(16,), side_by_side=2)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
