@@ -9,6 +9,7 @@ process. FLOPs are the compiler's; it counts one turn of a loop, so that a model
 """
 
 import dataclasses
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -18,19 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 import stopwatch  # beside this file
 import tyro
+from actors import ACTION_SIZE, STATE_SIZE, policies, policy, separate  # beside this file
 from rich.console import Console
 from rich.table import Table
 
+from offline_mbrl import fit
 from offline_mbrl.data import memory, normalize, specs
 from offline_mbrl.models import autoregressive, coordinates, explicit, feedforward, fitting, gaussian_ensemble
 from offline_mbrl.models.density import Density
 from offline_mbrl.ope import fqe, model_based
 from offline_mbrl.rollouts import shares, unroll
-from offline_mbrl.types import Array, DynamicsModel, Learner, Policy, PyTree
+from offline_mbrl.types import Array, DynamicsModel, Learner, PyTree
 
-STATE_SIZE, ACTION_SIZE, EPISODE = 17, 6, 1000
-GAMMA = 0.995
-PARTS = ("training", "rollouts", "sampling", "fqe", "evaluation")
+EPISODE, GAMMA = 1000, 0.995
+PARTS = ("training", "rollouts", "sampling", "fqe", "fits", "evaluation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Options:
     horizon: int = 5  # of a rollout
     sampled: int = 512  # starts of the rollouts that compare ways of sampling
     policies: int = 8  # of fitted Q evaluation
+    updates: int = 2_000  # of whole fits
     evaluated: tuple[int, int, int] = (10, 1_000, 100)  # policies, starts, horizon of the last part
     rounds: int = 5  # measurements in turn; medians are shown
     seconds: float = 0.5  # of one measurement, about
@@ -64,7 +67,8 @@ def main(options: Options) -> None:
     console = Console(highlight=False, width=160)
     peak = stopwatch.matrix_product_peak()
     console.print(f"core {core}: {peak / 1e9:.0f} GFLOP/s in a matrix product of 1024 x 1024, float32\n")
-    made = {"training": training, "rollouts": rollouts, "sampling": sampling, "fqe": fitted_q, "evaluation": evaluation}
+    made = {"training": training, "rollouts": rollouts, "sampling": sampling, "fqe": fitted_q, "fits": whole_fits,
+            "evaluation": evaluation}  # fmt: skip
     for part in options.parts.split(","):
         for shown in made[part](options, peak):
             console.print(shown)
@@ -114,27 +118,6 @@ def densities() -> dict[str, Density]:
         "masked autoregressive, 3 x 512": autoregressive.masked(autoregressive.MaskedConfig(), *sizes),
         "shared autoregressive, 3 x 256, K = 2": autoregressive.shared(autoregressive.SharedConfig(), *sizes),
     }
-
-
-def policy() -> Policy:
-    """Two hidden layers, tanh, and noise."""
-
-    def mode(params: PyTree, observation: Array) -> Array:
-        x = observation
-        for kernel in params[:-1]:
-            x = jnp.tanh(x @ kernel)
-        return jnp.tanh(x @ params[-1])
-
-    def sample(params: PyTree, observation: Array, key: Array) -> Array:
-        return jnp.clip(mode(params, observation) + 0.1 * jax.random.normal(key, (ACTION_SIZE,)), -1.0, 1.0)
-
-    return Policy(sample, mode)
-
-
-def policies(count: int, hidden: int = 64) -> PyTree:
-    """Random parameters of `count` of them."""
-    rng, sizes = np.random.default_rng(1), (STATE_SIZE, hidden, hidden, ACTION_SIZE)
-    return [jnp.asarray(rng.normal(size=(count, a, b)) / a**0.5, jnp.float32) for a, b in zip(sizes, sizes[1:])]  # noqa: B905, RUF007
 
 
 def ready(learner: Learner, known: normalize.Statistics, given: PyTree = ()) -> Learner:
@@ -229,13 +212,30 @@ def fitted_q(options: Options, peak: float) -> Iterator[Table]:
     actors = policies(count)
     for hidden in (64, 256):
         learner, _ = fqe.make(fqe.Config(hidden_layers=(hidden, hidden)), spec, policy())
-        one = ready(learner, known, {"target": jax.tree.map(lambda leaf: leaf[0], actors)})
+        one = ready(learner, known, {"target": separate(actors, 1)[0]})
         run, flops = stopwatch.scanned(one, dataset)
         apart = Case(f"{count} runs", lambda turns, run=run: [run(turns) for _ in range(count)], count, count * flops)
         run, flops = stopwatch.scanned(stacked(learner, known, actors, count), dataset)
         cases = [apart, Case(f"{count} policies in one fit", run, count, flops)]
         title = f"fitted Q evaluation, 2 x {hidden}, batch 256"
         yield table(title, "updates of a policy / s", cases, options, peak)
+
+
+def whole_fits(options: Options, peak: float) -> Iterator[Table]:
+    """The same by `fit`, compilation included: what a user waits for."""
+    dataset, known, spec = data(options)
+    count, actors = options.policies, policies(options.policies)
+    shown = Table("what", f"{count} runs, CPU s", f"{count} policies in one fit, CPU s", "ratio",
+                  title=f"{options.updates} updates of fitted Q evaluation by fit, compilation included")  # fmt: skip
+    for hidden in (64, 256):
+        learner, _ = fqe.make(fqe.Config(hidden_layers=(hidden, hidden)), spec, policy())
+        run = functools.partial(fit.fit, learner, dataset, key=jax.random.key(0), num_updates=options.updates,
+                                block_updates=options.updates, statistics=known)  # fmt: skip
+        each = separate(actors, count)
+        apart = stopwatch.cpu_seconds(lambda _, run=run, each=each: [run(given={"target": one}) for one in each], 1)
+        together = stopwatch.cpu_seconds(lambda _, run=run: run(given={"target": actors}, seeds=range(count)), 1)
+        shown.add_row(f"2 x {hidden}, batch 256", f"{apart:.1f}", f"{together:.1f}", f"{apart / together:.2f}")
+    yield shown
 
 
 def stacked(learner: Learner, known: normalize.Statistics, actors: PyTree, count: int) -> Learner:
@@ -269,7 +269,7 @@ def evaluation(options: Options, peak: float) -> Iterator[Table]:
         ways = {"one call, all side by side": None, "one call, a policy at a time": 1}
         together = {way: repeatedly(model_based.many(estimator, chunk=chunk), params, actors, first, key)
                     for way, chunk in ways.items()}  # fmt: skip
-        each = [jax.tree.map(lambda leaf, i=i: leaf[i], actors) for i in range(count)]
+        each = separate(actors, count)
         alone = jax.jit(estimator).lower(params, each[0], first, key).compile()
 
         def loop(turns, alone=alone, each=each, params=params, first=first):
