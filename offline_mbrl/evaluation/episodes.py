@@ -1,6 +1,5 @@
 """Episodes of a policy in a simulator: many at a time, all seeds of a run together, one jitted call per step."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -58,9 +57,8 @@ def make_evaluator(
     if min(num_episodes, batch_size, num_seeds or 1) < 1:
         raise UsageError(f"num_episodes, batch_size and num_seeds must be at least 1, got {num_episodes}, "
                          f"{batch_size}, {num_seeds}")  # fmt: skip
-    width = min(batch_size, num_episodes)
+    width, lead = min(batch_size, num_episodes), () if num_seeds is None else (num_seeds,)
     act = jax.jit(_vectorize(policy, width, greedy=greedy, over_seeds=num_seeds is not None))
-    lead = () if num_seeds is None else (num_seeds,)
 
     def evaluator(params: PyTree, *, seed: int) -> Evaluation:
         sequences = np.random.SeedSequence(seed).spawn(num_seeds or 1)
@@ -75,9 +73,12 @@ def make_evaluator(
 
         message = ""
         try:
-            one = lambda seed: make(simulator, seed=seed)  # noqa: E731
-            with contextlib.closing(simulation.start(one, seeds.ravel().tolist(), timeout=timeout)) as running:
+            running = simulation.start(
+                lambda seed: make(simulator, seed=seed), seeds.ravel().tolist(), timeout=timeout)  # fmt: skip
+            try:
                 _play(running, actions, returns, lengths, width, gamma)
+            finally:
+                running.close()
         except simulation.SimulatorFailed as error:
             finished = int((lengths > 0).sum())
             message = f"{simulator}: {error}; {finished} of {returns.size} episodes were finished"
