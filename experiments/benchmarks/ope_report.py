@@ -27,6 +27,7 @@ class Estimates(NamedTuple):
     values: np.ndarray  # [S, P]
     stderr: np.ndarray  # [S, P]
     low_support: np.ndarray  # [S, P]   NaN where it cannot tell
+    unsettled: np.ndarray  # [S, P]     the same
 
 
 Table = Mapping[str, Mapping[str, Estimates]]  # task -> estimator
@@ -86,7 +87,7 @@ def known_estimators() -> list[str]:
 
 
 def _stacked(seeds: Mapping[int, Mapping[int, ope_runs.Row]]) -> Estimates:
-    columns = ("value", "stderr", "low_support")
+    columns = ("value", "stderr", "low_support", "unsettled")
     return Estimates(*(np.array([[getattr(row, column) for _, row in sorted(rows.items())]
                                  for _, rows in sorted(seeds.items())]) for column in columns))  # fmt: skip
 
@@ -136,18 +137,25 @@ def _cells(found: metrics.Scores) -> list[str]:
 def _table(scores: Mapping[str, Scored], estimates: Mapping[str, Estimates]) -> str:
     """Metrics by estimator, with the interval over resampled policies, seeds, and how often support is low."""
     header = ["estimator", "rank correlation", "normalized error", "regret@1", "regret@5", "bias", "raw error",
-              "rank correlation of each seed", "low support", "missing"]  # fmt: skip
+              "rank correlation of each seed", "low support", "unsettled", "missing"]  # fmt: skip
     lines = []
     for name, (found, seeds) in scores.items():
-        low = estimates[name].low_support
-        told = f"{np.nanmean(low):.0%}" if np.isfinite(low).any() else "-"
+        raised = [share(flag) for flag in (estimates[name].low_support, estimates[name].unsettled)]
+        told = ["-" if np.isnan(one) else f"{one:.0%}" for one in raised]
         ranks = ", ".join(f"{one.metrics['rank_correlation'].value:.2f}" for one in seeds)
         plain = [f"{value:.2f}" if abs(value) < 1e5 else f"{value:.1e}"  # products of ratios know no bounds
                  for value in (found.metrics[metric].value for metric in ("bias", "raw_absolute_error"))]  # fmt: skip
-        lines.append([f"`{name}`", *_cells(found), *plain, ranks, told, str(found.num_missing)])
+        lines.append([f"`{name}`", *_cells(found), *plain, ranks, *told, str(found.num_missing)])
     return markdown(header, lines) + (
         "\n\nIn brackets: 95 % of 1000 resamples of the policies. Normalized by the smallest and largest true value, "
-        "estimates capped at 2. Low support: share of the policies for which the estimator itself warns.")  # fmt: skip
+        "estimates capped at 2. Low support, unsettled: share of the estimates for which the estimator itself warns "
+        "that the data do not support the policy, or that its fit had too few updates; -: no row says.")  # fmt: skip
+
+
+def share(flags: np.ndarray) -> float:
+    """Of the flags that are 0 or 1, those that are raised; NaN where there is none."""
+    told = flags[~np.isnan(flags)]
+    return float(told.mean()) if len(told) else np.nan
 
 
 def summary(
@@ -169,7 +177,7 @@ def summary(
         f"Tasks: {', '.join(tasks) or 'none finished'}. Means over tasks and seeds, best rank correlation first, in "
         "brackets 95 % of 1000 resamples of the policies:",
         markdown(header, [[f"`{name}`", *_cells(over[name])] for name in ranked]),
-        "## What the sources claim", *claims(complete, over), "## Made with",
+        "## What the sources claim", *claims(over, unsettled(estimates)), "## Made with",
         "\n".join([
             f"- commands: {', '.join(f'`{one}`' for one in sorted({row.command for row in rows})) or 'none'}",
             f"- code: {', '.join(sorted({row.revision[:12] for row in rows})) or 'none'}",
@@ -181,8 +189,20 @@ def summary(
     ])  # fmt: skip
 
 
-def claims(complete: Mapping[str, Mapping[str, metrics.Scores]], over: Mapping[str, metrics.Scores]) -> list[str]:
-    """A line for each claim that can be judged, by the interval of the difference over the same resamples."""
+def unsettled(estimates: Table) -> dict[str, float]:
+    """Of each estimator, the share of its rows of all tasks that are flagged; NaN where no row says."""
+    names = dict.fromkeys(name for of in estimates.values() for name in of)
+    return {name: share(np.concatenate([of[name].unsettled.ravel() for of in estimates.values() if name in of]))
+            for name in names}  # fmt: skip
+
+
+def claims(over: Mapping[str, metrics.Scores], flagged: Mapping[str, float]) -> list[str]:
+    """A line for each claim that can be judged, by the interval of the difference over the same resamples.
+
+    Args:
+      over: scores over tasks, by estimator.
+      flagged: share of the estimates that are unsettled, by estimator; NaN where no row says.
+    """
     lines = []
     for one in CLAIMS:
         if one.better not in over or one.worse not in over:
@@ -190,11 +210,17 @@ def claims(complete: Mapping[str, Mapping[str, metrics.Scores]], over: Mapping[s
             continue
         difference, low, high = gap(over[one.better], over[one.worse], one.metric)
         held = "holds" if low > 0 else "does not hold" if high < 0 else "cannot be told"
+        notes = [f"; `{name}` says of {flagged[name]:.0%} of its estimates that it has not settled"
+                 for name in (one.better, one.worse) if flagged[name] > 0.5]  # fmt: skip
         lines.append(f"- {one.text}, {one.metric.replace('_', ' ')}: **{held}**; ahead by {difference:.2f} "
-                     f"[{low:.2f}, {high:.2f}].")  # fmt: skip
+                     f"[{low:.2f}, {high:.2f}]{''.join(notes)}.")  # fmt: skip
+    compared = dict.fromkeys(name for one in CLAIMS for name in (one.better, one.worse) if name in over)
+    silent = [f"`{name}`" for name in compared if np.isnan(flagged[name])]
     return [
         "Judged by the difference over the same resampled policies, positive where the first is better; 95 %. "
-        "The intervals know the policies' variation, and that of seeds only through their mean.",
+        "The intervals know the policies' variation, and that of seeds only through their mean. An estimator that says "
+        "of most of its estimates that its fit has not settled is named"
+        + (f"; the rows do not say whether these have: {', '.join(silent)}." if silent else "."),
         "\n".join(lines),
     ]
 

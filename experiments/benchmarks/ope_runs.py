@@ -1,6 +1,7 @@
 """Pieces of the benchmark of estimators: the true values of a task's policies, and the estimates of one group."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,8 @@ from experiments.benchmarks import rows as table
 from offline_mbrl.collect import control
 from offline_mbrl.commands import datasets, estimating
 from offline_mbrl.evaluation import episodes
-from offline_mbrl.types import UsageError
+from offline_mbrl.ope import support
+from offline_mbrl.types import Estimate, UsageError
 
 TRUTH = "truth"  # the folder of the true values' table, and their group
 WIDTH = 10  # simulators of each policy
@@ -74,6 +76,7 @@ class Row(NamedTuple):
     cpu_seconds: float  # of the group's fit and estimates, shared out over policies
     revision: str
     command: str
+    unsettled: float = math.nan  # 1 where the fit says it had too few updates, NaN where none says, as in old tables
 
 
 class Piece(NamedTuple):
@@ -154,11 +157,28 @@ def run(folder: Path, piece: Piece, ready: Prepared, preset: Preset, *, revision
     seconds = round((time.process_time() - began) / size, 2)
     rows = []
     for name, found in estimates.items():
-        low = np.broadcast_to(np.asarray(found.diagnostics.get("low_support", np.nan)), size)
+        low, unsettled = flags(found)
         rows += [Row(*piece[:2], name, piece.seed, policy, repr(preset.settings), float(found.value[policy]),
-                     float(found.stderr[policy]), float(low[policy]), seconds, revision, command)
-                 for policy in range(size)]  # fmt: skip
+                     float(found.stderr[policy]), float(low[policy]), seconds, revision, command,
+                     float(unsettled[policy])) for policy in range(size)]  # fmt: skip
     table.append(folder, Row, rows)
+
+
+def flags(found: Estimate) -> tuple[np.ndarray, np.ndarray]:
+    """Whether support is low by any of an estimate's signs, and whether its fit is unsettled.
+
+    Args:
+      found: every field `[P, ...]`.
+
+    Returns:
+      `[P]` each, 0 or 1; NaN where there is no sign of it.
+    """
+    told, shape = found.diagnostics, np.shape(found.value)
+    signs = {"low_support", *(field.name for field in dataclasses.fields(support.Limits))}
+    merged = support.with_signs(found, told).diagnostics["low_support"] if signs & told.keys() else np.nan
+    both = merged, told.get("updates_too_few", np.nan)
+    low, unsettled = (np.broadcast_to(np.asarray(flag, np.float64), shape) for flag in both)
+    return low, unsettled
 
 
 def true_values(ready: Prepared, num_episodes: int) -> list[tuple[str, int, str, int, float, float, float]]:

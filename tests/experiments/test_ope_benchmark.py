@@ -23,9 +23,9 @@ def truth(task=TASKS[0], names=NAMES, values=VALUES, episodes=QUICK.episodes):
             for policy, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
 
 
-def estimated(estimator, values, *, seed=0, task=TASKS[0], group="fqe", low=0.0, settings=QUICK.settings):
-    return [ope_runs.Row(task, group, estimator, seed, policy, repr(settings), float(value), 0.2, low, 1.5, "abc", "x")
-            for policy, value in enumerate(values)]  # fmt: skip
+def estimated(estimator, values, *, seed=0, task=TASKS[0], group="fqe", low=0.0, settings=QUICK.settings, **later):
+    return [ope_runs.Row(task, group, estimator, seed, policy, repr(settings), float(value), 0.2, low, 1.5, "abc", "x",
+                         **later) for policy, value in enumerate(values)]  # fmt: skip
 
 
 def written(folder, rows, known=None):
@@ -46,7 +46,8 @@ def faked(monkeypatch):
     def estimate(group, learned, data, policies, settings, *, seed):
         done.append((group, seed))
         noise = np.random.default_rng(seed).normal(size=4)
-        found = Estimate(jnp.asarray(VALUES + noise), jnp.ones(4), jnp.zeros((4, 2)), {"low_support": jnp.ones(4)})
+        told = {"low_support": jnp.ones(4), "updates_too_few": jnp.array([0.0, 1.0, 0.0, 1.0])}
+        found = Estimate(jnp.asarray(VALUES + noise), jnp.ones(4), jnp.zeros((4, 2)), told)
         return dict.fromkeys(estimating.GROUPS[group].names, found)
 
     monkeypatch.setattr(ope_runs, "prepare", ready)
@@ -99,7 +100,10 @@ def test_a_stopped_benchmark_goes_on_with_what_is_missing(tmp_path, faked, monke
     monkeypatch.setattr(ope_runs, "run", real)
     assert ope.main(options) == 0
     assert faked == [(group, seed) for seed in range(3) for group in ("model_ff", "fqe")]
-    assert len(table.read(tmp_path, ope_runs.Row)) == 3 * 4 * 5  # seeds, policies, estimators
+    rows = table.read(tmp_path, ope_runs.Row)
+    assert len(rows) == 3 * 4 * 5  # seeds, policies, estimators
+    assert {(row.policy, row.low_support, row.unsettled) for row in rows} == {
+        (0, 1.0, 0.0), (1, 1.0, 1.0), (2, 1.0, 0.0), (3, 1.0, 1.0)}  # fmt: skip
     assert ope.main(options) == 0
     assert len(faked) == 6
     assert {path.name for path in tmp_path.iterdir()} >= {"summary.md", "cartpole_swingup.md", "cartpole_swingup.png"}
@@ -150,12 +154,48 @@ def test_what_cannot_be_run_is_refused(given, message):
         ope.main(ope.Options(**given))
 
 
+@pytest.mark.parametrize(
+    ("told", "low", "unsettled"),
+    [({}, np.nan, np.nan), ({"low_support": 0.0, "updates_too_few": 1.0}, 0.0, 1.0),
+     ({"low_support": 0.0, "unlikely_actions": 0.9}, 1.0, np.nan), ({"visited_share": 0.01}, 1.0, np.nan),
+     ({"low_support": 1.0, "visited_share": 0.9, "updates_too_few": 0.0}, 1.0, 0.0), ({"drift": 3.0}, np.nan, np.nan)],
+)  # fmt: skip
+def test_support_is_low_by_any_sign_and_what_an_estimator_does_not_tell_is_not_a_number(told, low, unsettled):
+    stacked = {name: jnp.full(3, value) for name, value in told.items()}
+    found = ope_runs.flags(Estimate(jnp.zeros(3), jnp.zeros(3), jnp.zeros((3, 2)), stacked))
+    np.testing.assert_array_equal(found, [[low] * 3, [unsettled] * 3])
+
+
+def test_a_table_from_before_there_was_a_column_can_be_read_and_added_to(tmp_path):
+    table.append(tmp_path, ope_runs.Row, estimated("fqe", VALUES))
+    path = tmp_path / table.TABLE
+    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in path.read_text().splitlines()))
+    assert "unsettled" not in path.read_text()
+    old = table.read(tmp_path, ope_runs.Row)
+    assert np.isnan([row.unsettled for row in old]).all()
+    assert [row.value for row in old] == list(VALUES)
+    table.append(tmp_path, ope_runs.Row, estimated("fqe", VALUES, seed=1, unsettled=1.0))
+    found = [row.unsettled for row in table.read(tmp_path, ope_runs.Row)]
+    np.testing.assert_array_equal(found, [np.nan] * 4 + [1.0] * 4)
+    path.write_text(path.read_text().replace("low_support", "support"))  # this column was there from the start
+    with pytest.raises(UsageError, match="is not a table of runs"):
+        table.read(tmp_path, ope_runs.Row)
+
+
 # --- the report ---
 
 
 def report(folder, preset=QUICK):
     ope_report.write(folder, preset, preset_name="quick")
     return (folder / ope_report.SUMMARY).read_text(), (folder / f"{TASKS[0]}.md").read_text()
+
+
+def cells(page, name):
+    """Cells of an estimator in a page's first table, by heading."""
+    lines = page.splitlines()
+    header = next(line for line in lines if line.startswith("| estimator"))
+    line = next(line for line in lines if line.startswith(f"| `{name}`"))
+    return {head.strip(): cell.strip() for head, cell in zip(header.split("|"), line.split("|"), strict=True)}
 
 
 def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
@@ -167,8 +207,8 @@ def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
     assert "| 1.00 [" in lines["fqe"]
     assert "| 0.25 [0.25, 0.25] |" in lines["fqe"]  # 1 over the range of 4
     assert "| -1.00 [" in lines["model_ff"]
-    assert lines["fqe"].split("|")[-3].strip() == "0%"
-    assert lines["model_ff"].split("|")[-3].strip() == "100%"
+    assert cells(page, "fqe")["low support"] == "0%"
+    assert cells(page, "model_ff")["low support"] == "100%"
     assert "1.00, 1.00, 1.00" in lines["fqe"]
 
 
@@ -184,6 +224,22 @@ def test_claims_are_judged_by_the_difference_and_left_open_where_it_may_be_none(
     doubly = next(line for line in lines if "doubly robust" in line and "rank correlation" in line)
     assert "**cannot be told**; ahead by 0.00" in doubly
     assert any("feedforward ones" in line and line.endswith("not run.") for line in lines)
+
+
+def test_claims_about_estimators_that_have_not_settled_say_so(tmp_path):
+    names = {"fqe": [0.0, 0.0, 0.0], "best_dice": [1.0, 1.0, 0.0], "fqe_distributional": [1.0, 0.0, np.nan],
+             "model_ar": [np.nan] * 3}  # fmt: skip
+    rows = [row for name, each in names.items() for seed, flag in enumerate(each)
+            for row in estimated(name, VALUES + seed, seed=seed, unsettled=flag)]  # fmt: skip
+    text, page = report(written(tmp_path, rows))
+    shown = {name: cells(page, name)["unsettled"] for name in names}
+    assert shown == {"fqe": "0%", "best_dice": "67%", "fqe_distributional": "50%", "model_ar": "-"}
+    judged = [line for line in text.splitlines() if line.startswith("- ") and "ahead by" in line]
+    told = {line for line in judged if "has not settled" in line}
+    assert told == {line for line in judged if "DICE" in line}
+    assert len(told) == 2
+    assert all(line.endswith("]; `best_dice` says of 67% of its estimates that it has not settled.") for line in told)
+    assert "the rows do not say whether these have: `model_ar`." in text
 
 
 def test_what_a_group_took_is_counted_once(tmp_path):
