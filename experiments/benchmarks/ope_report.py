@@ -2,6 +2,7 @@
 
 import os
 import platform
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -100,8 +101,13 @@ class Scored(NamedTuple):
 
 
 def score(truth: Sequence[ope_runs.Truth], found: Estimates) -> Scored:
-    """Metrics of one estimator on one task."""
-    each = [metrics.score([row.value for row in truth], one) for one in found.values]
+    """Metrics of one estimator on one task.
+
+    The task decides which policies are drawn: all its estimators are compared on the same draws, and two tasks with
+    equally many policies have draws of their own, without which the interval over tasks would be too wide or narrow.
+    """
+    seed = zlib.crc32(truth[0].task.encode())
+    each = [metrics.score([row.value for row in truth], one, seed=seed) for one in found.values]
     return Scored(metrics.aggregate({str(seed): one for seed, one in enumerate(each)}), each)
 
 

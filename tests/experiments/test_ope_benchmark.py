@@ -212,6 +212,15 @@ def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
     assert "1.00, 1.00, 1.00" in lines["fqe"]
 
 
+def test_estimators_of_a_task_share_draws_of_policies_and_tasks_do_not():
+    found = ope_report.Estimates(*np.broadcast_to(VALUES[::-1], (4, 2, 4)))
+    other = ope_report.Estimates(*np.broadcast_to(VALUES[::-1] + 1.0, (4, 2, 4)))
+    draws = lambda task, one: ope_report.score(truth(task), one).over_seeds.metrics["bias"].replicates  # noqa: E731
+    first = draws(TASKS[0], found)
+    np.testing.assert_allclose(draws(TASKS[0], other), first + 1.0)
+    assert abs(np.corrcoef(draws(TASKS[1], found), first)[0, 1]) < 0.1
+
+
 def test_claims_are_judged_by_the_difference_and_left_open_where_it_may_be_none(tmp_path):
     good, bad = VALUES + 0.01, VALUES[::-1]
     names = {"fqe": good, "best_dice": bad, "doubly_robust": good}
