@@ -19,6 +19,7 @@ from offline_mbrl.ope import metrics
 
 SUMMARY = "summary.md"
 METRICS = ("rank_correlation", "absolute_error", "regret_at_1", "regret_at_5")
+HEADER = ("estimator", "rank correlation", "normalized error", "regret@1", "regret@5")
 COLUMNS = 4
 
 
@@ -122,7 +123,9 @@ def write(folder: Path, preset: ope_runs.Preset, *, preset_name: str) -> None:
     for task, rows in truth.items():
         text = [f"# Estimators on {task}", about(rows)]
         if estimates.get(task):
-            text += [_table(scores[task], estimates[task]), f"![estimates against true values]({task}.png)"]
+            text += [_table(scores[task], estimates[task]),
+                     _resampled({name: one.over_seeds for name, one in scores[task].items()}),
+                     f"![estimates against true values]({task}.png)"]  # fmt: skip
             draw(folder / f"{task}.png", task, rows, estimates[task])
         write_text(folder / f"{task}.md", "\n\n".join(text))
     write_text(folder / SUMMARY, summary(preset, preset_name, truth, estimates, scores, folder))
@@ -142,8 +145,7 @@ def _cells(found: metrics.Scores) -> list[str]:
 
 def _table(scores: Mapping[str, Scored], estimates: Mapping[str, Estimates]) -> str:
     """Metrics by estimator, with the interval over resampled policies, seeds, and how often support is low."""
-    header = ["estimator", "rank correlation", "normalized error", "regret@1", "regret@5", "bias", "raw error",
-              "rank correlation of each seed", "low support", "unsettled", "missing"]  # fmt: skip
+    header = [*HEADER, "bias", "raw error", "rank correlation of each seed", "low support", "unsettled", "missing"]
     lines = []
     for name, (found, seeds) in scores.items():
         raised = [share(flag) for flag in (estimates[name].low_support, estimates[name].unsettled)]
@@ -156,6 +158,14 @@ def _table(scores: Mapping[str, Scored], estimates: Mapping[str, Estimates]) -> 
         "\n\nIn brackets: 95 % of 1000 resamples of the policies. Normalized by the smallest and largest true value, "
         "estimates capped at 2. Low support, unsettled: share of the estimates for which the estimator itself warns "
         "that the data do not support the policy, or that its fit had too few updates; -: no row says.")  # fmt: skip
+
+
+def _resampled(found: Mapping[str, metrics.Scores]) -> str:
+    """Mean and standard deviation over resamples, by estimator, at two digits."""
+    lines = [[f"`{name}`", *(f"{one.mean:.2f} ± {one.std:.2f}" for one in (of.metrics[metric] for metric in METRICS))]
+             for name, of in found.items()]  # fmt: skip
+    head = "Mean ± standard deviation over the same resamples, as DOPE's notebook reports metrics:\n\n"
+    return head + markdown(HEADER, lines)
 
 
 def share(flags: np.ndarray) -> float:
@@ -172,7 +182,6 @@ def summary(
     complete = {name: {task: scores[task][name].over_seeds for task in truth} for name in known_estimators()
                 if truth and all(name in scores[task] for task in truth)}  # fmt: skip
     over = {name: metrics.aggregate(tasks) for name, tasks in complete.items()}
-    header = ["estimator", "rank correlation", "normalized error", "regret@1", "regret@5"]
     ranked = sorted(over, key=lambda name: -np.nan_to_num(over[name].metrics["rank_correlation"].value, nan=-2.0))
     rows = table.read(folder, ope_runs.Row)
     seconds = {(*row[:2], row.seed, row.policy): row.cpu_seconds for row in rows}  # one of each estimator of a group
@@ -182,7 +191,8 @@ def summary(
         f"# Off-policy estimators against true returns, preset {preset_name}",
         f"Tasks: {', '.join(tasks) or 'none finished'}. Means over tasks and seeds, best rank correlation first, in "
         "brackets 95 % of 1000 resamples of the policies:",
-        markdown(header, [[f"`{name}`", *_cells(over[name])] for name in ranked]),
+        markdown(HEADER, [[f"`{name}`", *_cells(over[name])] for name in ranked]),
+        _resampled({name: over[name] for name in ranked}),
         "## What the sources claim", *claims(over, unsettled(estimates)), "## Made with",
         "\n".join([
             f"- commands: {', '.join(f'`{one}`' for one in sorted({row.command for row in rows})) or 'none'}",

@@ -1,6 +1,7 @@
 """The benchmark of estimators: its pieces and their tables, its metrics and claims, and what is written from them."""
 
 import dataclasses
+import zlib
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ from experiments.benchmarks import ope, ope_report, ope_runs
 from experiments.benchmarks import rows as table
 from offline_mbrl.collect import control, snapshots
 from offline_mbrl.commands import estimating
+from offline_mbrl.ope import metrics
 from offline_mbrl.types import Estimate, UsageError
 
 QUICK = ope_runs.PRESETS["quick"]
@@ -190,11 +192,11 @@ def report(folder, preset=QUICK):
     return (folder / ope_report.SUMMARY).read_text(), (folder / f"{TASKS[0]}.md").read_text()
 
 
-def cells(page, name):
-    """Cells of an estimator in a page's first table, by heading."""
+def cells(page, name, number=0):
+    """Cells of an estimator in one of a page's tables, by heading."""
     lines = page.splitlines()
-    header = next(line for line in lines if line.startswith("| estimator"))
-    line = next(line for line in lines if line.startswith(f"| `{name}`"))
+    header = [line for line in lines if line.startswith("| estimator")][number]
+    line = [line for line in lines if line.startswith(f"| `{name}`")][number]
     return {head.strip(): cell.strip() for head, cell in zip(header.split("|"), line.split("|"), strict=True)}
 
 
@@ -203,13 +205,26 @@ def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
         *estimated("fqe", VALUES + 1.0, seed=seed),
         *estimated("model_ff", -VALUES, seed=seed, group="model_ff", low=1.0))]  # fmt: skip
     _, page = report(written(tmp_path, rows))
-    lines = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    lines = {line.split("`")[1]: line for line in page.split("Mean ±")[0].splitlines() if line.startswith("| `")}
     assert "| 1.00 [" in lines["fqe"]
     assert "| 0.25 [0.25, 0.25] |" in lines["fqe"]  # 1 over the range of 4
     assert "| -1.00 [" in lines["model_ff"]
     assert cells(page, "fqe")["low support"] == "0%"
     assert cells(page, "model_ff")["low support"] == "100%"
     assert "1.00, 1.00, 1.00" in lines["fqe"]
+
+
+def test_means_and_deviations_over_resamples_are_shown_for_each_task_and_over_tasks(tmp_path):
+    estimates, tasks = [2.0, 1.0, 3.5, 4.0], dict.fromkeys(TASKS)
+    for task in TASKS:
+        one = metrics.score(VALUES, estimates, seed=zlib.crc32(task.encode()))
+        tasks[task] = one._replace(metrics={name: one.metrics[name] for name in ope_report.METRICS})
+    rows = [row for task in TASKS for row in estimated("fqe", estimates, task=task)]
+    text, page = report(written(tmp_path, rows, [*truth(), *truth(TASKS[1])]))
+    for shown, known in ((page, tasks[TASKS[0]]), (text, metrics.aggregate(tasks))):
+        found = list(cells(shown, "fqe", 1).values())[2:]
+        assert found == [f"{one.mean:.2f} ± {one.std:.2f}" for one in known.metrics.values()]
+        assert list(cells(shown, "fqe", 0).values())[2] != found[0]
 
 
 def test_estimators_of_a_task_share_draws_of_policies_and_tasks_do_not():
@@ -271,6 +286,18 @@ def test_an_estimator_that_failed_on_some_policies_says_so(tmp_path):
     values[1] = np.nan
     _, page = report(written(tmp_path, estimated("fqe", values)))
     assert next(line for line in page.splitlines() if "`fqe`" in line).rstrip(" |").endswith("1")
+
+
+def test_the_committed_pages_are_what_the_code_makes_of_the_committed_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(ope_report, "draw", lambda *given: None)
+    folder = ope.RESULTS / "quick"
+    known, _ = ope_report.read(folder, QUICK)
+    written(tmp_path, table.read(folder, ope_runs.Row), [row for of in known.values() for row in of])
+    text, page = report(tmp_path)
+    assert page == (folder / f"{TASKS[0]}.md").read_text()
+    assert (tmp_path / f"{TASKS[1]}.md").read_text() == (folder / f"{TASKS[1]}.md").read_text()
+    made = lambda whole: whole.split("## Made with")[0]  # noqa: E731, what follows tells of this machine
+    assert made(text) == made((folder / ope_report.SUMMARY).read_text())
 
 
 def test_the_committed_results_are_those_of_the_quick_preset():
