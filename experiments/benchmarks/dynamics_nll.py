@@ -51,7 +51,7 @@ class Options:
     studies: str = ""  # comma-separated: time, parameters, grid; default: all
     tasks: str = ""  # comma-separated: of the preset's; default: all
     max_minutes: float = 0.0  # start nothing new after this long; 0 without limit
-    fresh: bool = False  # forget the runs that are there
+    fresh: bool = False  # forget the runs that are there of these studies and tasks
     report_only: bool = False  # from the table alone
     folder: Path | None = None  # of the results; default: under experiments/results/dynamics_nll
     seeds: int | None = None  # the rest differs from the preset: give another folder too
@@ -63,16 +63,15 @@ def main(options: Options) -> int:
     """Runs what is missing, then reports; the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     preset = preset_of(options)
+    ahead = preset._replace(tasks=tuple(chosen("task", options.tasks, list(preset.tasks))))
     studies = chosen("study", options.studies, list(settings.TITLES))
     folder = options.folder or RESULTS / options.preset
     folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "experiments/benchmarks/dynamics_nll.py", *sys.argv[1:]])
     if not options.report_only:
         if options.fresh:
-            for path in (folder, folder / RATES):
-                (path / table.TABLE).unlink(missing_ok=True)
+            forget(folder, ahead, options)
         compilation.enable()
-        ahead = preset._replace(tasks=tuple(chosen("task", options.tasks, list(preset.tasks))))
         work(options, ahead, studies, folder, command, console)
     report.write(folder, preset, studies, table.read(folder, runs.Row), preset_name=options.preset)
     console.print(f"written: {folder / report.SUMMARY}")
@@ -102,6 +101,32 @@ def chosen(what: str, given: str, known: list[str]) -> list[str]:
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"unknown {what} {unknown[0]!r}: choose from {', '.join(known)}")
     return [name for name in known if name in (names or known)]
+
+
+def forget(folder: Path, preset: Preset, options: Options) -> None:
+    """Takes rows out of the tables: all of the given tasks, or of the given studies those that they would run.
+
+    Rates are measured for all models of a task in turn, so that a choice of studies leaves them. Where neither is
+    given, the tables go as they are, even damaged ones.
+
+    Args:
+      folder: of the results.
+      preset: with the given tasks alone.
+      options: what was given.
+
+    Raises:
+      UsageError: a table is damaged, and only some of its rows are to go.
+    """
+    if options.studies:
+        studies = chosen("study", options.studies, list(settings.TITLES))
+        planned = {piece[1:] for piece in settings.pieces(preset, studies)}
+        table.discard(folder, runs.Row, lambda row: (runs.setting_of(row), row.seed) in planned)
+        return
+    for place, kind in ((folder, runs.Row), (folder / RATES, runs.Rate)):
+        if options.tasks:
+            table.discard(place, kind, lambda row: row.task in preset.tasks)
+        else:
+            (place / table.TABLE).unlink(missing_ok=True)
 
 
 # --- the work ---

@@ -16,6 +16,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -43,13 +44,13 @@ class Options:
     """Runs every estimator on every task and says how well each ranks the policies."""
 
     preset: Literal["quick", "full"] = "quick"
-    tasks: str = ""  # comma-separated; default: the preset's
+    tasks: str = ""  # comma-separated: to work at; default: the preset's. The report is of all that have rows
     groups: str = ""  # comma-separated: estimators that share a fit; default: all
     seeds: int | None = None  # default: the preset's; the next likewise
     policies: int | None = None  # at most so many for a task
     episodes: int | None = None  # of each policy in the simulator
     max_minutes: float = 0.0  # start nothing new after this long; 0 without limit
-    fresh: bool = False  # forget what is there
+    fresh: bool = False  # forget what is there of these tasks and groups
     report_only: bool = False  # from the tables alone
     folder: Path | None = None  # of the results; default: beside this file, under experiments/results/ope
 
@@ -58,16 +59,16 @@ def main(options: Options) -> int:
     """Does what is missing, then reports; the exit code."""
     console = Console(highlight=False, soft_wrap=True)
     preset = preset_of(options)
+    ahead = dataclasses.replace(preset, tasks=tuple(chosen("task", options.tasks, list(preset.tasks))))
     groups = chosen("group", options.groups, list(estimating.GROUPS))
     folder = options.folder or RESULTS / options.preset
     folder.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "experiments/benchmarks/ope.py", *sys.argv[1:]])
     if not options.report_only:
         if options.fresh:
-            for part in (folder, folder / ope_runs.TRUTH):
-                (part / table.TABLE).unlink(missing_ok=True)
+            forget(folder, ahead.tasks if options.tasks else (), groups if options.groups else ())
         compilation.enable()
-        work(options, preset, groups, folder, command, console)
+        work(options, ahead, groups, folder, command, console)
     ope_report.write(folder, preset, preset_name=options.preset)
     console.print(f"written: {folder / ope_report.SUMMARY}")
     return 0
@@ -77,15 +78,35 @@ def preset_of(options: Options) -> ope_runs.Preset:
     """The preset with what was given in its place.
 
     Raises:
-      UsageError: a task is unknown, or something differs from the preset but not the folder.
+      UsageError: something differs from the preset but not the folder.
     """
     preset = ope_runs.PRESETS[options.preset]
     given = {name: value for name in ("seeds", "policies", "episodes")
              if (value := getattr(options, name)) is not None}  # fmt: skip
     if given and options.folder is None:
         raise UsageError(f"--{next(iter(given))} differs from the preset: give a --folder as well")
-    tasks = tuple(chosen("task", options.tasks, list(preset.tasks)))
-    return dataclasses.replace(preset, tasks=tasks, **given)
+    return dataclasses.replace(preset, **given)
+
+
+def forget(folder: Path, tasks: Collection[str], groups: Collection[str]) -> None:
+    """Takes rows out of the tables. True values belong to all groups, so that a choice of groups leaves them.
+
+    Args:
+      folder: of the results.
+      tasks: to forget; all where empty.
+      groups: the same. Where both are empty, the tables go as they are, even damaged ones.
+
+    Raises:
+      UsageError: a table is damaged, and only some of its rows are to go.
+    """
+    if not tasks and not groups:
+        for part in (folder, folder / ope_runs.TRUTH):
+            (part / table.TABLE).unlink(missing_ok=True)
+        return
+    table.discard(folder, ope_runs.Row, lambda row: row.task in (tasks or [row.task])
+                  and row.group in (groups or [row.group]))  # fmt: skip
+    if not groups:
+        table.discard(folder / ope_runs.TRUTH, ope_runs.Truth, lambda row: row.task in tasks)
 
 
 def chosen(what: str, given: str, known: list[str]) -> list[str]:

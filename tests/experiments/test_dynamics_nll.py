@@ -173,6 +173,29 @@ def test_speeds_are_measured_once_for_all_that_are_missing(tmp_path, tiny, monke
     assert nll_runs.rates(tmp_path / "rates") == {(Architecture(TASK, "feedforward", 8, 2), 8): found[0][-1]}
 
 
+@pytest.mark.parametrize(
+    ("given", "left", "rates"),
+    [({}, set(), set()), ({"tasks": "cheetah_run"}, {("time", TASK), ("grid", TASK)}, {TASK}),
+     ({"studies": "time"}, {("grid", TASK), ("grid", "cheetah_run")}, {TASK, "cheetah_run"}),
+     ({"studies": "grid", "tasks": TASK}, {("time", TASK), *((study, "cheetah_run") for study in ("time", "grid"))},
+      {TASK, "cheetah_run"})],
+)  # fmt: skip
+def test_what_is_forgotten_is_what_was_named(tmp_path, monkeypatch, given, left, rates):
+    monkeypatch.setattr(dynamics_nll, "work", lambda *rest: None)
+    monkeypatch.setattr(nll_report, "write", lambda *rest, **named: None)
+    monkeypatch.setattr(dynamics_nll.compilation, "enable", lambda: None)
+    tasks = (TASK, "cheetah_run")
+    rows = [row(settings.sweep(QUICK, task, "masked")[0], 0, -1.0, "grid") for task in tasks]
+    table.append(tmp_path, nll_runs.Row, [*rows, *rows_of({"feedforward": -2.0}, tasks=tasks)])
+    (tmp_path / "rates").mkdir()
+    table.append(tmp_path / "rates", nll_runs.Rate, [nll_runs.Rate(task, "masked", 8, 2, 8, 1.0) for task in tasks])
+    with pytest.raises(UsageError, match="unknown task 'hopper'"):
+        dynamics_nll.main(options(tmp_path, fresh=True, tasks="hopper"))
+    dynamics_nll.main(dynamics_nll.Options(folder=tmp_path, fresh=True, **given))
+    assert {(one.study, one.task) for one in table.read(tmp_path, nll_runs.Row)} == left
+    assert {one.task for one in table.read(tmp_path / "rates", nll_runs.Rate)} == rates
+
+
 def test_options_that_differ_from_a_preset_need_another_folder():
     with pytest.raises(UsageError, match="--grid-seconds differs from the preset: give a --folder as well"):
         dynamics_nll.preset_of(dynamics_nll.Options(grid_seconds=1.0))

@@ -113,6 +113,47 @@ def test_a_stopped_benchmark_goes_on_with_what_is_missing(tmp_path, faked, monke
     assert len(faked) == 12
 
 
+def test_work_at_one_task_leaves_the_rows_and_the_report_of_the_other(tmp_path, faked, monkeypatch):
+    monkeypatch.setattr(ope_report, "draw", lambda *given: None)
+    options = ope.Options(groups="fqe", folder=tmp_path)
+    ope.main(options)
+    rows, known = table.read(tmp_path, ope_runs.Row), ope_runs.truths(tmp_path)
+    summary = (tmp_path / "summary.md").read_text()
+    assert all(f"[{task}]({task}.md) (3 seeds)" in summary for task in TASKS)
+    ope.main(dataclasses.replace(options, tasks=TASKS[0], groups=""))
+    assert f"[{TASKS[1]}]({TASKS[1]}.md) (3 seeds)" in (tmp_path / "summary.md").read_text()
+    table.discard(tmp_path, ope_runs.Row, lambda row: row.group != "fqe")
+    done = len(faked)
+    ope.main(dataclasses.replace(options, tasks=TASKS[0], fresh=True))
+    assert faked[done:] == [("fqe", seed) for seed in range(3)]
+    other = [row for row in rows if row.task == TASKS[1]]
+    assert table.read(tmp_path, ope_runs.Row)[: len(other)] == other
+    assert [row for row in ope_runs.truths(tmp_path) if row.task == TASKS[1]] == [
+        row for row in known if row.task == TASKS[1]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "left", "true_values"),
+    [((), set(), set()), ((TASKS[:1], ()), {(TASKS[1], "fqe"), (TASKS[1], "vpm")}, {TASKS[1]}),
+     (((), ("vpm",)), {(task, "fqe") for task in TASKS}, set(TASKS)),
+     ((TASKS[:1], ("fqe",)), {(TASKS[0], "vpm"), *((TASKS[1], name) for name in ("fqe", "vpm"))}, set(TASKS))],
+)  # fmt: skip
+def test_what_is_forgotten_is_what_was_named(tmp_path, given, left, true_values):
+    rows = [row for task in TASKS for name in ("fqe", "vpm") for row in estimated(name, VALUES, task=task, group=name)]
+    ope.forget(written(tmp_path, rows, [*truth(), *truth(TASKS[1])]), *(given or ((), ())))
+    assert {(row.task, row.group) for row in table.read(tmp_path, ope_runs.Row)} == left
+    assert {row.task for row in ope_runs.truths(tmp_path)} == true_values
+
+
+def test_a_damaged_table_can_be_started_over(tmp_path, faked, monkeypatch):
+    monkeypatch.setattr(ope_report, "draw", lambda *given: None)
+    (tmp_path / table.TABLE).write_text("no table\n1\n")
+    with pytest.raises(UsageError, match="start over with --fresh"):
+        ope.main(ope.Options(groups="vpm", folder=tmp_path, fresh=True))  # the others' rows would be lost
+    ope.main(ope.Options(seeds=1, folder=tmp_path, fresh=True))
+    assert len(table.read(tmp_path, ope_runs.Row)) == 2 * 4 * len(ope_report.known_estimators())  # tasks, policies
+
+
 def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path, faked):
     piece = ope_runs.Piece(TASKS[0], "fqe", 0)
     with table.locked(tmp_path, repr(piece)):
