@@ -1,5 +1,6 @@
 """How often intervals held the truth: a row for each estimator and policy, and the table made of the rows."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from experiments.benchmarks import rows as table
 from experiments.benchmarks.report import write_text
-from offline_mbrl.types import Estimate
+from offline_mbrl.types import Estimate, UsageError
 
 NORMAL_95 = 1.959964
 
@@ -31,6 +32,28 @@ class Row(NamedTuple):
     cpu_seconds: float  # of all policies
     revision: str
     command: str
+
+
+def begun(folder: Path, forgotten: Collection[str], *, repeats: int, fits: int) -> set[str]:
+    """Takes out the rows of some pieces; the pieces that are done.
+
+    Args:
+      folder: of the results.
+      forgotten: names of pieces.
+      repeats: what the rows that stay must have, and those that will be added.
+      fits: the same.
+
+    Raises:
+      UsageError: they have others, and none was taken out; the table is damaged.
+    """
+    left = [row for row in table.read(folder, Row) if row.piece not in forgotten]
+    for row in left:
+        if (row.repeats, row.fits) != (repeats, fits):
+            raise UsageError(f"{folder / table.TABLE} has {row.estimator} from {row.repeats} repeats and {row.fits} "
+                             f"fits, not from {repeats} and {fits}: choose another --folder, or start over with "
+                             "--fresh")  # fmt: skip
+    table.discard(folder, Row, lambda row: row.piece in forgotten)
+    return {row.piece for row in left}
 
 
 def measured(estimate: Estimate, truth: np.ndarray) -> list[dict[str, float]]:

@@ -6,7 +6,8 @@
 The linear-Gaussian system is logged again and again, 200 episodes each time; every consistent estimator says what two
 policies return, and is held against the exact values: over the horizon for importance weights and models, without end
 for what bootstraps past the time limit. An estimator passes where its intervals hold the truth in at least 90 % of the
-repeats, or it raised `low_support`. All repeats of an estimator are one program; what `runs.csv` has is not redone.
+repeats, or it raised `low_support`. All repeats of an estimator are one program; what `runs.csv` has is not redone,
+and a table is of one number of repeats and fits.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments.benchmarks import rows as table
-from experiments.benchmarks.coverage_report import Row, measured, report
+from experiments.benchmarks.coverage_report import Row, begun, measured, report
 from offline_mbrl.blocks import run_block
 from offline_mbrl.commands import arguments, estimators
 from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
@@ -59,6 +60,7 @@ WIDTH = {"hidden_layers": (32,), "batch_size": 128}
 RESAMPLED = WIDTH | {"bootstrap": True}
 PLAYERS = RESAMPLED | {"nu_learning_rate": 3e-3, "zeta_learning_rate": 3e-3, "averaged_updates": 400}
 VALUES = {"learning_rate": 3e-3, "weight_decay": 0.0, "tau": 0.05}
+REPEATS, FITS = 200, 4
 MODEL_UPDATES, MODEL_MEMBERS, REFRESH = 1_500, 4, 250
 
 
@@ -66,11 +68,11 @@ MODEL_UPDATES, MODEL_MEMBERS, REFRESH = 1_500, 4, 250
 class Options:
     """Measures how often intervals of off-policy estimators hold the truth."""
 
-    repeats: int = 200  # logs of the same system
-    fits: int = 4  # of a learned estimator, each on its own resample of the episodes
+    repeats: int = REPEATS  # logs of the same system; another number: give another folder too
+    fits: int = FITS  # of a learned estimator, each on its own resample of the episodes; the same
     estimators: str = ""  # comma-separated; default: all
-    fresh: bool = False  # forget what is there
-    folder: Path = RESULTS  # of the results
+    fresh: bool = False  # forget what is there of these estimators
+    folder: Path | None = None  # of the results; default: under experiments/results/ope
 
 
 class Logs(NamedTuple):
@@ -91,10 +93,12 @@ Work = Callable[[Logs, PyTree, int], Estimates]  # (logs, parameters of policies
 
 
 def stacked(trees: list[Any]) -> Any:
+    """N trees of one structure as one, every leaf `[N, ...]`."""
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def logged(repeats: int) -> Logs:
+    """R logs; the system is the same, seeds of episodes and of what is held out are the repeat's number."""
     problems = [known.linear_gaussian(seed) for seed in range(repeats)]
     parts = [splits.hold_out(problem.dataset, seed=seed) for seed, problem in enumerate(problems)]
     whole = [normalize.transition_statistics(part) for part in parts]
@@ -114,6 +118,11 @@ def trained(learner: Learner, key: Array, target: PyTree, dataset: PyTree, stati
 
 
 def fitted(name: str, make: Callable, config: Any, updates: int, logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    """A learned estimator: in each of R repeats, fits to F resamples combined, for each of P policies alike.
+
+    Returns:
+      `name` and its estimate, every field `[R, P]`.
+    """
     problem = logs.problem
     learner, read_out = make(config, problem.spec, problem.policy)
 
@@ -157,6 +166,7 @@ def robust(logs: Logs, targets: PyTree, fits: int) -> Estimates:
 
 
 def weights(logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    """Importance sampling with the logged density, every field `[R, P]`; nothing is fitted."""
     del fits
     problem = logs.problem
     consistent = ("ordinary", "weighted", "per_decision", "weighted_per_decision")  # clipped weights are biased
@@ -170,6 +180,7 @@ def weights(logs: Logs, targets: PyTree, fits: int) -> Estimates:
 
 
 def rolled_out(name: str, density: Callable[[int, int], Density], logs: Logs, targets: PyTree, fits: int) -> Estimates:
+    """Rollouts in an ensemble that is fitted once a repeat, for all policies; every field `[R, P]`."""
     del fits  # the members are the resamples
     problem = logs.problem
     model = explicit.make(density(*explicit.sizes(problem.spec)), problem.spec, num_members=MODEL_MEMBERS)
@@ -195,6 +206,7 @@ def rolled_out(name: str, density: Callable[[int, int], Density], logs: Logs, ta
 
 
 def learned_by(name: str, make: Callable, config: Any, updates: int) -> Work:
+    """`fitted` of one estimator, as work."""
     return functools.partial(fitted, name, make, config, updates)
 
 
@@ -220,6 +232,7 @@ WORK: Mapping[str, tuple[Work, float]] = {  # and for how many steps what it est
 
 
 def run(piece: str, options: Options, logs: Logs, *, revision: str, command: str) -> list[Row]:
+    """Does a piece: a row for each of its estimators and policies."""
     work, steps = WORK[piece]
     params = [logs.problem.target_params[policy] for policy in POLICIES]
     truth = np.array([logs.problem.value(one, steps or logs.problem.spec.horizon) for one in params])
@@ -232,27 +245,36 @@ def run(piece: str, options: Options, logs: Logs, *, revision: str, command: str
 
 
 def main(options: Options) -> int:
-    """Does what is missing, then reports; the exit code."""
+    """Does what is missing, then reports; the exit code.
+
+    Raises:
+      UsageError: an estimator is unknown, repeats or fits are fewer than 2, or they are not the folder's.
+    """
     console = Console(highlight=False, soft_wrap=True)
     names = [name for name in options.estimators.split(",") if name] or list(WORK)
     if unknown := [name for name in names if name not in WORK]:
         raise UsageError(f"unknown estimator {unknown[0]!r}: choose from {', '.join(WORK)}")
     if options.repeats < 2 or options.fits < 2:
         raise UsageError(f"repeats and fits must be at least 2, got {options.repeats} and {options.fits}")
-    options.folder.mkdir(parents=True, exist_ok=True)
-    if options.fresh:
-        (options.folder / table.TABLE).unlink(missing_ok=True)
-    done = {row.piece for row in table.read(options.folder, Row)}
+    for name, default in (("repeats", REPEATS), ("fits", FITS)):
+        if getattr(options, name) != default and options.folder is None:
+            raise UsageError(f"--{name} differs from the committed results' {default}: give a --folder as well")
+    folder = options.folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.fresh and not options.estimators:
+        (folder / table.TABLE).unlink(missing_ok=True)  # even a damaged one
+    forgotten = names if options.fresh else ()
+    done = begun(folder, forgotten, repeats=options.repeats, fits=options.fits)
     logs = logged(options.repeats)
     told = {"revision": provenance.revision() or "not under version control",
             "command": shlex.join(["python", "experiments/benchmarks/ope_coverage.py", *sys.argv[1:]])}  # fmt: skip
     for piece in (name for name in names if name not in done):
         found = run(piece, options, logs, **told)
-        table.append(options.folder, Row, found)
+        table.append(folder, Row, found)
         for row in found:
             console.print(f"{row.estimator} {row.strength:+g}: covered {row.covered:.2f}, either {row.either:.2f}, "
                           f"width / error {row.width_over_error:.1f}, {row.cpu_seconds:.0f} s of CPU")  # fmt: skip
-    report(options.folder, members=MODEL_MEMBERS)
+    report(folder, members=MODEL_MEMBERS)
     return 0
 
 
