@@ -6,7 +6,7 @@ import running
 from tensorboardX.proto.event_pb2 import Event
 
 import offline_mbrl
-from offline_mbrl import cli, registry
+from offline_mbrl import cli, manifest, registry
 from offline_mbrl.commands import playing
 from offline_mbrl.environments import simulators
 from offline_mbrl.types import UsageError
@@ -165,6 +165,61 @@ def test_a_failing_simulator_leaves_a_result_marked_incomplete_and_is_tried_agai
     assert playing.environments.spec is spec
     assert running.train(folder, "--episodes", "400", "--evaluations", "0") == 0
     assert json.loads((folder / "evaluation.json").read_text())["evaluation"]["greedy"]["complete"]
+
+
+# --- the last parameters, not the best ---
+
+
+def worsening(algorithm, *, after):
+    """The algorithm with parameters that grow out of bounds after some updates: the best moment is not the last."""
+    import jax
+    import jax.numpy as jnp
+
+    def make(config, spec):
+        learner = algorithm.make(config, spec)
+
+        def step(state, batch, key):
+            inner, count = state
+            stepped, metrics = learner.step(inner, batch, key)
+            params = jax.tree.map(lambda leaf: leaf * jnp.where(count >= after, 1.3, 1.0), stepped.params)
+            return (stepped._replace(params=params), count + 1), metrics
+
+        return learner._replace(
+            init=lambda *given: (learner.init(*given), jnp.zeros((), jnp.int32)), step=step,
+            policy_params=lambda state: learner.policy_params(state[0]))  # fmt: skip
+
+    return algorithm._replace(make=make)
+
+
+def saved_params(folder, step):
+    """Policy parameters of a checkpoint: path -> [dtype, shape, sha256]."""
+    leaves = json.loads((folder / f"checkpoints/train/{step:09d}/manifest.json").read_text())["leaves"]
+    return {name.partition(".params")[2]: about for name, *about in leaves if ".params[" in name}
+
+
+def test_the_last_parameters_are_exported_and_evaluated_though_earlier_ones_were_better(tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.ALGORITHMS, "bc", worsening(registry.ALGORITHMS["bc"], after=40))
+    played, make = [], playing.make
+
+    def watched(*given, **size):
+        play = make(*given, **size)
+        return lambda params, **more: played.append(params) or play(params, **more)
+
+    monkeypatch.setattr(playing, "make", watched)
+    folder = tmp_path / "run"
+    assert running.train(folder) == 0
+    losses = {(row["step"], row["seed"]): row["validation/loss/total"] for row in running.rows(folder)}
+    assert all(losses[40, seed] < losses[60, seed] for seed in (0, 1))
+    last, better = (saved_params(folder, step) for step in (60, 40))
+    assert last
+    assert last != better
+    with np.load(folder / "policy/params.npz", allow_pickle=False) as arrays:
+        exported = {"".join(f"['{part}']" for part in name.split("/")): arrays[name] for name in arrays.files}
+    assert {name: manifest.describe(array) for name, array in exported.items()} == last
+    assert len(played) == 4  # three evaluations during the run, and the one that is reported
+    assert {name: manifest.describe(array) for name, array in manifest.host_leaves(played[-1]).items()} == last
+    outcome = json.loads((folder / "evaluation.json").read_text())
+    assert outcome["step"] == json.loads((folder / "policy/policy.json").read_text())["step"] == 60
 
 
 # --- seeds that become non-finite ---
