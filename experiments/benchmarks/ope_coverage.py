@@ -34,7 +34,7 @@ from rich.console import Console
 from experiments.benchmarks import rows as table
 from experiments.benchmarks.coverage_report import Row, begun, measured, report
 from offline_mbrl.blocks import run_block
-from offline_mbrl.commands import arguments, estimators
+from offline_mbrl.commands import arguments, estimators, weighting
 from offline_mbrl.data import episodes, known, memory, normalize, provenance, splits
 from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
 from offline_mbrl.models.density import Density
@@ -170,7 +170,7 @@ def weights(logs: Logs, targets: PyTree, fits: int) -> Estimates:
     del fits
     problem = logs.problem
     consistent = ("ordinary", "weighted", "per_decision", "weighted_per_decision")  # clipped weights are biased
-    methods = {name: estimators.WEIGHTINGS[name] for name in consistent}
+    methods = {name: weighting.WEIGHTINGS[name] for name in consistent}
 
     def one(target: PyTree, batch: Trajectory) -> Estimates:
         log_ratios = importance.log_ratios(problem.policy, target, batch, batch.extras["behavior_log_prob"])

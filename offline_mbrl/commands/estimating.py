@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from offline_mbrl.commands import estimators
+from offline_mbrl.commands import estimators, weighting
 from offline_mbrl.commands.estimators import Data, Estimates, Policies, Settings
 from offline_mbrl.data import memory, normalize, splits
-from offline_mbrl.ope import dice, fqe_distributional, vpm
-from offline_mbrl.types import Array, EnvironmentSpec
+from offline_mbrl.ope import dice, fqe_distributional, support, vpm
+from offline_mbrl.types import Array, EnvironmentSpec, UsageError
 
 __all__ = ["GROUPS", "Data", "Estimates", "Group", "Policies", "Settings", "estimate", "learn", "prepare"]
 
 
 def prepare(
     dataset: memory.Dataset, spec: EnvironmentSpec, *, gamma: float | None = None, horizon: int | None = None,
-    seed: int = 0,
+    seed: int = 0, limits: support.Limits = support.Limits(),
 ) -> Data:  # fmt: skip
-    """Holds out a tenth of the transitions and measures the others.
+    """Holds out a tenth of the transitions, at random over all episodes so that none is lost, and measures the others.
 
     Args:
       dataset: on the host; flat observations, continuous actions.
@@ -32,11 +32,19 @@ def prepare(
       gamma: discount factor; the spec's when absent.
       horizon: steps of an episode; the spec's when absent, or the longest logged one.
       seed: of what is held out.
+      limits: beyond which support counts as low.
+
+    Raises:
+      UsageError: gamma is not inside [0, 1), or the horizon is not positive.
     """
+    longest = int(np.max(np.asarray(dataset.episode_end) - np.arange(len(dataset.episode_end))))
+    gamma = spec.gamma if gamma is None else gamma
+    horizon = (spec.horizon or longest) if horizon is None else horizon
+    if not 0 <= gamma < 1 or horizon < 1:
+        raise UsageError(f"gamma must be inside [0, 1) and the horizon at least 1 step, got {gamma} and {horizon}")
     split = splits.hold_out(dataset, fraction=0.1, most=10_000, seed=seed)
     known = normalize.statistics(split)._replace(transitions=normalize.transition_statistics(split))
-    longest = int(np.max(np.asarray(dataset.episode_end) - np.arange(len(dataset.episode_end))))
-    return Data(split, known, spec, gamma or spec.gamma, horizon or spec.horizon or longest)
+    return Data(split, known, spec, gamma, horizon, limits)
 
 
 def learn(group: str, data: Data, settings: Settings, *, seed: int) -> Any:
@@ -74,14 +82,14 @@ def _model(name: str, learn: Callable[[Data, Settings, Array], Any]) -> Group:
     return Group((name,), functools.partial(estimators.rolled_out, name), learn)
 
 
-WEIGHTED = tuple(f"{name}_is_{kind}" for kind in estimators.DENSITIES for name in estimators.WEIGHTINGS)
+WEIGHTED = tuple(f"{name}_is_{kind}" for kind in weighting.DENSITIES for name in weighting.WEIGHTINGS)
 GROUPS: Mapping[str, Group] = {
     "model_ff": _model("model_ff", estimators.learn_feedforward),
     "model_ar": _model("model_ar", estimators.learn_masked),
     "fqe": Group(("fqe", "doubly_robust", "weighted_doubly_robust", "magic"), estimators.fqe_and_robust,
                  resamples=True),
     "fqe_distributional": _alone("fqe_distributional", fqe_distributional.make, estimators.distributional),
-    "importance": Group(WEIGHTED, estimators.importance_weights, estimators.clone),
+    "importance": Group(WEIGHTED, weighting.importance_weights, weighting.clone),
     "best_dice": _alone("best_dice", dice.make, functools.partial(estimators.dice_config, "best_dice")),
     "dual_dice": _alone("dual_dice", dice.make, functools.partial(estimators.dice_config, "dual_dice")),
     "vpm": _alone("vpm", vpm.make, estimators.vpm_config),

@@ -4,7 +4,7 @@ Values of the doubly robust ones are those of `fqe`, for an episode that goes on
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from offline_mbrl import fit
 from offline_mbrl.data import episodes, memory, normalize
-from offline_mbrl.learners import bc
 from offline_mbrl.models import autoregressive, conditionals, explicit, feedforward, fitting
 from offline_mbrl.models.density import Density
 from offline_mbrl.ope import (
@@ -30,7 +29,17 @@ from offline_mbrl.ope import (
     visits,
     vpm,
 )  # fmt: skip
-from offline_mbrl.types import Array, DynamicsModel, EnvironmentSpec, Estimate, Metrics, Policy, PyTree, Trajectory
+from offline_mbrl.types import (
+    Array,
+    DynamicsModel,
+    EnvironmentSpec,
+    Estimate,
+    Metrics,
+    Policy,
+    PyTree,
+    Trajectory,
+    UsageError,
+)
 
 VISITS_SEEN = 10_000  # transitions by which the policies' visits are judged
 
@@ -45,6 +54,7 @@ class Data(NamedTuple):
     spec: EnvironmentSpec
     gamma: float
     horizon: int
+    limits: support.Limits = support.Limits()  # of signs, beyond which an estimate says that support is low
 
 
 class Policies(NamedTuple):
@@ -84,13 +94,42 @@ class Settings:
 
 
 def fit_model(density: Density, data: Data, settings: Settings, key: Array) -> tuple[DynamicsModel, PyTree]:
-    """An ensemble of such densities: the model, and the parameters of each member's best moment."""
-    model = explicit.make(density, data.spec, num_members=settings.model_members)
+    """An ensemble of such densities: the model, and the parameters of each member's best moment.
+
+    Where the data have true terminals, when episodes end is learned beside the density.
+    """
+    ends = bool(np.asarray(transition_figures(data).terminates))
+    continuation = explicit.learned_continuation(data.spec) if ends else None
+    model = explicit.make(density, data.spec, num_members=settings.model_members, continuation=continuation)
     learner = fitting.make(
         model, fitting.Config(num_updates=settings.model_updates), num_members=settings.model_members)  # fmt: skip
     found = fit.fit(
         learner, data.dataset, key=key, num_updates=settings.model_updates, statistics=data.statistics)  # fmt: skip
+    check(found, "the model")
     return model, fit.policy_params(learner, found.state)
+
+
+def transition_figures(data: Data) -> normalize.TransitionStatistics:
+    """Statistics of the training transitions.
+
+    Raises:
+      UsageError: there are none; see `estimating.prepare`.
+    """
+    if not isinstance(data.statistics.transitions, normalize.TransitionStatistics):
+        raise UsageError("estimators need statistics of transitions: make the data with estimating.prepare")
+    return data.statistics.transitions
+
+
+def check(found: fit.FitResult, what: str) -> None:
+    """Refuses a fit that broke down: estimates made of it would look like any others.
+
+    Raises:
+      UsageError: with the seed and the figure.
+    """
+    if found.failures:
+        seed, reason = next(iter(found.failures.items()))
+        raise UsageError(f"{what} could not be fitted: seed {seed}: {reason}; look at the data's scales, or lower the "
+                         "learning rate")  # fmt: skip
 
 
 def conditional(settings: Settings) -> conditionals.ConditionalConfig:
@@ -113,7 +152,7 @@ def learn_masked(data: Data, settings: Settings, key: Array) -> tuple[DynamicsMo
 def rolled_out(name: str, learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:
     """Returns of the policies in a fitted model."""
     model, params = learned
-    one = model_based.make(model, policies.policy, gamma=data.gamma, horizon=data.horizon)
+    one = model_based.make(model, policies.policy, gamma=data.gamma, horizon=data.horizon, limits=data.limits)
     estimator = jax.jit(model_based.many(one, chunk=settings.side_by_side))
     return {name: estimator(params, policies.params, episodes.initial_observations(data.dataset), key)}
 
@@ -123,14 +162,17 @@ def rolled_out(name: str, learned: Any, data: Data, policies: Policies, settings
 
 def _fitted(make: Callable, config: Any, data: Data, policies: Policies, key: Array) -> tuple[Any, Any, Estimate]:
     """A learned estimator for all policies in one fit: (learner, state, estimates)."""
+    if config.bootstrap and len(episodes.first_rows(data.dataset)) < 2:
+        raise UsageError("a single episode cannot be resampled: switch off bootstrap, or log more episodes")
     learner, read_out = make(config, data.spec, policies.policy)
     key_fit, key_read = jax.random.split(key)
     found = fit.fit(
         learner, data.dataset, key=key_fit, num_updates=config.num_updates, seeds=range(policies.count),
         statistics=data.statistics, given={"target": policies.params})  # fmt: skip
+    check(found, "the estimator")
     starts = episodes.initial_observations(data.dataset)
     many = jax.jit(lambda state: jax.vmap(lambda one: read_out(one, starts, key_read))(state))
-    estimates = support.with_signs(many(found.state.learner), visited(data, policies))
+    estimates = support.with_signs(many(found.state.learner), visited(data, policies), data.limits)
     return learner, found.state, estimates
 
 
@@ -176,12 +218,18 @@ def fqe_and_robust(learned: Any, data: Data, policies: Policies, settings: Setti
                    "weighted_doubly_robust": doubly_robust.weighted_doubly_robust, "magic": magic.magic}  # fmt: skip
         return {name: method(trajectories, ratios, q, v, gamma=data.gamma) for name, method in methods.items()}
 
-    both = zip(*map(_separate, (fit.policy_params(learner, state), policies.params)), strict=True)
+    both = zip(*map(separate, (fit.policy_params(learner, state), policies.params)), strict=True)
     each = [robust(*one, trajectories, logged) for one in both]
     return {"fqe": direct} | jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
 
-def _separate(stacked: PyTree) -> list[PyTree]:
+def behavior_log_prob(trajectories: Trajectory) -> Array | None:
+    """What was logged of the behavior policy's density `[N, T]`, or None."""
+    extras: Any = trajectories.extras
+    return jnp.asarray(extras["behavior_log_prob"]) if "behavior_log_prob" in extras else None
+
+
+def separate(stacked: PyTree) -> list[PyTree]:
     """Trees `[P, ...]` as P trees."""
     size = len(jax.tree.leaves(stacked)[0])
     return [jax.tree.map(lambda leaf, row=row: leaf[row], stacked) for row in range(size)]
@@ -212,59 +260,3 @@ def _ratios(settings: Settings, gamma: float) -> dict[str, Any]:
     """What fits of density ratios are given, of either kind."""
     return {"num_updates": settings.ratio_updates, "batch_size": settings.ratio_batch, "gamma": gamma,
             "hidden_layers": settings.ratio_layers, "bootstrap": settings.bootstrap}  # fmt: skip
-
-
-# --- importance weights ---
-
-WEIGHTINGS: Mapping[str, Callable[..., Estimate]] = {
-    "ordinary": importance.ordinary, "weighted": importance.weighted,
-    "per_decision": importance.ordinary_per_decision, "weighted_per_decision": importance.weighted_per_decision,
-    "clipped_per_decision": importance.clipped_per_decision,
-}  # fmt: skip
-DENSITIES = ("logged", "cloned")  # of the behavior
-
-
-def behavior_log_prob(trajectories: Trajectory) -> Array | None:
-    """What was logged of the behavior policy's density `[N, T]`, or None."""
-    extras: Any = trajectories.extras
-    return jnp.asarray(extras["behavior_log_prob"]) if "behavior_log_prob" in extras else None
-
-
-def clone(data: Data, settings: Settings, key: Array) -> tuple[Policy, PyTree]:
-    """A density of the data's actions: policy functions and parameters."""
-    continuous = bc.ContinuousConfig(layers=settings.clone_layers)
-    config = bc.Config(num_updates=settings.clone_updates, batch_size=256, continuous=continuous)
-    learner = bc.make(config, data.spec)
-    found = fit.fit(learner, data.dataset, key=key, num_updates=config.num_updates, statistics=data.statistics)
-    assert learner.policy is not None
-    return learner.policy, fit.policy_params(learner, found.state)
-
-
-def importance_weights(learned: Any, data: Data, policies: Policies, settings: Settings, key: Array) -> Estimates:
-    """With the logged density where there is one, and with a cloned one, which also tells how likely actions are."""
-    del settings
-    cloned, clone_params = learned
-    trajectories = episodes.trajectories(data.dataset, data.horizon)
-    density = jax.jit(lambda params, of: importance.log_probs(cloned, params, of))
-    densities = {"cloned": density(clone_params, trajectories)}
-    if (logged := behavior_log_prob(trajectories)) is not None:
-        densities["logged"] = logged
-
-    @jax.jit
-    def every(target: PyTree, trajectories: Trajectory, behavior: Array) -> Estimates:
-        ratios = importance.log_ratios(policies.policy, target, trajectories, behavior)
-        return {name: method(trajectories, ratios, gamma=data.gamma) for name, method in WEIGHTINGS.items()}
-
-    rows = np.random.default_rng(0).choice(np.asarray(data.dataset.starts), 1_000)
-    seen, taken = data.dataset.observation[rows], data.dataset.action[rows]
-    likely = jax.jit(lambda target: support.action_support(
-        cloned, clone_params, policies.policy, target, seen, taken, key))  # fmt: skip
-    found: Estimates = {}
-    targets = _separate(policies.params)
-    signs = [likely(target) for target in targets]
-    for kind, behavior in densities.items():
-        each = [{name: one._replace(diagnostics={**one.diagnostics, **sign}) for name, one in every(
-            target, trajectories, behavior).items()} for target, sign in zip(targets, signs, strict=True)]  # fmt: skip
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-        found |= {f"{name}_is_{kind}": one for name, one in stacked.items()}
-    return found

@@ -17,8 +17,8 @@ from rich.table import Table
 from offline_mbrl import compilation, export, files
 from offline_mbrl.commands import arguments, datasets, display, estimating, evaluate
 from offline_mbrl.data import catalog
-from offline_mbrl.ope import combine, support
-from offline_mbrl.types import EnvironmentSpec, Estimate, UsageError
+from offline_mbrl.ope import combine, policies, support
+from offline_mbrl.types import BoundedActions, EnvironmentSpec, Estimate, Policy, UsageError
 
 NORMAL_95 = 1.96
 SIGNS = {"low_support": "low", "updates_too_few": "short"}  # diagnostics that are shown beside an estimate
@@ -66,7 +66,9 @@ def main(argv: list[str]) -> int:
     loaded = datasets.load(name, console)
     for exported, _ in kinds.values():
         _check_fit(exported.spec, loaded)
-    data = estimating.prepare(loaded.dataset, loaded.spec, gamma=options.gamma, horizon=options.horizon)
+    _check_densities(kinds, groups)
+    data = estimating.prepare(
+        loaded.dataset, loaded.spec, gamma=options.gamma, horizon=options.horizon, limits=options.limits)  # fmt: skip
     judged = judge(kinds, data, groups, options, console)
     console.print(table(judged, loaded.name, data))
     for line in advice(judged):
@@ -108,6 +110,14 @@ def _check_fit(spec: EnvironmentSpec, loaded: catalog.Loaded) -> None:
                          f"{loaded.spec.observation} and {loaded.spec.action}")  # fmt: skip
 
 
+def _check_densities(kinds: Mapping[str, tuple[export.Exported, list[str]]], groups: Sequence[str]) -> None:
+    """Refuses policies without a density before anything is fitted, where importance weights are asked for."""
+    lacking = [names[0] for exported, names in kinds.values() if exported.policy.log_prob is None]
+    if lacking and "importance" in groups:
+        raise UsageError(f"{lacking[0]} has no log_prob, which importance weights need: leave them out, for example "
+                         "--estimators model_ff,fqe")  # fmt: skip
+
+
 # --- estimates ---
 
 
@@ -122,8 +132,9 @@ def judge(
         for done, (group, seed) in enumerate(pieces, 1):
             learned = estimating.learn(group, data, options.settings, seed=seed)
             for exported, names in kinds.values():
-                policies = estimating.Policies(exported.policy, jax.tree.map(jnp.asarray, exported.params))
-                found = estimating.estimate(group, learned, data, policies, options.settings, seed=seed)
+                stacked_params = jax.tree.map(jnp.asarray, exported.params)
+                targets = estimating.Policies(acting(exported), stacked_params)
+                found = estimating.estimate(group, learned, data, targets, options.settings, seed=seed)
                 for estimator, stacked in found.items():
                     for row, name in enumerate(names):
                         one = jax.tree.map(lambda leaf, row=row: np.asarray(leaf)[row], stacked)
@@ -138,6 +149,12 @@ def judge(
     return sorted(judged, key=lambda one: one.rank)
 
 
+def acting(exported: export.Exported) -> Policy:
+    """The policy with the actions that a simulator would take from it."""
+    continuous = isinstance(exported.spec.action, BoundedActions)
+    return policies.clipped(exported.policy) if continuous else exported.policy
+
+
 def over_seeds(each: Sequence[Estimate], *, resampled: bool) -> Estimate:
     """One estimate of several fits; see `combine`."""
     if len(each) == 1:
@@ -147,11 +164,11 @@ def over_seeds(each: Sequence[Estimate], *, resampled: bool) -> Estimate:
 
 
 def _mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
-    """Mean over estimators of a policy's rank, 1 the best; an estimate that is not finite ranks last."""
+    """Mean rank, 1 the best, over the estimators that judge every policy; an estimate that is not finite ranks last."""
     from scipy import stats
 
     names = list(estimates)
-    columns = {estimator for of in estimates.values() for estimator in of}
+    columns = set.intersection(*(set(of) for of in estimates.values()))
     values = np.array([[float(estimates[name][one].value) for one in sorted(columns)] for name in names])
     ranks = stats.rankdata(np.where(np.isfinite(values), -values, np.inf), axis=0)
     return dict(zip(names, ranks.mean(axis=1).tolist(), strict=True))
@@ -169,25 +186,31 @@ def _verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> suppo
 
 def table(judged: Sequence[Judged], dataset: str, data: estimating.Data) -> Table:
     """A line a policy, best first."""
-    shown = Table(title=f"estimated discounted returns from {dataset}, gamma {data.gamma:g}, {data.horizon} steps")
+    shown = Table(title=f"estimated discounted returns from {dataset}, gamma {data.gamma:g}")
     shown.caption = ("with 95 % intervals, normal; low: the data do not support the policy by that estimator; "
-                     "short: its fit has not settled")  # fmt: skip
+                     f"short: its fit has not settled. Models and importance weights end after {data.horizon} steps, "
+                     "fitted values and ratios only at true terminals.")  # fmt: skip
     shown.add_column("policy")
     shown.add_column("mean rank", justify="right")
-    for estimator in judged[0].estimates:
+    columns = list(dict.fromkeys(estimator for one in judged for estimator in one.estimates))
+    for estimator in columns:
         shown.add_column(estimator, justify="right")
     for one in judged:
-        cells = [f"{float(found.value):.2f} ± {NORMAL_95 * float(found.stderr):.2f}"
-                 + "".join(f" {word}" for sign, word in SIGNS.items() if float(found.diagnostics.get(sign, 0)) > 0)
-                 for found in one.estimates.values()]  # fmt: skip
+        cells = [_cell(one.estimates[name]) if name in one.estimates else "-" for name in columns]
         shown.add_row(one.name, f"{one.rank:.1f}", *cells)
     return shown
+
+
+def _cell(found: Estimate) -> str:
+    words = [word for sign, word in SIGNS.items() if float(found.diagnostics.get(sign, 0)) > 0]
+    return " ".join([f"{float(found.value):.2f} ± {NORMAL_95 * float(found.stderr):.2f}", *words])
 
 
 def advice(judged: Sequence[Judged]) -> list[str]:
     """What to deploy, how sure that is, and what speaks against it."""
     best = judged[0]
-    lines = [f"Highest mean rank over {len(best.estimates)} estimators: {best.name}."]
+    shared = set.intersection(*(set(one.estimates) for one in judged))
+    lines = [f"Highest mean rank over {len(shared)} estimators: {best.name}."]
     close = [one.name for one in judged[1:] if not _apart(best, one)]
     if close:
         lines.append(f"No estimator's intervals tell it from: {', '.join(close)}.")
@@ -205,6 +228,7 @@ def _apart(one: Judged, other: Judged) -> bool:
         abs(float(one.estimates[name].value - other.estimates[name].value))
         > NORMAL_95 * float(one.estimates[name].stderr + other.estimates[name].stderr)
         for name in one.estimates
+        if name in other.estimates
     )
 
 

@@ -29,8 +29,9 @@ class Batch(NamedTuple):
 class Experience:
     """Draws a `Batch`; transitions are uniform over steps, with replacement.
 
-    Initial observations are those of episodes drawn by one of their steps, weighed by one over the episode's length:
-    neither a list of first rows nor a pass over the data is needed. Weights are normalized within the batch.
+    Initial observations are those of episodes drawn by one of their transitions, weighed by one over how many of these
+    the dataset has (those held out do not count): neither a list of first rows nor a pass over the data is needed.
+    Weights are normalized within the batch.
     """
 
     batch_size: int
@@ -41,7 +42,9 @@ class Experience:
         picks = jax.random.randint(key, (2, self.batch_size), 0, dataset.starts.shape[0])
         rows, others = dataset.starts[picks]
         first, first_of_others = _first_row(dataset, rows), _first_row(dataset, others)
-        weight = 1.0 / (dataset.episode_end[others] - first_of_others)
+        bounds = jnp.stack([first_of_others, dataset.episode_end[others]])
+        before, until = jnp.searchsorted(dataset.starts, bounds)  # starts are sorted
+        weight = 1.0 / (until - before)
         return Batch(
             transition=memory.transitions(self.batch_size).gather(dataset, rows),
             episode=dataset.episode_end[rows],
@@ -74,8 +77,15 @@ def episode_weights(key: Array, episode: Array) -> Array:
 
 
 def weights(key: Array, episode: Array, *, bootstrap: bool) -> Array:
-    """`[B]` weights of a batch: `episode_weights` of this resample, or ones without one."""
-    return episode_weights(key, episode) if bootstrap else jnp.ones(episode.shape)
+    """`[B]` weights of a batch: `episode_weights` of this resample, or ones without one.
+
+    Ones also where the resample holds no episode of the batch: of few episodes a Poisson resample can be empty, and a
+    fit without data would stay where it began.
+    """
+    if not bootstrap:
+        return jnp.ones(episode.shape)
+    counts = episode_weights(key, episode)
+    return jnp.where(jnp.any(counts > 0), counts, 1.0)
 
 
 def weighted_mean(values: Array, weights: Array) -> Array:

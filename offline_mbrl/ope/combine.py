@@ -9,7 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.types import Array, Estimate
+from offline_mbrl.types import Array, Estimate, UsageError
 
 FLAGS = ("low_support", "updates_too_few")  # raised by any fit, raised
 
@@ -28,8 +28,14 @@ def combine(estimates: Estimate, *, resampled: bool) -> Estimate:
       Value and `per_episode` are means; `stderr` adds what each fit said of itself (of an estimator of values: the
       initial states) and the spread over fits, widened, in squares. Diagnostics are means, but a flag that any fit
       raises is raised; `between_fits` is the standard deviation over fits.
+
+    Raises:
+      UsageError: there are fewer than 2 fits.
     """
-    size = estimates.value.shape[0]
+    size = estimates.value.shape[0] if estimates.value.ndim else 0
+    if size < 2:
+        raise UsageError(f"combine takes at least 2 fits, stacked on the first axis, got {size}: one is an Estimate "
+                         "already")  # fmt: skip
     spread = jnp.std(estimates.value, ddof=1)
     within = jnp.mean(jnp.square(estimates.stderr))
     of_spread = widening(size) * math.sqrt(1 / size + resampled)

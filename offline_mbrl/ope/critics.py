@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.networks import torsos
+from offline_mbrl.ope import policies
 from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Policy, PyTree, UsageError
 
 Critic = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (params, scales, observation, action) -> outputs
@@ -75,16 +76,42 @@ def critic(network: nn.Module, spec: EnvironmentSpec) -> tuple[Callable[[Array],
     return init, apply
 
 
-def target_params(given: Any, who: str) -> PyTree:
+def target_params(given: Any, who: str, policy: Policy, spec: EnvironmentSpec, observations: PyTree) -> PyTree:
     """The parameters of the policy to evaluate.
 
+    Args:
+      given: what `fit` was given.
+      who: asks.
+      policy: to evaluate.
+      spec: the environment's.
+      observations: `[B, ...]` examples.
+
     Raises:
-      UsageError: `given` has no entry "target".
+      UsageError: `given` has no entry "target", or with its parameters the policy does not fit the spec.
     """
     if not isinstance(given, dict) or "target" not in given:
         raise UsageError(f"{who} evaluates a policy whose parameters are missing: pass given={{'target': params}} to "
                          "fit (stacked over seeds when there are any)")  # fmt: skip
+    policies.check_fits(policy, given["target"], spec, jax.tree.map(lambda leaf: leaf[0], observations))
     return given["target"]
+
+
+def check_starts(scales: PyTree, initial_observations: PyTree) -> int:
+    """How many initial observations `[N, ...]` there are.
+
+    Raises:
+      UsageError: none, or they are not of the size of the data's.
+    """
+    leaves = jax.tree.leaves(initial_observations)
+    sizes = {jnp.shape(leaf)[:1] for leaf in leaves}
+    wanted, found = scales["observation_mean"].size, sum(math.prod(jnp.shape(leaf)[1:]) for leaf in leaves)
+    if len(sizes) != 1 or sizes == {()} or found != wanted:
+        raise UsageError(f"initial observations are [N, ...] with {wanted} numbers each, got shapes "
+                         f"{[jnp.shape(leaf) for leaf in leaves]}")  # fmt: skip
+    (size,) = sizes.pop()
+    if not size:
+        raise UsageError("initial observations are empty: at least one is needed")
+    return size
 
 
 def actions(policy: Policy, params: PyTree, observations: PyTree, key: Array) -> Array:

@@ -101,7 +101,7 @@ def make(
     config: Config, spec: EnvironmentSpec, target_policy: Policy, *,
     regularizer: Callable[[Array], Array] = half_square,
 ) -> tuple[Learner, Callable[[State, PyTree, Array], Estimate]]:  # fmt: skip
-    """The learner and its read-out `(state, initial_observations, key) -> Estimate`, which only looks at the state.
+    """The learner and its read-out `(state, initial_observations [N, ...], key) -> Estimate`, of the state alone.
 
     `fit` is given `statistics` with those of the transitions, and `given={"target": params of the policy}`.
 
@@ -122,9 +122,9 @@ def make(
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
         key_nu, key_zeta, key_bootstrap = jax.random.split(key, 3)
         params = {"nu": init_network(key_nu), "zeta": init_network(key_zeta), "lambda_": jnp.zeros(())}
-        return State(
-            params, optimizer.init(params), critics.target_params(given, "dice"), critics.scales(statistics, "dice"),
-            key_bootstrap, ratios.start(example.num_transitions))  # fmt: skip
+        target = critics.target_params(given, "dice", target_policy, spec, example.transition.observation)
+        return State(params, optimizer.init(params), target, critics.scales(statistics, "dice"), key_bootstrap,
+                     ratios.start(example.num_transitions))  # fmt: skip
 
     def lagrangian(params: PyTree, state: State, batch: batches.Batch, actions: Array, initial_actions: Array):
         at = lambda name, *inputs: jax.vmap(  # noqa: E731

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.ope import batches, convergence, critics
-from offline_mbrl.types import Array, Estimate, Learner, Metrics, Policy, PyTree, Transition
+from offline_mbrl.types import Array, EnvironmentSpec, Estimate, Learner, Metrics, Policy, PyTree, Transition
 
 NUM_SAMPLES = 10  # actions that a state's value is the mean over
 
@@ -21,6 +21,7 @@ class Method(NamedTuple):
     """One kind of critic, of one transition. Its unit is `(1 - gamma) Q` of standardized rewards."""
 
     name: str
+    spec: EnvironmentSpec
     gamma: float
     init: Callable[[Array], PyTree]  # (key) -> params
     q_value: critics.Critic  # (params, scales, observation, action) -> []
@@ -65,11 +66,12 @@ def make(method: Method, target_policy: Policy, *, batch_size: int, bootstrap: b
     """
 
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
-        del example
         key_network, key_bootstrap = jax.random.split(key)
-        params = method.init(key_network)
-        return State(params, params, method.optimizer.init(params), critics.target_params(given, method.name),
-                     critics.scales(statistics, method.name), key_bootstrap, convergence.start())  # fmt: skip
+        params, seen = method.init(key_network), example.transition.observation
+        return State(
+            params, params, method.optimizer.init(params),
+            critics.target_params(given, method.name, target_policy, method.spec, seen),
+            critics.scales(statistics, method.name), key_bootstrap, convergence.start())  # fmt: skip
 
     def step(state: State, batch: batches.Batch, key: Array) -> tuple[State, Metrics]:
         next_actions = critics.actions(target_policy, state.target, batch.transition.next_observation, key)
@@ -124,10 +126,13 @@ def raw(value: Array, scales: PyTree, gamma: float) -> Array:
 def read_out(method: Method, values: Values, state: State, initial_observations: PyTree, key: Array) -> Estimate:
     """The mean value of the initial observations `[N, ...]`: the direct method.
 
-    `stderr` is that of the mean over initial observations alone. What the fit adds is seen by fitting several seeds,
-    best each on its own resample of the data (`combine`).
+    `stderr` is that of the mean over initial observations alone, 0 for a single one, whose value is then asked for.
+    What the fit adds is seen by fitting several seeds, best each on its own resample of the data (`combine`).
+
+    Raises:
+      UsageError: there is no initial observation, or they are of another shape than the data's.
     """
-    size = jax.tree.leaves(initial_observations)[0].shape[0]
+    size = critics.check_starts(state.scales, initial_observations)
     keys = jax.random.split(key, size)
     each = jax.vmap(values.state_value, (None, 0, 0))(policy_params(state), initial_observations, keys)
     width = (state.scales["high"] - state.scales["low"]) / (1.0 - method.gamma)

@@ -111,7 +111,7 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
     init, apply = critics.critic(torsos.MLP((*config.hidden_layers, 1)), spec)
     q_value = lambda *inputs: apply(*inputs)[0]  # noqa: E731
     return fitted_q.Method(
-        name="fqe", gamma=gamma, init=init, q_value=q_value,
+        name="fqe", spec=spec, gamma=gamma, init=init, q_value=q_value,
         target=functools.partial(target, q_value, gamma=gamma),
         mean=lambda scales, target: target,
         loss=lambda *inputs: jnp.square(td_error(q_value, *inputs)),

@@ -138,8 +138,8 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
         return jax.tree.map(lambda new, old: jnp.where(due, new, old), params, target_params)
 
     return fitted_q.Method(
-        name="fqe_distributional", gamma=gamma, init=init, q_value=q_value, target=one_target, mean=mean, loss=loss,
-        optimizer=optax.adam(config.learning_rate), copy=copy,
+        name="fqe_distributional", spec=spec, gamma=gamma, init=init, q_value=q_value, target=one_target, mean=mean,
+        loss=loss, optimizer=optax.adam(config.learning_rate), copy=copy,
         needed_updates=config.target_period / (1.0 - gamma))  # fmt: skip
 
 

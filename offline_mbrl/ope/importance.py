@@ -19,9 +19,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
+from offline_mbrl.ope import checks, policies, support
 from offline_mbrl.types import Array, Estimate, Metrics, Policy, PyTree, Trajectory, UsageError
 
 LARGEST_LOG_WEIGHT = 40.0  # of an unnormalized weight: beyond it an estimate says nothing, but it stays finite
@@ -39,11 +38,14 @@ def log_probs(policy: Policy, params: PyTree, trajectories: Trajectory) -> Array
     """`log pi(a|s)` of the logged actions `[N, T]`, 0 past the ends; also of a cloned behavior policy.
 
     Raises:
-      UsageError: the policy has no log_prob.
+      UsageError: the policy has no log_prob, or one that fails or is not one number; the trajectories have no [N, T].
     """
     log_prob = policy.log_prob
     if log_prob is None:
         raise UsageError("importance sampling needs the density of the policy's actions, but policy.log_prob is None")
+    checks.episodes(trajectories)
+    first = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), tree)  # noqa: E731
+    policies.check_log_prob(policy, params, first(trajectories.observation), first(trajectories.action))
 
     def one(episode: tuple[PyTree, Array, Array]) -> Array:
         observation, action, mask = episode
@@ -67,33 +69,10 @@ def log_ratios(policy: Policy, params: PyTree, trajectories: Trajectory, behavio
       UsageError: the policy has no log_prob, the shapes differ, or (outside jit) a ratio is undefined.
     """
     behavior = jnp.asarray(behavior_log_prob)
-    _same_shape("behavior_log_prob", behavior, trajectories)
+    checks.episodes(trajectories)
+    checks.same_shape("behavior_log_prob", behavior, trajectories)
     ratios = jnp.where(trajectories.mask > 0, log_probs(policy, params, trajectories) - behavior, 0.0)
-    return checked(ratios, trajectories)
-
-
-def _same_shape(name: str, array: Any, trajectories: Trajectory) -> None:
-    if array.shape != trajectories.reward.shape:
-        raise UsageError(f"{name} has shape {array.shape}, but the trajectories' rewards {trajectories.reward.shape}")
-
-
-def checked(ratios: Any, trajectories: Trajectory) -> Array:
-    """Log ratios `[N, T]`, 0 past the ends; minus infinity, an action that the policy never takes, is allowed.
-
-    Raises:
-      UsageError: the shapes differ, there are fewer than 2 episodes, or (outside jit) a ratio is NaN or infinite.
-    """
-    _same_shape("log_ratios", ratios, trajectories)
-    if len(ratios) < 2:
-        raise UsageError(f"importance sampling needs at least 2 episodes, got {len(ratios)}")
-    ratios = jnp.where(trajectories.mask > 0, ratios, 0.0)
-    if not isinstance(ratios, Tracer):
-        bad = np.argwhere(np.isnan(ratios) | np.isposinf(ratios))
-        if len(bad):
-            raise UsageError(
-                f"the log ratio of episode {bad[0][0]}, step {bad[0][1]} is {ratios[tuple(bad[0])]}: densities must "
-                "not be NaN, and the behavior's must not be 0 at an action it took")  # fmt: skip
-    return ratios
+    return checks.log_ratios(ratios, trajectories)
 
 
 # --- weightings: log weights of one episode ---
@@ -159,8 +138,11 @@ def _relative(log_weights: Array, counts: Array) -> Array:
 
 def importance_sampling(trajectories: Trajectory, log_ratios: Array, *, gamma: float,
                         weighting: Weighting = per_decision, normalizer: Normalizer = self_normalized,
-) -> Estimate:  # fmt: skip
+                        limits: support.Limits = support.Limits()) -> Estimate:  # fmt: skip
     """The expected discounted return over the trajectories' T steps; pure, vmap `log_ratios` for many policies.
+
+    An episode cut by a time limit before step T adds nothing from there on, like one that truly ended: weights cannot
+    tell what was never logged. `cut_fraction` is the share of such episodes, and many of them are `low_support`.
 
     Args:
       trajectories: `[N, T]` whole episodes of the behavior policy, N at least 2.
@@ -168,6 +150,7 @@ def importance_sampling(trajectories: Trajectory, log_ratios: Array, *, gamma: f
       gamma: discount factor; 1 for undiscounted returns (which rank policies differently).
       weighting: one episode's log ratios to the log weights of its steps.
       normalizer: all episodes' log weights to weights.
+      limits: of `cut_fraction`.
 
     Returns:
       The estimate; `per_episode` `[N]` are the weighted returns, whose mean is the value.
@@ -175,8 +158,15 @@ def importance_sampling(trajectories: Trajectory, log_ratios: Array, *, gamma: f
     Raises:
       UsageError: the shapes differ, there are fewer than 2 episodes, or (outside jit) a log ratio is NaN or infinite.
     """
-    return weighted_sum(trajectories, trajectories.reward, log_ratios, gamma=gamma, weighting=weighting,
-                        normalizer=normalizer)  # fmt: skip
+    found = weighted_sum(trajectories, trajectories.reward, log_ratios, gamma=gamma, weighting=weighting,
+                         normalizer=normalizer)  # fmt: skip
+    return support.with_signs(found, {"cut_fraction": cut_fraction(trajectories)}, limits)
+
+
+def cut_fraction(trajectories: Trajectory) -> Array:
+    """The share `[]` of the trajectories `[N, T]` that a time limit cut before step T."""
+    cut = (jnp.asarray(trajectories.mask) == 0) & (jnp.asarray(trajectories.discount) != 0)
+    return jnp.mean(jnp.any(cut, axis=1), dtype=jnp.float32)
 
 
 ordinary = functools.partial(importance_sampling, weighting=trajectory_wise, normalizer=unnormalized)
@@ -202,7 +192,8 @@ def weighted_sum(trajectories: Trajectory, per_step: Array, log_ratios: Array, *
       normalizer: see `importance_sampling`.
       baseline: `[N]` what each episode begins with, never weighted.
     """
-    ratios, mask = checked(log_ratios, trajectories), jnp.asarray(trajectories.mask)
+    checks.gamma(gamma)
+    ratios, mask = checks.log_ratios(log_ratios, trajectories), jnp.asarray(trajectories.mask)
     log_weights = jax.vmap(weighting)(ratios)
     powers = gamma ** jnp.arange(mask.shape[1])
 

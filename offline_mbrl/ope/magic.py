@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.ope import importance
+from offline_mbrl.ope import checks, importance
 from offline_mbrl.ope.doubly_robust import temporal_differences
 from offline_mbrl.types import Array, Estimate, Trajectory, UsageError
 
@@ -66,7 +66,7 @@ def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma:
     bias = jnp.sign(apart) * jnp.maximum(jnp.abs(apart) - INTERVAL * jnp.sqrt(covariance[-1, -1]), 0.0)
     shares = jax.pure_callback(blend, jax.ShapeDtypeStruct(apart.shape, apart.dtype),
                                covariance + bias[:, None] * bias[None], vmap_method="sequential")  # fmt: skip
-    ratios = importance.checked(log_ratios, trajectories)
+    ratios = checks.log_ratios(log_ratios, trajectories)
     figures = importance.diagnostics(ratios, jax.vmap(weighting)(ratios), jnp.asarray(trajectories.mask),
                                      shares @ parts.influence, gamma=gamma)  # fmt: skip
     figures = {**figures, "direct_share": jnp.sum(shares * np.equal(lengths, 0)), "bias": shares @ bias}
@@ -81,7 +81,8 @@ def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: An
 
     Pure. The paper's g^(j), whose terms are sorted by weight here as in `doubly_robust`.
     """
-    ratios, mask = importance.checked(log_ratios, trajectories), jnp.asarray(trajectories.mask)
+    checks.gamma(gamma)
+    ratios, mask = checks.log_ratios(log_ratios, trajectories), jnp.asarray(trajectories.mask)
     differences = temporal_differences(trajectories, q, v, gamma=gamma)
     powers = gamma ** jnp.arange(mask.shape[1])
     log_weights = jax.vmap(weighting)(ratios)

@@ -77,11 +77,11 @@ def make(
         size = max(FEWEST_ROLLOUTS, num_starts) if num_rollouts is None else num_rollouts
         num_members = model_params["elites"].shape[0] if spread is shares.by_member else 1
         start = start_of(size, num_starts, num_members)
-        found = run(
-            model_params, policy_params, jax.tree.map(lambda leaf: jnp.asarray(leaf)[start], starts),
-            jax.random.split(key, size))  # fmt: skip
+        rolled = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32)[start], starts)
+        found = run(model_params, policy_params, rolled, jax.random.split(key, size))
         error, between = rollout_stderr(found.value, start), member_std(found.value, start, num_members)
         told = {**_diagnostics(found, gamma, horizon), "rollout_stderr": error, "member_std": between}
+        told["missing_ends"] = _missing_ends(model_params["statistics"], found)
         told["low_support"] = support.low_support(told, limits)
         total = jnp.sqrt(error**2 + (_widening(num_members) * between) ** 2)
         return Estimate(jnp.mean(found.value), total, found.value, told)
@@ -213,22 +213,34 @@ def _groups(start: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _check(policy: Policy, policy_params: PyTree, model_params: PyTree, starts: PyTree) -> None:
     """Refuses starts and policies that do not fit the model."""
-    first = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], leaf.dtype), starts)
     statistics = model_params["statistics"]
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(first)]
-    if shapes != [statistics["observation_min"].shape]:
-        raise UsageError(f"starts are N observations of the model's shape {statistics['observation_min'].shape}, got "
-                         f"{shapes[0] if len(shapes) == 1 else shapes} each")  # fmt: skip
-    found = policies.action_of(policy, policy_params, first)
-    if found.shape != statistics["action_mean"].shape:
-        raise UsageError(f"the policy's action has shape {found.shape}, but the model takes "
-                         f"{statistics['action_mean'].shape}")  # fmt: skip
+    wanted, taken = jnp.shape(statistics["observation_min"]), jnp.shape(statistics["action_mean"])
+    if len(wanted) > 1:
+        raise UsageError(f"the model's parameters have one more leading axis {wanted[:-1]}: take those of one seed, "
+                         "jax.tree.map(lambda leaf: leaf[0], params)")  # fmt: skip
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
+    if len(shapes) != 1 or shapes[0][1:] != wanted or not shapes[0]:
+        got = f"{shapes[0][1:]} each" if len(shapes) == 1 and shapes[0] else f"{len(shapes)} arrays or numbers"
+        raise UsageError(f"starts are one array of N observations of the model's shape {wanted}, got {got}")
+    if not shapes[0][0]:
+        raise UsageError("starts are empty: at least one first observation is needed")
+    found = policies.action_of(policy, policy_params, jax.ShapeDtypeStruct(wanted, jnp.float32))
+    if found.shape != taken:
+        raise UsageError(f"the policy's action has shape {found.shape}, but the model takes {taken}")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise UsageError(f"the policy's action is of {found.dtype}, but the model takes floating numbers")
 
 
 def _chunk(one: Callable[[PyTree], Estimate], params: PyTree) -> int:
     rollouts = jax.eval_shape(one, params).per_episode.shape[0]
     rows = ROWS_ON_CPU if jax.default_backend() == "cpu" else ROWS_ELSEWHERE
     return max(1, rows // rollouts)
+
+
+def _missing_ends(statistics: PyTree, found: unroll.Return) -> Array:
+    """1 where the data have true terminals and no rollout met one: nothing then tells the model when episodes end."""
+    never_ended = jnp.all(found.continuation != 0)
+    return jnp.asarray(jnp.asarray(statistics.get("terminates", False)) & never_ended, jnp.float32)
 
 
 def _diagnostics(found: unroll.Return, gamma: float, horizon: int) -> Metrics:

@@ -38,12 +38,30 @@ def as_policy(
     return Policy(function, mode or no_mode, log_prob)
 
 
+def clipped(policy: Policy, low: float = -1.0, high: float = 1.0) -> Policy:
+    """The policy whose actions a simulator really takes: `sample` and `mode` within the bounds of continuous actions.
+
+    Rollouts in models clip by themselves (`bounds`); estimators of values and ratios take actions as they come. Its
+    `log_prob` stays that of the unclipped action.
+    """
+
+    def sample(params: PyTree, observation: PyTree, key: Array) -> Array:
+        return jnp.clip(policy.sample(params, observation, key), low, high)
+
+    def mode(params: PyTree, observation: PyTree) -> Array:
+        return jnp.clip(policy.mode(params, observation), low, high)
+
+    return policy._replace(sample=sample, mode=mode)
+
+
 def action_of(policy: Policy, params: PyTree, observation: PyTree) -> jax.ShapeDtypeStruct:
     """Shape and dtype of the policy's action for one observation; nothing is computed.
 
     Raises:
       UsageError: the policy fails on an observation of this shape, or returns no single array.
     """
+    if not hasattr(policy, "sample"):
+        raise UsageError(f"a policy is needed, got {type(policy).__name__}: make one of a function with as_policy(...)")
     try:
         action = jax.eval_shape(policy.sample, params, observation, jax.random.key(0))
     except UsageError:
@@ -73,6 +91,21 @@ def check_action(action: jax.ShapeDtypeStruct, spec: EnvironmentSpec) -> None:
         raise UsageError(f"the policy's action is of {action.dtype}, but this environment takes {kind}")
 
 
+def check_fits(policy: Policy, params: PyTree, spec: EnvironmentSpec, observation: PyTree) -> None:
+    """Refuses a policy that does not act on this observation with the environment's actions; nothing is computed.
+
+    Args:
+      policy: its `sample` is looked at.
+      params: of one policy; arrays or shapes, also traced.
+      spec: the environment's.
+      observation: one, likewise.
+
+    Raises:
+      UsageError: with both shapes.
+    """
+    check_action(action_of(policy, params, observation), spec)
+
+
 def check(
     policy: Policy, params: PyTree, spec: EnvironmentSpec, observations: PyTree, key: Array, *, actions: Any = None,
     tolerated: float = 0.05,
@@ -80,20 +113,22 @@ def check(
     """Everything that can be told about a policy before it is evaluated; runs it on some of the data's observations.
 
     Args:
-      policy: its `sample` is checked.
+      policy: its `sample` is checked, and that its `log_prob` is one number.
       params: of one policy.
       spec: the environment's.
       observations: `[N, ...]` of the data.
       key: of the policy's noise.
       actions: `[M, A]` or `[M]` of the data; given, the policy's must lie within their range.
       tolerated: largest share of actions outside [-1, 1], or outside the data's range. A normal policy's tails are
-        outside and are clipped; a policy in the simulator's own units has far more there.
+        outside, where simulators clip them (see `clipped`); a policy in the simulator's own units has far more there.
 
     Raises:
       UsageError: wrong shapes or kinds, actions that are not finite, or too many outside.
     """
     rows = _some(observations)
-    check_action(action_of(policy, params, jax.tree.map(lambda leaf: leaf[0], rows)), spec)
+    first = jax.tree.map(lambda leaf: leaf[0], rows)
+    check_fits(policy, params, spec, first)
+    check_log_prob(policy, params, first, action_of(policy, params, first))
     keys = jax.random.split(key, jax.tree.leaves(rows)[0].shape[0])
     found = np.asarray(jax.vmap(policy.sample, (None, 0, 0))(params, rows, keys))
     if isinstance(spec.action, BoundedActions):
@@ -102,6 +137,28 @@ def check(
         _check_discrete(found, spec.action.num_actions)
     if actions is not None:
         _check_data(found, np.asarray(actions), tolerated)
+
+
+def check_log_prob(policy: Policy, params: PyTree, observation: PyTree, action: Any) -> None:
+    """Refuses a `log_prob` that is not one number for one observation and action; nothing is computed.
+
+    Raises:
+      UsageError: it fails on them, or gives another shape; a policy without one passes.
+    """
+    if policy.log_prob is None:
+        return
+    try:
+        found = jax.eval_shape(policy.log_prob, params, observation, action)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever a user's function raises
+        first = str(error).strip().partition("\n")[0]
+        shapes = tuple(jax.tree.map(lambda leaf: tuple(np.shape(leaf)), (observation, action)))
+        raise UsageError(f"the policy's log_prob fails on one observation and action of shapes {shapes}: {first}") \
+            from error  # fmt: skip
+    if np.shape(found):
+        raise UsageError(f"the policy's log_prob has shape {np.shape(found)} for one action, but it must be a single "
+                         "number: sum it over the action's entries")  # fmt: skip
 
 
 # --- parts ---

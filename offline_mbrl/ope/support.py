@@ -1,10 +1,11 @@
-"""How far a target policy leaves the data: four signs, and one verdict with its reasons.
+"""How far a target policy leaves the data: signs of five kinds, and one verdict with its reasons.
 
 * importance weights: the effective number of episodes (`importance.effective_sample_size`);
 * visits: the share of the transitions that effectively count (`visits.visited_share`);
 * actions: how likely the policy's actions are under a model of the behavior, beside the data's own;
 * the model: how far its members disagree along the policy's rollouts, how often a prediction leaves the data's range,
-  and how many rollouts diverge.
+  how many rollouts diverge, and whether none ended although the data have true terminals;
+* the episodes: how many of them were cut before the horizon that importance sampling adds rewards up to.
 
 Estimators put these into `Estimate.diagnostics` by the names that `Limits` has; whatever of them is there is judged.
 """
@@ -31,6 +32,8 @@ class Limits:
     disagreement: float = 0.5  # of members, in units of a typical change of the state, at most
     outside_fraction: float = 0.05  # of predicted entries beyond the data's range, at most
     diverged_fraction: float = 0.01  # of rollouts that are not finite, at most
+    missing_ends: float = 0.5  # at most; 1 where the data have true terminals and no rollout of a model ended
+    cut_fraction: float = 0.05  # of the logged episodes cut before the horizon, at most; what came after counts as 0
 
 
 _AT_LEAST = ("effective_sample_size", "visited_share")  # the other limits are upper ones
@@ -44,6 +47,10 @@ _REASONS = {
     "disagreement": "the models disagree by {value:.3g} of a typical step along its rollouts (limit {limit:g})",
     "outside_fraction": "{value:.1%} of the predicted state entries leave the data's range (limit {limit:.0%})",
     "diverged_fraction": "{value:.1%} of its rollouts diverged (limit {limit:.0%})",
+    "missing_ends": "the data have true terminals, but none of its rollouts ended: give the model `terminate`, or "
+                    "`continuation=explicit.learned_continuation(spec)`",
+    "cut_fraction": "{value:.0%} of the logged episodes are cut before the horizon, and what came after counts as "
+                    "nothing (limit {limit:.0%}): shorten the horizon, or use an estimator of values",
 }  # fmt: skip
 
 
@@ -73,8 +80,8 @@ def verdict(diagnostics: Mapping[str, Any], limits: Limits = Limits()) -> Verdic
     An estimator's own `low_support` (importance sampling has tests of its own) counts too.
 
     Args:
-      diagnostics: scalars by name, of one policy; of several estimates together, for example
-        `model_based.diagnostics | importance.diagnostics`.
+      diagnostics: scalars by name, of one estimate of one policy. Judge several estimates one by one: they say
+        different things by the same names.
       limits: by the same names.
     """
     reasons = []

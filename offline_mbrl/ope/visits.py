@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl.networks import torsos
-from offline_mbrl.ope import batches, critics
+from offline_mbrl.ope import batches, critics, policies
 from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Metrics, Policy, PyTree
 
 RIDGE = 1e-3  # of features with variance one
@@ -35,12 +35,17 @@ def visited_share(
       batch: transitions and initial observations, from `batches.experience`; some ten thousand are enough.
       spec: of them.
       key: of the policy's noise.
-      gamma: discount factor, below 1.
+      gamma: discount factor, in [0, 1).
 
     Returns:
       The share of the transitions that effectively count, in (0, 1]: 1 for visits like the data's, in the mean of
       every feature; near 0 for actions or states that the data never show.
+
+    Raises:
+      UsageError: gamma is not inside [0, 1), or the policy does not fit the spec.
     """
+    critics.discount_factor(gamma, spec, "visited_share")
+    policies.check_fits(policy, params, spec, jax.tree.map(lambda leaf: leaf[0], batch.transition.observation))
     key_next, key_initial = jax.random.split(key)
     data, of = batch.transition, functools.partial(_features, spec=spec)
     observations = data.observation, data.next_observation, batch.initial_observation

@@ -80,7 +80,7 @@ def power_loss(tau: Array, next_tau: Array, previous_tau: Array, alpha: Array) -
 def make(
     config: Config, spec: EnvironmentSpec, target_policy: Policy
 ) -> tuple[Learner, Callable[[State, PyTree, Array], Estimate]]:
-    """The learner and its read-out `(state, initial_observations, key) -> Estimate`, which only looks at the state.
+    """The learner and its read-out `(state, initial_observations [N, ...], key) -> Estimate`, of the state alone.
 
     `fit` is given `statistics` with those of the transitions, and `given={"target": params of the policy}`.
 
@@ -94,9 +94,10 @@ def make(
 
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
         key_network, key_bootstrap = jax.random.split(key)
-        params = init_network(key_network)
+        params, seen = init_network(key_network), example.transition.observation
         return State(
-            params, params, optimizer.init(params), jnp.zeros(()), critics.target_params(given, "vpm"),
+            params, params, optimizer.init(params), jnp.zeros(()),
+            critics.target_params(given, "vpm", target_policy, spec, seen),
             critics.scales(statistics, "vpm"), key_bootstrap, ratios.start(example.num_transitions))  # fmt: skip
 
     def loss(params: PyTree, state: State, batch: batches.Batch, next_actions: Array, initial_actions: Array):

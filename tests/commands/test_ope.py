@@ -1,6 +1,8 @@
 """`offline-mbrl ope`, and the estimators behind it."""
 
 import csv
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,13 @@ import pytest
 import running
 from rich.console import Console
 
-from offline_mbrl import cli
-from offline_mbrl.commands import estimating, estimators, ope
+from offline_mbrl import cli, export
+from offline_mbrl.commands import estimating, evaluate, ope, weighting
 from offline_mbrl.data import known
+from offline_mbrl.data.memory import Dataset
 from offline_mbrl.ope import combine, support
-from offline_mbrl.types import Estimate
+from offline_mbrl.ope.policies import as_policy
+from offline_mbrl.types import DiscreteActions, Estimate, UsageError
 
 TINY = estimating.Settings(
     model_updates=20, model_members=2, model_layers=(16,), masked_units=16, fqe_updates=20, fqe_layers=(16,),
@@ -61,7 +65,62 @@ def test_without_a_logged_density_only_cloned_weights_and_no_doubly_robust_estim
     for group in ("importance", "fqe"):
         learned = estimating.learn(group, data, TINY, seed=0)
         found |= estimating.estimate(group, learned, data, policies, TINY, seed=0)
-    assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in estimators.WEIGHTINGS)}
+    assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in weighting.WEIGHTINGS)}
+
+
+def test_where_episodes_truly_end_models_learn_when(problem, policies):
+    """Reward 1 a step, each the last with probability 1/5: the value is that of five steps, not of a whole horizon."""
+    rng, size = np.random.default_rng(0), 4_000
+    ends = rng.random(size) < 0.2
+    ends[-1] = True
+    observation = rng.normal(size=(size, problem.spec.observation.shape[0])).astype(np.float32)
+    data = estimating.prepare(Dataset.from_arrays({
+        "observation": observation, "next_observation": np.roll(observation, -1, axis=0),
+        "action": rng.uniform(-1, 1, (size, 1)), "reward": 1 + 0.01 * rng.normal(size=size), "is_terminal": ends,
+        "is_truncated": np.zeros(size, bool)}), problem.spec, gamma=0.95, horizon=60)  # fmt: skip
+    settings = estimating.Settings(model_updates=1_001, model_members=2, model_layers=(16,))
+    learned = estimating.learn("model_ff", data, settings, seed=0)
+    found = estimating.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
+    np.testing.assert_allclose(found.value, 1 / (1 - 0.8 * 0.95), rtol=0.15)  # without: 19.1
+    np.testing.assert_array_equal(found.diagnostics["missing_ends"], 0.0)
+
+
+@pytest.mark.parametrize("group", ["model_ff", "importance", "fqe_distributional"])
+def test_limits_decide_what_estimates_say_themselves(group):
+    problem = known.linear_gaussian(0, num_episodes=200, horizon=10)
+    behavior = estimating.Policies(problem.policy, jax.tree.map(lambda leaf: leaf[None], problem.behavior_params))
+    uppers = ("unlikely_actions", "log_ratio", "disagreement", "outside_fraction", "diverged_fraction", "cut_fraction")
+    flags = []
+    for upper, lower in ((1e9, -1.0), (-1.0, 2.0)):  # nothing is low; everything is
+        limits = support.Limits(**dict.fromkeys(uppers, upper), visited_share=lower)
+        data = estimating.prepare(problem.dataset, problem.spec, limits=limits)
+        learned = estimating.learn(group, data, TINY, seed=0)
+        found = estimating.estimate(group, learned, data, behavior, TINY, seed=0)
+        flags.append({float(one.diagnostics["low_support"][0]) for name, one in found.items() if "cloned" not in name})
+    assert flags == [{0.0}, {1.0}]
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"gamma": -0.5}, r"gamma must be inside \[0, 1\)"), ({"gamma": 1.0}, "gamma must be inside"),
+    ({"horizon": 0}, "horizon at least 1 step"),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_and_zero_is_one_of_them_or_taken(settings, message, problem):
+    with pytest.raises(UsageError, match=message):
+        estimating.prepare(problem.dataset, problem.spec, **settings)
+    assert estimating.prepare(problem.dataset, problem.spec, gamma=0.0).gamma == 0.0
+
+
+def test_a_single_episode_cannot_be_resampled_and_a_fit_that_breaks_down_is_no_estimate(problem, policies):
+    short = known.linear_gaussian(0, num_episodes=1, horizon=10)
+    data = estimating.prepare(short.dataset, short.spec)
+    resampled = replace(TINY, bootstrap=True)
+    with pytest.raises(UsageError, match="a single episode cannot be resampled"):
+        estimating.estimate("fqe_distributional", (), data, policies, resampled, seed=0)
+    data = estimating.prepare(problem.dataset, problem.spec)
+    statistics = data.statistics.transitions
+    broken = data.statistics._replace(transitions=statistics._replace(delta_std=np.nan * statistics.delta_std))
+    with pytest.raises(UsageError, match="the model could not be fitted: seed 0"):
+        estimating.learn("model_ff", data._replace(statistics=broken), TINY, seed=0)
 
 
 # --- the command ---
@@ -116,6 +175,21 @@ def test_bad_input_is_one_line(run, argv, message, capsys):
     assert message in running.refused(argv, capsys)
 
 
+def test_importance_weights_are_refused_before_any_fit_where_a_policy_has_no_density(run):
+    (exported,) = (export.load(evaluate.policy_folder(run[0])),)
+    bare = exported._replace(policy=exported.policy._replace(log_prob=None))
+    kinds = {"kind": (bare, ["run seed 0", "run seed 1"])}
+    with pytest.raises(UsageError, match=r"run seed 0 has no log_prob.*--estimators model_ff,fqe"):
+        ope._check_densities(kinds, ["fqe", "importance"])
+    ope._check_densities(kinds, ["fqe"])
+
+
+def test_actions_are_those_that_a_simulator_would_take():
+    wild = as_policy(lambda params, observation, key: 3.0 * jnp.ones(1))
+    exported = type("Exported", (), {"policy": wild, "spec": known.linear_gaussian(0, num_episodes=2).spec})
+    np.testing.assert_array_equal(ope.acting(exported).sample((), jnp.zeros(2), jax.random.key(0)), [1.0])
+
+
 # --- what it says ---
 
 
@@ -150,6 +224,19 @@ def test_an_estimate_that_is_not_finite_ranks_last():
     assert ranks == {"a": 2.0, "b": 1.0}
 
 
+def test_policies_with_fewer_estimates_are_ranked_by_those_that_all_have():
+    both, one = {"fqe": estimate(1.0), "doubly_robust": estimate(9.0)}, {"fqe": estimate(2.0)}
+    assert ope._mean_ranks({"a": both, "b": one}) == {"a": 2.0, "b": 1.0}
+    supported = support.Verdict(False, ())
+    judged = [ope.Judged("b", one, supported, 1.0), ope.Judged("a", both, supported, 2.0)]
+    assert "over 1 estimators: b" in ope.advice(judged)[0]
+    shown = ope.table(judged, "data", estimating.Data(None, None, None, 0.9, 10))
+    cells = [list(column.cells) for column in shown.columns]
+    assert [column.header for column in shown.columns] == ["policy", "mean rank", "fqe", "doubly_robust"]
+    assert cells[3][0] == "-"
+    assert cells[3][1].startswith("9.00")
+
+
 def test_only_fits_that_were_resampled_stand_for_the_data(monkeypatch):
     """Members of models and cloned densities see the same data whatever the seed; fitted values see a resample."""
 
@@ -159,7 +246,7 @@ def test_only_fits_that_were_resampled_stand_for_the_data(monkeypatch):
 
     monkeypatch.setattr(estimating, "learn", lambda *args, **named: ())
     monkeypatch.setattr(estimating, "estimate", made)
-    exported = type("Exported", (), {"policy": None, "params": {}})
+    exported = type("Exported", (), {"policy": None, "params": {}, "spec": SimpleNamespace(action=DiscreteActions(2))})
     options = ope.Options((), seeds=4)
     (found,) = ope.judge({"kind": (exported, ["a"])}, None, ["model_ff", "fqe"], options, Console(quiet=True))
     spread = np.std(np.arange(4.0), ddof=1) * combine.widening(4)

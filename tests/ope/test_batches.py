@@ -39,6 +39,22 @@ def test_weighted_initial_observations_are_uniform_over_episodes_of_any_length()
     assert len(episodes.first_rows(dataset())) == 4
 
 
+def test_initial_observations_stay_uniform_where_transitions_are_held_out():
+    whole = dataset()
+    kept = np.asarray(whole.starts)[[0, 1, 3, 4, 6, 7, 8, 9]]  # 1, 1, 2 and 4 transitions of the four episodes
+    batch = jax.jit(batches.experience(20_000))(whole._replace(starts=kept), jax.random.key(1))
+    found = [np.sum(batch.initial_weight * (batch.initial_observation[:, 0] == e)) / 20_000 for e in range(4)]
+    np.testing.assert_allclose(found, 0.25, atol=0.015)
+
+
+def test_a_resample_without_an_episode_counts_them_all():
+    keys = jax.vmap(jax.random.key)(jnp.arange(40))
+    one_episode = jax.vmap(lambda key: batches.weights(key, jnp.zeros(5, jnp.int32), bootstrap=True))(keys)
+    counts = jax.vmap(lambda key: batches.episode_weights(key, jnp.zeros(1, jnp.int32)))(keys)[:, 0]
+    assert np.sum(counts == 0) > 5
+    np.testing.assert_array_equal(one_episode, np.repeat(np.maximum(counts, 1)[:, None], 5, axis=1))
+
+
 def test_a_resample_counts_whole_episodes_like_a_poisson_of_mean_one():
     names = jnp.arange(20_000)
     counts = np.asarray(batches.episode_weights(jax.random.key(0), names))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offline_mbrl.ope import combine, convergence
-from offline_mbrl.types import Estimate
+from offline_mbrl.types import Estimate, UsageError
 
 FITS = Estimate(
     value=jnp.array([1.0, 2.0, 3.0]), stderr=jnp.array([0.3, 0.4, 0.5]),
@@ -25,6 +25,12 @@ def test_the_spread_over_resamples_stays_and_that_over_seeds_averages_out():
     np.testing.assert_allclose([resampled.value, seeds.value], 2.0)
     np.testing.assert_allclose(seeds.per_episode, [1.0, 3.0])
     np.testing.assert_allclose(seeds.diagnostics["between_fits"], 1.0)
+
+
+def test_a_single_fit_is_refused():
+    for one in (jax.tree.map(lambda leaf: leaf[:1], FITS), jax.tree.map(lambda leaf: leaf[0], FITS)):
+        with pytest.raises(UsageError, match="combine takes at least 2 fits"):
+            combine.combine(one, resampled=True)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 10])

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.special
+from logged_examples import batch_of, logged, ratios_of
 
 from offline_mbrl.data import episodes, known
 from offline_mbrl.ope import importance
-from offline_mbrl.types import Policy, Trajectory, UsageError
 
 UNBIASED = {"ordinary": importance.ordinary, "ordinary_per_decision": importance.ordinary_per_decision}
 CONSISTENT = {"weighted": importance.weighted, "weighted_per_decision": importance.weighted_per_decision}
@@ -34,18 +33,6 @@ def of_many(batches, log_ratios):
             for name, estimate in (UNBIASED | CONSISTENT).items()}  # fmt: skip
 
 
-@functools.cache
-def logged(make, seed=0, **sizes):
-    problem = make(seed, **sizes)
-    return problem, episodes.trajectories(problem.dataset)
-
-
-@functools.cache
-def ratios_of(policy):
-    return jax.jit(lambda params, batch: importance.log_ratios(
-        policy, params, batch, batch.extras["behavior_log_prob"]))  # fmt: skip
-
-
 def many(make, repeats, **sizes):
     """The episodes of one long log as `repeats` datasets `[repeats, N, ...]`."""
     size = sizes.pop("num_episodes")
@@ -56,13 +43,6 @@ def many(make, repeats, **sizes):
 def flat_ratios(problem, params, batches):
     flat = jax.tree.map(np.concatenate, batches)
     return ratios_of(problem.policy)(params, flat).reshape(batches.reward.shape)
-
-
-def batch_of(reward, mask=None, discount=None):
-    reward = np.asarray(reward, np.float32)
-    mask = np.ones_like(reward) if mask is None else np.asarray(mask, np.float32)
-    observation = np.zeros((*np.add(reward.shape, (0, 1)), 1), np.float32)
-    return Trajectory(observation, np.zeros(reward.shape, np.int32), reward, np.ones_like(reward), mask)
 
 
 # --- values ---
@@ -264,12 +244,18 @@ def test_a_reward_is_weighted_with_its_own_action_s_ratio():
     assert abs(wrong.value - 2.7) > 8 * wrong.stderr
 
 
-def test_a_time_limit_is_no_terminal_and_changes_no_estimate_over_the_same_steps():
-    problem, batch = logged(known.tabular, num_episodes=200)
-    assert (batch.discount == 1).all()
-    log_ratios = ratios_of(problem.policy)(problem.target_params[2], batch)
-    marked = batch._replace(discount=batch.discount * (np.arange(10) < 9))
-    jax.tree.map(np.testing.assert_array_equal, estimates(batch, log_ratios), estimates(marked, log_ratios))
+def test_what_a_time_limit_cut_off_counts_as_nothing_and_is_told_where_a_true_end_is_not():
+    mask, log_ratios = np.ones((40, 4), np.float32), np.zeros((40, 4), np.float32)
+    mask[:10, 2:] = 0
+    of = {ended: batch_of(np.ones((40, 4)), mask, np.where(mask == 0, 1.0 - ended, 1.0)) for ended in (True, False)}
+    for ended, batch in of.items():
+        for name, one in estimates(batch, log_ratios, 1.0).items():
+            np.testing.assert_allclose(one.value, 0.75 * 4 + 0.25 * 2, err_msg=name)
+            assert one.diagnostics["cut_fraction"] == (0.0 if ended else 0.25)
+            assert one.diagnostics["low_support"] == (0.0 if ended else 1.0)
+    problem, batch = logged(known.tabular, num_episodes=200)  # whole episodes, which only the horizon ends
+    found = estimates(batch, ratios_of(problem.policy)(problem.target_params[2], batch))
+    assert all(one.diagnostics["cut_fraction"] == 0 for one in found.values())
 
 
 def test_discounted_and_undiscounted_values_are_each_estimated_as_such():
@@ -281,59 +267,3 @@ def test_discounted_and_undiscounted_values_are_each_estimated_as_such():
         assert (
             abs(estimate.value - truth.value(params)) < 3 * estimate.stderr < abs(estimate.value - other.value(params))
         )
-
-
-# --- log ratios ---
-
-
-def test_log_ratios_are_differences_of_densities_and_zero_past_the_end():
-    problem, batch = logged(known.tabular, num_episodes=200, terminal=True)
-    params = problem.target_params[0]
-    state, tables = batch.observation[:, :-1].argmax(axis=-1), (params, problem.behavior_params)
-    target, behavior = (scipy.special.log_softmax(table["logits"], axis=1)[state, batch.action] for table in tables)
-    log_ratios = ratios_of(problem.policy)(params, batch)
-    np.testing.assert_allclose(log_ratios, batch.mask * (target - behavior), atol=1e-5)
-    assert (np.asarray(log_ratios)[batch.mask == 0] == 0).all()
-
-
-def test_a_cloned_behavior_takes_the_place_of_logged_densities():
-    problem, batch = logged(known.linear_gaussian, num_episodes=200, horizon=10)
-    cloned = jax.jit(functools.partial(importance.log_probs, problem.policy))(problem.behavior_params, batch)
-    np.testing.assert_allclose(cloned, batch.extras["behavior_log_prob"], atol=1e-4)
-    params = problem.target_params[0]
-    np.testing.assert_allclose(importance.log_ratios(problem.policy, params, batch, cloned),
-                               ratios_of(problem.policy)(params, batch), atol=1e-4)  # fmt: skip
-
-
-def test_many_policies_are_one_call():
-    problem, batch = logged(known.tabular, num_episodes=200)
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *problem.target_params)
-    log_ratios = jax.jit(jax.vmap(lambda params: importance.log_ratios(
-        problem.policy, params, batch, batch.extras["behavior_log_prob"])))(stacked)  # fmt: skip
-    together = jax.jit(jax.vmap(functools.partial(importance.weighted_per_decision, batch, gamma=0.9)))(log_ratios)
-    apart = [estimates(batch, one)["weighted_per_decision"].value for one in log_ratios]
-    np.testing.assert_allclose(together.value, apart, rtol=1e-5)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_undefined_log_ratios_are_refused_where_they_count(bad):
-    batch = batch_of(np.ones((3, 2)), mask=[[1, 1], [1, 0], [1, 1]])
-    log_ratios = np.zeros((3, 2), np.float32)
-    log_ratios[1, 1] = bad  # past the end
-    assert importance.checked(log_ratios, batch)[1, 1] == 0
-    log_ratios[2, 1] = bad
-    with pytest.raises(UsageError, match=f"episode 2, step 1 is {bad}"):
-        importance.weighted(batch, log_ratios, gamma=0.9)
-
-
-def test_wrong_shapes_single_episodes_and_policies_without_a_density_are_refused():
-    batch = batch_of(np.ones((3, 2)))
-    with pytest.raises(UsageError, match=r"log_ratios has shape \(3, 3\), but the trajectories' rewards \(3, 2\)"):
-        importance.weighted(batch, np.zeros((3, 3)), gamma=0.9)
-    with pytest.raises(UsageError, match="at least 2 episodes, got 1"):
-        importance.weighted(jax.tree.map(lambda leaf: leaf[:1], batch), np.zeros((1, 2)), gamma=0.9)
-    with pytest.raises(UsageError, match=r"policy\.log_prob is None"):
-        importance.log_probs(Policy(lambda *_: 0, lambda *_: 0), (), batch)
-    problem, batch = logged(known.tabular, num_episodes=200)
-    with pytest.raises(UsageError, match="behavior_log_prob has shape"):
-        importance.log_ratios(problem.policy, problem.behavior_params, batch, np.zeros(3))

@@ -8,7 +8,6 @@ import rollout_models as linear
 
 from offline_mbrl.ope import model_based, support
 from offline_mbrl.rollouts import adjust, shares
-from offline_mbrl.types import UsageError
 
 MODEL, POLICY = linear.model(), linear.policy()
 PARAMS, ACTING = linear.params(3, spread=0.3), linear.policy_params()
@@ -115,6 +114,17 @@ def test_the_terminating_reward_counts_and_the_ends_are_counted():
     assert found.diagnostics["terminated_fraction"] == 1
     assert found.diagnostics["mean_length"] == 1
     assert found.diagnostics["truncation_bound"] == 0
+
+
+def test_terminals_in_the_data_that_no_rollout_meets_lower_support():
+    endless = {**PARAMS, "statistics": {**PARAMS["statistics"], "terminates": jnp.array(True)}}
+    found = estimated(endless)
+    assert found.diagnostics["missing_ends"] == found.diagnostics["low_support"] == 1
+    ends = adjust.chain(adjust.terminate(lambda o, a, following: following[0] > 0), adjust.clip_to_data)
+    met = estimated(endless, adjust=ends)
+    assert met.diagnostics["terminated_fraction"] > 0
+    assert met.diagnostics["missing_ends"] == met.diagnostics["low_support"] == 0
+    assert estimated().diagnostics["missing_ends"] == 0
 
 
 def test_diverged_rollouts_are_counted_flagged_and_do_not_spoil_the_mean():
@@ -253,32 +263,6 @@ def _fitted(one, generator, *, num_members, episodes=20, steps=8):
         fits.append({"A": linear_part[:, :3], "B": linear_part[:, 3:], "noise": noise, "cost": of_reward[-1],
                      "c": of_reward[1:4], "bias": of_reward[0]})  # fmt: skip
     return jnp.asarray(starts, jnp.float32), jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float32), *fits)
-
-
-# --- bad input ---
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"gamma": 1.5}, r"gamma must be in \(0, 1\]"), ({"horizon": 0}, "horizon at least 1"),
-        ({"num_rollouts": 1}, "num_rollouts at least 2"),
-    ],
-)  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(UsageError, match=message):
-        model_based.make(MODEL, POLICY, **{**SETTINGS, **settings})
-
-
-def test_starts_and_policies_that_do_not_fit_the_model_are_refused_with_both_shapes():
-    with pytest.raises(UsageError, match=r"shape \(3,\), got \(4,\) each"):
-        estimated(starts=jnp.zeros((5, 4)))
-    with pytest.raises(UsageError, match=r"action has shape \(1,\), but the model takes \(2,\)"):
-        estimated(acting={**ACTING, "K": jnp.zeros((1, 3))})
-    with pytest.raises(UsageError, match=r"cannot act on one observation of shape \(3,\)"):
-        estimated(acting={**ACTING, "K": jnp.zeros((2, 4))})
-    with pytest.raises(UsageError, match="same leading axis"):
-        estimated(policies=True)
 
 
 def test_five_lines_evaluate_any_pure_function():

@@ -111,6 +111,27 @@ def test_actions_outside_the_datas_range_are_refused_with_the_entry_and_both_ran
         check(policies.as_policy(lambda params, o, key: jnp.array(3)), DISCRETE, actions=np.array([1, 2, 2]))
 
 
+def test_a_density_that_is_not_one_number_is_refused_at_the_door():
+    density = lambda params, observation, action: action**2  # noqa: E731
+    with pytest.raises(UsageError, match=r"log_prob has shape \(2,\) for one action"):
+        check(scaled(1.0)._replace(log_prob=density))
+    check(scaled(1.0)._replace(log_prob=lambda *args: jnp.sum(density(*args))))
+
+
+def test_a_bare_function_is_told_to_become_a_policy():
+    with pytest.raises(UsageError, match=r"a policy is needed, got function: make one of a function with as_policy"):
+        policies.action_of(lambda params, observation, key: observation, (), jnp.zeros(3))
+
+
+def test_clipped_actions_are_what_a_simulator_takes():
+    policy = policies.as_policy(lambda p, o, key: p * o, mode=lambda p, o: p * o, log_prob=lambda p, o, a: jnp.sum(a))
+    inside = policies.clipped(policy)
+    np.testing.assert_array_equal(inside.sample(2.0, jnp.array([-1.0, 0.25, 3.0]), KEY), [-1.0, 0.5, 1.0])
+    np.testing.assert_array_equal(inside.mode(2.0, jnp.array([-1.0, 0.25])), [-1.0, 0.5])
+    np.testing.assert_array_equal(policies.clipped(policy, 0.0, 6.0).sample(2.0, jnp.array([-1.0, 3.0]), KEY), [0, 6])
+    assert inside.log_prob is policy.log_prob
+
+
 def test_observations_may_be_few_or_a_tree():
     check(scaled(1.0), observations=OBSERVATIONS[:1])
     tree = policies.as_policy(lambda params, observation, key: jnp.tanh(observation["a"]))

@@ -1,0 +1,12 @@
+import pytest
+from logged_examples import exact, logged, ratios_of
+
+from offline_mbrl.data import known
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["continuing", "terminal"])
+def setting(request):
+    """Two hundred episodes: problem, target, trajectories, log ratios, exact values."""
+    problem, batch = logged(known.tabular, num_episodes=200, terminal=request.param)
+    params = problem.target_params[3]
+    return problem, params, batch, ratios_of(problem.policy)(params, batch), *exact(problem, params, batch)

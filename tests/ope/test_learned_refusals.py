@@ -1,0 +1,64 @@
+"""What estimators that are fitted to transitions refuse, each with one sentence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from learned_examples import statistics
+
+from offline_mbrl.data import known
+from offline_mbrl.fit import fit
+from offline_mbrl.ope import batches, dice, fqe, fqe_distributional, policies, visits, vpm
+from offline_mbrl.types import UsageError
+
+KEY = jax.random.key(0)
+METHODS = {
+    "fqe": (fqe, fqe.Config(hidden_layers=(4,))),
+    "fqe_distributional": (fqe_distributional, fqe_distributional.Config(hidden_layers=(4,), torso="mlp")),
+    "dice": (dice, dice.Config(hidden_layers=(4,), batch_size=8)),
+    "vpm": (vpm, vpm.Config(hidden_layers=(4,))),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return known.tabular(0, num_episodes=20)
+
+
+def fitted(problem, name, policy=None, params=None):
+    module, config = METHODS[name]
+    learner, read_out = module.make(config, problem.spec, policy or problem.policy)
+    given = {"target": problem.behavior_params if params is None else params}
+    found = fit(learner, problem.dataset, key=KEY, num_updates=1, statistics=statistics(problem.dataset), given=given)
+    return found.state.learner, read_out
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_policies_that_do_not_fit_are_refused_with_both_shapes(name, problem):
+    pair = policies.as_policy(lambda params, observation, key: jnp.zeros(2, jnp.int32))
+    with pytest.raises(UsageError, match=r"action has shape \(2,\), but this environment's has \(\)"):
+        fitted(problem, name, pair)
+    broken = policies.as_policy(lambda params, observation, key: observation @ jnp.ones(3))
+    with pytest.raises(UsageError, match=r"cannot act on one observation of shape \(5,\)"):
+        fitted(problem, name, broken)
+
+
+@pytest.mark.parametrize("name", ["fqe", "fqe_distributional"])
+def test_initial_observations_that_do_not_fit_are_refused(name, problem):
+    state, read_out = fitted(problem, name)
+    for starts, message in ((np.zeros((0, 5)), "are empty"), (np.zeros((7, 4)), r"with 5 numbers each, got shapes"),
+                            (np.zeros(5), r"with 5 numbers each, got shapes \[\(5,\)\]")):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            read_out(state, starts, KEY)
+    assert np.isfinite(read_out(state, np.eye(5, dtype=np.float32), KEY).value)
+
+
+def test_the_share_of_visits_needs_a_discount_and_a_policy_that_fits(problem):
+    batch = batches.experience(50)(problem.dataset, KEY)
+    of = lambda policy, gamma: visits.visited_share(  # noqa: E731
+        policy, problem.behavior_params, batch, problem.spec, KEY, gamma=gamma)  # fmt: skip
+    for gamma in (1.0, -0.1):
+        with pytest.raises(UsageError, match=r"visited_share: gamma must be inside \[0, 1\)"):
+            of(problem.policy, gamma)
+    with pytest.raises(UsageError, match=r"action has shape \(3,\)"):
+        of(policies.as_policy(lambda params, observation, key: jnp.zeros(3, jnp.int32)), 0.9)
