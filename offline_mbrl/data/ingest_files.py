@@ -85,6 +85,7 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
     try:
         with h5py.File(path, "r") as file:
             flags = [_read_flag(path, file, fields[name]) for name in _ends(fields)]
+            steps.warn_if_endless(dict(fields) | dict(zip(_ends(fields), flags, strict=True)))
             for rows in _episode_groups(np.logical_or.reduce(flags)):
                 table = {ours: _read_tree(file[theirs], rows) for ours, theirs in fields.items()}
                 table |= {name: np.reshape(table[name], -1) for name in ("reward", *_ends(fields))}

@@ -69,6 +69,7 @@ def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
     if "is_last" in fields or "is_first" in fields:
         return fields
     fields.setdefault("is_terminal", np.zeros(len(fields["reward"]), bool))
+    steps.warn_if_endless(fields)
     return steps.from_transitions(fields)
 
 

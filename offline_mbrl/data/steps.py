@@ -11,6 +11,7 @@ caused. The last record of an episode holds only an observation. From every sour
 What a source stores beside an episode's last observation is meaningless (RLDS) and becomes 0.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       Records with one more row per episode, the observation its last step led to. Without `next_observation` the
       last step of a truncated episode has no known outcome: its record becomes the episode's last; the last step
-      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from.
+      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from and of which
+      models learn the reward but no change (`normalize.unknown_outcomes`).
 
     Raises:
       UsageError: observations and next observations differ in structure or shape.
@@ -103,6 +105,14 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     records["is_terminal"] = added & terminal[rows]
     records["is_first"] = np.concatenate([[True], records["is_last"][:-1]])[: len(rows)]
     return records
+
+
+def warn_if_endless(fields: Mapping[str, Any]) -> None:
+    """Warns where a whole table of transitions is one episode because nothing tells where it was cut."""
+    if "is_truncated" not in fields and "next_observation" not in fields and not np.any(fields["is_terminal"]):
+        warnings.warn(
+            f"no row ends an episode: all {len(fields['is_terminal'])} steps are taken as one; if they are several, "
+            "give `is_truncated` (timeouts) or `next_observation`", stacklevel=2)  # fmt: skip
 
 
 def _departs(observation: Any, following: Any) -> np.ndarray:

@@ -56,6 +56,13 @@ def test_hdf5_without_next_observations(tmp_path):
     assert set(store.aligned(opened, "train").columns) == {"observation", "action", "reward", "discount"}
 
 
+def test_hdf5_whose_episodes_nothing_ends_is_told_as_one(tmp_path):
+    write_hdf5(tmp_path / "data.hdf5", terminals=np.zeros(9), timeouts=None)
+    with pytest.warns(UserWarning, match="no row ends an episode: all 9 steps are taken as one"):
+        opened = stored(ingest_files.hdf5_source(tmp_path / "data.hdf5"), tmp_path / "store")
+    assert opened.manifest["counts"]["episodes"] == 1
+
+
 def test_hdf5_with_next_observations_keeps_every_step(tmp_path):
     following = np.arange(9.0) + np.where(np.arange(9) % 3 == 2, 0.9, 1.0)
     write_hdf5(tmp_path / "data.hdf5", next_observations=following[:, None])

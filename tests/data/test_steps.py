@@ -120,3 +120,12 @@ def test_from_arrays_understands_d4rl_names():
     np.testing.assert_array_equal(np.asarray(dataset.observation)[:, 0], [0, 1, 2, 2, 3, 4])
     np.testing.assert_array_equal(dataset.starts, [0, 1, 3, 4])
     assert dataset.action.dtype == np.float32
+
+
+def test_a_table_that_no_row_ends_is_told_from_one_episode():
+    arrays = {"observation": np.arange(5.0), "action": np.arange(5), "reward": np.arange(5.0)}
+    with pytest.warns(UserWarning, match="no row ends an episode: all 5 steps are taken as one.*is_truncated"):
+        dataset = memory.Dataset.from_arrays(arrays | {"is_terminal": flags(5)})
+    assert len(dataset.starts) == 4
+    for told in ({"is_truncated": flags(5)}, {"is_terminal": flags(5, 2)}, {"next_observation": np.arange(1.0, 6.0)}):
+        memory.Dataset.from_arrays({"is_terminal": flags(5)} | arrays | told)  # no warning, which were an error
