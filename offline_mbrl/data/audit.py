@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offline_mbrl.data import specs, steps, trees
+from offline_mbrl.data import normalize, specs, steps, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
 ERROR, WARNING = "error", "warning"
@@ -33,7 +33,7 @@ def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) ->
     """
     return [
         *shapes(part, spec), *nonfinite(part), *action_range(part, spec.action), *constants(part), *duplicates(part),
-        *terminals_at_limit(part, spec.horizon or longest)]  # fmt: skip
+        *terminals_at_limit(part, spec.horizon or longest), *unknown_terminals(part)]  # fmt: skip
 
 
 def episodes(part: steps.Aligned) -> dict[str, float]:
@@ -153,6 +153,22 @@ def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
         "time limit stored as a terminal? If so mark these ends as truncations (is_last without is_terminal, or "
         "timeouts); if the task ends there by its own rules, ignore this")  # fmt: skip
     return [Finding(WARNING, "is_terminal", int(part.episode_ends[episode]), episode, message)]
+
+
+def unknown_terminals(part: steps.Aligned) -> list[Finding]:
+    """Terminal steps whose next observation repeats their own: where they led is not known. Frames may well repeat."""
+    leaves = trees.flatten(part.columns["observation"]).values()
+    if not any(leaf.dtype.kind == "f" for leaf in leaves):
+        return []
+    rows, terminal = part.episode_ends - 1, ends_terminal(part)
+    unknown = normalize.unknown_outcomes(part.columns["observation"], rows, terminal)
+    if not unknown.any():
+        return []
+    episode = int(np.argmax(unknown))
+    message = (
+        f"{unknown.sum()} of {terminal.sum()} terminal steps lead to a copy of their own observation, as they do where "
+        "the source lacks the next one: models learn no change from them; give `next_observation`")  # fmt: skip
+    return [Finding(WARNING, "observation", int(rows[episode]), episode, message)]
 
 
 # --- episodes ---

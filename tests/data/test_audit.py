@@ -106,6 +106,17 @@ def test_terminals_before_a_known_time_limit_are_none_of_it():
     assert len(audit.findings(train, dataclasses.replace(spec(train), horizon=17), longest=20)) == 1
 
 
+def test_a_terminal_step_that_leads_to_its_own_observation_is_named():
+    listed = [episode(length=4, terminal=index != 1, start=100.0 * index, seed=index) for index in range(3)]
+    for records in listed[1:]:
+        records["observation"][-1] = records["observation"][-2]
+    (finding,) = audit.unknown_terminals(aligned(listed))
+    assert (finding.severity, finding.field, finding.row, finding.episode) == ("warning", "observation", 13, 2)
+    assert finding.message.startswith("1 of 2 terminal steps lead to a copy of their own observation")
+    frames = [records | {"observation": np.zeros((5, 2, 2), np.uint8)} for records in listed]
+    assert audit.unknown_terminals(aligned(frames)) == []
+
+
 def test_statistics_of_episodes():
     part = aligned([episode(length=2, terminal=True), episode(length=4, terminal=False)])
     part.columns["reward"][:] = [1, 2, 0, 1, 1, 1, 1, 0]

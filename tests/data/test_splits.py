@@ -56,8 +56,3 @@ def test_constant_entries_are_marked_and_never_divided_by():
     assert found.delta_std[2] == found.observation_std[2] == 1
     assert found.terminates
     assert not normalize.transition_statistics(dataset()._replace(discount=np.ones(160, np.float32))).terminates
-
-
-def test_transition_statistics_need_vectors():
-    with pytest.raises(UsageError, match="flatten"):
-        normalize.transition_statistics(dataset()._replace(action=np.zeros(160, np.int32)))
