@@ -220,7 +220,10 @@ def fqe_and_robust(learned: Any, data: Data, policies: Policies, settings: Setti
 
     both = zip(*map(separate, (fit.policy_params(learner, state), policies.params)), strict=True)
     each = [robust(*one, trajectories, logged) for one in both]
-    return {"fqe": direct} | jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    short = {"updates_too_few": direct.diagnostics["updates_too_few"]}  # of the values that they are made of
+    return {"fqe": direct} | {
+        name: one._replace(diagnostics={**one.diagnostics, **short}) for name, one in stacked.items()}  # fmt: skip
 
 
 def behavior_log_prob(trajectories: Trajectory) -> Array | None:

@@ -48,6 +48,8 @@ def test_every_group_gives_a_finite_estimate_of_every_policy(group, problem, pol
         told = [one.diagnostics[sign] for sign in ope.SIGNS if sign in one.diagnostics]
         assert told  # every estimator says somehow when not to trust it
         assert set(np.asarray(told).ravel().tolist()) <= {0.0, 1.0}
+    for name in set(found) & {"fqe", "doubly_robust", "weighted_doubly_robust", "magic"}:
+        np.testing.assert_array_equal(found[name].diagnostics["updates_too_few"], 1.0)  # 20 updates settle nothing
 
 
 def test_a_fitted_model_ranks_linear_policies_as_their_exact_values_do(problem, policies):
