@@ -83,8 +83,11 @@ def init(
       seeds: S seed numbers, or None for a single unbatched state.
       statistics: the dataset's statistics, shared by the seeds.
       given: what earlier stages hand on; with a leading axis [S] when seeds are given.
-    """
 
+    Raises:
+      UsageError: `given` lacks that axis.
+    """
+    _check_given(given, seeds)
     learner, dataset = feeding.drawn(learner, dataset)
 
     def one(keys: Array, given: PyTree) -> PyTree:
@@ -94,6 +97,14 @@ def init(
     many = one if seeds is None else jax.vmap(one)
     state = many(keys_for(key, seeds), given)
     return FitState(state, jnp.ones(() if seeds is None else (len(seeds),), bool), jnp.zeros((), jnp.int32))
+
+
+def _check_given(given: PyTree, seeds: Sequence[int] | None) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given if seeds is not None else ()):
+        if jnp.shape(leaf)[:1] != (len(seeds or ()),):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(f"with {len(seeds or ())} seeds every array of `given` has a leading axis of that length, "
+                             f"one entry a seed, but {name} has shape {jnp.shape(leaf)}: stack it")  # fmt: skip
 
 
 def template(

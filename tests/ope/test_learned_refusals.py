@@ -43,6 +43,13 @@ def test_policies_that_do_not_fit_are_refused_with_both_shapes(name, problem):
         fitted(problem, name, broken)
 
 
+def test_parameters_of_one_policy_are_not_those_of_many_seeds(problem):
+    learner, _ = fqe.make(METHODS["fqe"][1], problem.spec, problem.policy)
+    settings = {"num_updates": 1, "statistics": statistics(problem.dataset), "seeds": range(3)}
+    with pytest.raises(UsageError, match=r"with 3 seeds .* but target/logits has shape \(5, 2\): stack it"):
+        fit(learner, problem.dataset, key=KEY, given={"target": problem.behavior_params}, **settings)
+
+
 @pytest.mark.parametrize("name", ["fqe", "fqe_distributional"])
 def test_initial_observations_that_do_not_fit_are_refused(name, problem):
     state, read_out = fitted(problem, name)
