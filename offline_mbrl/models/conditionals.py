@@ -160,14 +160,14 @@ def chain(network: Network, config: ConditionalConfig, order: Sequence[int]) -> 
         known = fixed or shared
         return known["low"], known["high"]
 
-    def loss(params: PyTree, shared: PyTree, x: Array, y: Array, key: Array) -> Array:
+    def loss(params: PyTree, shared: PyTree, x: Array, y: Array, weight: Array, key: Array) -> Array:
         positions, outputs = network.terms(params, x, y, key)
         limits = jax.tree.map(lambda bound: bound[positions], bounds(shared))
         found = jax.vmap(conditional.log_prob)(outputs, limits, y[positions])
         if config.beta:  # without a gradient of its own
             std = jax.vmap(conditional.moments)(outputs, limits)[1]
             found *= jax.lax.stop_gradient(std) ** (2 * config.beta)
-        return -jnp.mean(found)
+        return -jnp.mean(weight[positions] * found)
 
     def penalty(params: PyTree, shared: PyTree) -> Array:
         del params
@@ -209,7 +209,8 @@ def _in_order(density: Density, order: Sequence[int]) -> Density:
     forward = np.asarray(order)
     back = np.argsort(forward)
     return density._replace(
-        loss=lambda params, shared, x, y, key: density.loss(params, shared, x, y[forward], key),
+        loss=lambda params, shared, x, y, weight, key: density.loss(
+            params, shared, x, y[forward], weight[forward], key),
         log_prob=lambda params, shared, x, y: density.log_prob(params, shared, x, y[forward])[back],
         sample=lambda params, shared, x, key: density.sample(params, shared, x, key)[back],
         mode=lambda params, shared, x: density.mode(params, shared, x)[back],

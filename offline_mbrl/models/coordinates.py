@@ -55,6 +55,16 @@ def of_transition(units: Units, statistics: PyTree, transition: Transition) -> t
     return x, targets(units, statistics, observation, following, transition.reward)
 
 
+def known_entries(transition: Transition) -> Array:
+    """Which entries of (change, reward) one transition really tells, `[D]` bool.
+
+    Of a terminal step that leads to a copy of its observation, the reward alone (`data.normalize.unknown_outcomes`).
+    """
+    repeated = jnp.all(transition.next_observation == transition.observation)
+    led_somewhere = ~(repeated & (transition.discount == 0))
+    return jnp.append(jnp.broadcast_to(led_somewhere, transition.observation.shape), True)
+
+
 def outcome(units: Units, statistics: PyTree, observation: Array, y: Array) -> tuple[Array, Array]:
     """The next observation `[n]` and the reward of a target y `[D]`; a constant change is copied."""
     shift, scale = units(statistics)

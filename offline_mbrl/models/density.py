@@ -17,7 +17,8 @@ class Density(NamedTuple):
 
     init: Callable[[Array], PyTree]  # (key) -> one member's params
     shared: Callable[[], PyTree]  # () -> initial params that members share
-    loss: Callable[[PyTree, PyTree, Array, Array, Array], Array]  # (params, shared, x, y, key) -> [] per example
+    loss: Callable[[PyTree, PyTree, Array, Array, Array, Array], Array]
+    # (params, shared, x, y, weight [D] of the entries, key) -> [] per example
     penalty: Callable[[PyTree, PyTree], Array]  # (params [E, ...], shared) -> [] beside the losses
     log_prob: Callable[[PyTree, PyTree, Array, Array], Array]  # (params, shared, x, y) -> [D] of each conditional
     sample: Callable[[PyTree, PyTree, Array, Array], Array]  # (params, shared, x, key) -> y [D]

@@ -3,7 +3,13 @@
 The density sees standardized observations and actions and tells the change of the observation and the reward in units
 that `make` is given. An entry that never varied in the data is copied with its constant change and counts in no
 likelihood; during training its target is unit noise, because a target that is always the same would drive its scale to
-the floor and let its gradient rule the shared layers. Whatever is left of a member's choices is one function: `draw`.
+the floor and let its gradient rule the shared layers.
+
+Of a terminal step whose next observation is not known (`coordinates.known_entries`) only the reward, and that the
+episode ended, are learned. An autoregressive density conditions that reward on the copy that stands in the data, while
+in rollouts it follows a change that the density extrapolates: give true next observations where you can.
+
+Whatever is left of a member's choices is one function: `draw`.
 """
 
 import functools
@@ -192,10 +198,15 @@ def _loss(
         x, y = jax.vmap(lambda one: coordinates.of_transition(units, known, one))(batch)
         target = jnp.where(known["varies"][None], y, jax.random.normal(key_noise, y.shape))
         keys = jax.random.split(key_loss, y.shape[0])
-        wrong = jax.vmap(density.loss, (None, None, 0, 0, 0))(member, network["shared"], x, target, keys)
+        known_entries = jax.vmap(coordinates.known_entries)(batch)
+        weight = known_entries.astype(jnp.float32)
+        wrong = jax.vmap(density.loss, (None, None, 0, 0, 0, 0))(member, network["shared"], x, target, weight, keys)
         if not continuation:
             return jnp.mean(wrong), jnp.zeros(())
-        logits = jax.vmap(continuation.logit, (None, 0, 0))(head, x, y)
+        # An invented change would give the terminal away; in rollouts the head judges what the density says.
+        said = jax.vmap(density.sample, (None, None, 0, 0))(member, network["shared"], x, keys)
+        said = jnp.where(known["varies"][None], jax.lax.stop_gradient(said), 0.0)
+        logits = jax.vmap(continuation.logit, (None, 0, 0))(head, x, jnp.where(known_entries, y, said))
         return jnp.mean(wrong), jnp.mean(optax.sigmoid_binary_cross_entropy(logits, batch.discount))
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch.reward.shape[0]))

@@ -65,8 +65,12 @@ def median_nll(threshold: float = 0.0) -> Score:
     """Median over transitions of the mean negative log-likelihood of an entry, raw units; improves by `threshold`."""
 
     def evaluate(model: DynamicsModel, params: PyTree, held_out: Transition) -> Array:
-        nll = -jnp.sum(log_probs(model, params, held_out), axis=2)
-        return jnp.median(nll, axis=0) / jnp.maximum(jnp.sum(params["statistics"]["varies"]), 1)
+        counted = _counted(params, held_out)  # [M, D]
+        nll = -jnp.sum(jnp.where(counted[:, None], log_probs(model, params, held_out), 0.0), axis=2)
+        each, told = nll / jnp.maximum(jnp.sum(counted, axis=1, keepdims=True), 1), jnp.any(counted, axis=1)
+        median = jnp.nanmedian(jnp.where(told[:, None], each, jnp.nan), axis=0)
+        broken = jnp.any(jnp.isnan(each), axis=0)  # a member that failed must not be judged by what is left of it
+        return jnp.where(broken, jnp.nan, jnp.where(jnp.any(told), median, 0.0))
 
     return Score(evaluate, lambda score, best: score < best - threshold)
 
@@ -78,18 +82,24 @@ def squared_error(threshold: float = 0.01, *, units: coordinates.Units = coordin
     """
 
     def evaluate(model: DynamicsModel, params: PyTree, held_out: Transition) -> Array:
-        scale, varies = units(params["statistics"])[1], params["statistics"]["varies"]
+        scale, counted = units(params["statistics"])[1], _counted(params, held_out)
 
-        def one(transition: Transition) -> Array:
+        def one(of: tuple[Transition, Array]) -> Array:
+            transition, counts = of
             key = jax.random.key(0)  # of a sample that nobody reads
             means, _ = model.step(params, transition.observation, transition.action, key)[1].members
             truth = jnp.append(transition.next_observation, transition.reward)
-            return jnp.sum(jnp.where(varies, jnp.square((means - truth[None]) / scale[None]), 0.0), axis=1)
+            return jnp.sum(jnp.where(counts, jnp.square((means - truth[None]) / scale[None]), 0.0), axis=1)
 
-        errors = jax.lax.map(one, held_out._replace(extras=()), batch_size=BATCH)
-        return jnp.mean(errors, axis=0) / jnp.maximum(jnp.sum(varies), 1)
+        errors = jax.lax.map(one, (held_out._replace(extras=()), counted), batch_size=BATCH)
+        return jnp.sum(errors, axis=0) / jnp.maximum(jnp.sum(counted), 1)
 
     return Score(evaluate, lambda score, best: score < best * (1.0 - threshold))
+
+
+def _counted(params: PyTree, held_out: Transition) -> Array:
+    """`[M, D]` bool: the entries of held-out transitions that are judged, those that vary and are known."""
+    return jax.vmap(coordinates.known_entries)(held_out._replace(extras=())) & params["statistics"]["varies"][None]
 
 
 def log_probs(model: DynamicsModel, params: PyTree, transitions: Transition) -> Array:

@@ -86,9 +86,9 @@ def density(config: Config, state_size: int, action_size: int) -> Density:
         mean, log_variance = heads(params, shared, x)
         return gaussian_log_prob(y, mean, 0.5 * log_variance)
 
-    def loss(params: PyTree, shared: PyTree, x: Array, y: Array, key: Array) -> Array:
+    def loss(params: PyTree, shared: PyTree, x: Array, y: Array, weight: Array, key: Array) -> Array:
         del key  # deterministic
-        return jnp.mean(scaled_nll(y, *heads(params, shared, x)))
+        return jnp.mean(weight * scaled_nll(y, *heads(params, shared, x)))
 
     def penalty(params: PyTree, shared: PyTree) -> Array:
         room = jnp.sum(shared["highest"] - shared["lowest"]) if shared else jnp.zeros(())

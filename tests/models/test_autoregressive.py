@@ -76,7 +76,7 @@ def test_training_conditions_on_the_data_and_not_on_own_samples(name):
         later = jnp.array(order[i:])
         mean, std = moments(params, {}, x, y.at[later].set(1e3))  # the data's own before, nonsense from here on
         nll -= gaussian_log_prob(y[at], mean[at], jnp.log(std[at])) / D
-    losses = jax.vmap(density.loss, (None, None, None, None, 0))(params, {}, x, y, jax.random.split(KEY, 3))
+    losses = jax.vmap(density.loss, (*[None] * 5, 0))(params, {}, x, y, jnp.ones(D), jax.random.split(KEY, 3))
     np.testing.assert_allclose(losses, np.full(3, nll), rtol=1e-5)
     np.testing.assert_allclose(-jnp.mean(density.log_prob(params, {}, x, y)), nll, rtol=1e-5)
 
@@ -84,10 +84,10 @@ def test_training_conditions_on_the_data_and_not_on_own_samples(name):
 def test_some_entries_an_example_train_as_all_do_on_average():
     some, full = shared(dims_per_example=2), shared()
     params = random_params(full)
-    draws = jax.jit(jax.vmap(some.loss, (None, None, None, None, 0)))(params, {}, x, y, jax.random.split(KEY, 4_000))
+    draws = jax.jit(jax.vmap(some.loss, (*[None] * 5, 0)))(params, {}, x, y, jnp.ones(D), jax.random.split(KEY, 4_000))
     error = np.std(draws) / np.sqrt(len(draws))
     assert error > 1e-4
-    assert abs(np.mean(draws) - full.loss(params, {}, x, y, KEY)) < 3 * error
+    assert abs(np.mean(draws) - full.loss(params, {}, x, y, jnp.ones(D), KEY)) < 3 * error
     entries = -np.asarray(full.log_prob(params, {}, x, y))
     pairs = [np.mean(entries[[i, (i + 2) % D]]) for i in range(D)]
     assert all(np.min(np.abs(draw - pairs)) < 1e-4 for draw in np.unique(draws))  # two of them, never one twice
@@ -143,7 +143,9 @@ def test_an_order_changes_nothing_but_the_order(make, reward_first):
         expected = jax.tree.leaves(getattr(natural, function)(params, {}, x, y[order]))
         for one, another in zip(given, expected, strict=True):
             np.testing.assert_allclose(one[order], another, rtol=1e-5)
-    np.testing.assert_allclose(other.loss(params, {}, x, y, KEY), natural.loss(params, {}, x, y[order], KEY), rtol=1e-5)
+    weight = jnp.arange(1.0, D + 1)
+    losses = other.loss(params, {}, x, y, weight, KEY), natural.loss(params, {}, x, y[order], weight[order], KEY)
+    np.testing.assert_allclose(*losses, rtol=1e-5)
     np.testing.assert_allclose(other.sample(params, {}, x, KEY)[order], natural.sample(params, {}, x, KEY), rtol=1e-5)
     np.testing.assert_allclose(other.mode(params, {}, x)[order], natural.mode(params, {}, x), rtol=1e-5)
 

@@ -88,7 +88,8 @@ def learned(name, num_updates=1_200, batch_size=256):
     def update(state, key):
         key_data, key_loss = jax.random.split(key)
         batch, keys = draw(key_data, batch_size), jax.random.split(key_loss, batch_size)
-        each = lambda params: jax.vmap(density.loss, (None, None, None, 0, 0))(params, {}, INPUT, batch, keys)  # noqa: E731
+        loss = jax.vmap(density.loss, (None, None, None, 0, None, 0))
+        each = lambda params: loss(params, {}, INPUT, batch, jnp.ones(SIX), keys)  # noqa: E731
         gradient = jax.grad(lambda params: jnp.mean(each(params)))(state[0])
         updates, opt_state = optimizer.update(gradient, state[1])
         return (optax.apply_updates(state[0], updates), opt_state), None
@@ -130,7 +131,8 @@ def test_a_correlation_that_inputs_leave_open_is_learned_beside_what_they_tell()
         return x, x @ matrix.T + noise @ factor.T
 
     def score(params, x, y):
-        return jnp.mean(jax.vmap(density.loss, (None, None, 0, 0, None))(params, {}, x, y, jax.random.key(0)))
+        loss = jax.vmap(density.loss, (None, None, 0, 0, None, None))
+        return jnp.mean(loss(params, {}, x, y, jnp.ones(SIX), jax.random.key(0)))
 
     def update(state, key):
         updates, opt_state = optimizer.update(jax.grad(score)(state[0], *draw(key, 128)), state[1])

@@ -71,7 +71,7 @@ def test_learned_bounds_are_shared_and_cost_a_hundredth_of_their_distance():
     params, shared = random_params(density), density.shared()
     np.testing.assert_allclose(density.penalty(params, shared), 0.01 * 5 * 5.0, rtol=1e-6)
     x, y = jnp.ones(6), jnp.ones(5)
-    gradient = jax.jit(jax.grad(density.loss, argnums=1))(params, shared, x, y, jax.random.key(0))
+    gradient = jax.jit(jax.grad(density.loss, argnums=1))(params, shared, x, y, jnp.ones(5), jax.random.key(0))
     assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient))
     fixed = masked(conditional=ConditionalConfig(log_std_min=-4.0))
     assert fixed.shared() == {}
@@ -100,7 +100,8 @@ def test_weighted_losses_have_the_gradients_of_seitzers_equations(beta):
     y, mean, log_std = np.array([0.3, -2.0]), np.array([0.1, 0.5]), np.array([-2.0, 0.7])
     params = jax.tree.map(jnp.zeros_like, density.init(jax.random.key(0)))
     params["layer_0"]["bias"] = jnp.array([mean[0], log_std[0], mean[1], log_std[1]])
-    found = jax.grad(density.loss)(params, {}, jnp.zeros(2), jnp.asarray(y), jax.random.key(0))["layer_0"]["bias"]
+    loss = lambda params: density.loss(params, {}, jnp.zeros(2), jnp.asarray(y), jnp.ones(2), jax.random.key(0))  # noqa: E731
+    found = jax.grad(loss)(params)["layer_0"]["bias"]
     weight, variance = np.exp(2 * beta * log_std), np.exp(2 * log_std)
     np.testing.assert_allclose(found[::2], weight * (mean - y) / variance / 2, rtol=1e-4)
     np.testing.assert_allclose(found[1::2], weight * (1 - (mean - y) ** 2 / variance) / 2, rtol=1e-4)

@@ -19,7 +19,7 @@ from explicit_examples import (
     transition,
 )
 
-from offline_mbrl.models import coordinates, explicit
+from offline_mbrl.models import autoregressive, coordinates, explicit
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
 UNITS = (coordinates.unit_variance, coordinates.standardized, coordinates.raw)
@@ -187,6 +187,44 @@ def test_the_loss_is_the_sum_over_members_of_the_means_over_their_batches():
     own = np.stack([nll[e, :, e] for e in range(3)]) - np.log(scale)
     np.testing.assert_allclose(total, own.mean(axis=(1, 2)).sum(), rtol=1e-5)
     np.testing.assert_allclose(total, metrics["loss/total"])
+
+
+def unknown_outcomes(of, where):
+    """The same with terminal steps of unknown outcome at `where` [E, B]."""
+    copies = jnp.where(where[..., None], of.observation, of.next_observation)
+    return of._replace(discount=jnp.where(where, 0.0, of.discount), next_observation=copies)
+
+
+@pytest.mark.parametrize("made", [density(), autoregressive.masked(autoregressive.MaskedConfig(16, 1), STATE, ACTION)],
+                         ids=["feedforward", "masked"])  # fmt: skip
+def test_an_unknown_outcome_teaches_its_reward_and_no_change(made):
+    model = jitted(explicit.make(made, spec(), num_members=2))
+    params = scattered(model.init(jax.random.key(0), statistics()))
+    where = jnp.arange(6)[None] % 3 == jnp.arange(2)[:, None]
+    of = transition(lead=(2, 6))
+    batch = unknown_outcomes(of, where)
+    total, _ = model.loss(params, batch, jax.random.key(0))
+    nll = jax.jit(jax.vmap(jax.vmap(lambda *one: -model.log_prob(params, *one))))(*arguments(batch))  # [E, B, E, D]
+    own = np.stack([nll[e, :, e] for e in range(2)]) - np.log(coordinates.unit_variance(params["statistics"])[1])
+    own[..., :-1] *= ~np.asarray(where)[..., None]
+    np.testing.assert_allclose(total, own.mean(axis=(1, 2)).sum(), rtol=1e-5)
+    stays = batch._replace(discount=of.discount)  # the same observations where the episode goes on
+    assert abs(model.loss(params, stays, jax.random.key(0))[0] - total) > 1e-3
+
+
+def test_a_learned_continuation_does_not_see_a_change_that_is_only_unknown():
+    model, params = ensemble(1, continuation=CONTINUATION)
+    batch = unknown_outcomes(transition(lead=(1, 6)), jnp.ones((1, 6), bool))
+    head = jax.tree.map(jnp.zeros_like, params["network"]["continuation"])
+    of_change = STATE + ACTION + jnp.arange(STATE)
+    head["layer_0"]["kernel"] = head["layer_0"]["kernel"].at[:, of_change, 0].set(1e3)  # 0 for a change of exactly 0
+    head["layer_0"]["bias"] = head["layer_0"]["bias"].at[:, 0].set(-1e-3)
+    head["layer_1"]["kernel"] = head["layer_1"]["kernel"].at[:, 0].set(1.0)
+    params["network"]["continuation"] = head
+    known = params["statistics"]
+    assert np.all(known["delta_mean"] != 0)
+    found = model.loss(params, batch, jax.random.key(0))[1]["loss/continuation"]
+    assert found > 10  # the head takes what the density says for a change, and goes on
 
 
 def test_the_mixture_of_members_is_the_mean_of_their_densities():

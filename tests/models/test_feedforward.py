@@ -80,7 +80,7 @@ def test_the_loss_is_the_mean_negative_log_likelihood_and_no_entry_sees_another(
     density = feedforward.make(config, 2, 1)
     params, (x, y) = density.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (2, 3))
     log_prob = jax.jit(density.log_prob)(params, {}, x, y)
-    loss = jax.jit(density.loss)(params, {}, x, y, jax.random.key(0))
+    loss = jax.jit(density.loss)(params, {}, x, y, jnp.ones(3), jax.random.key(0))
     np.testing.assert_allclose(loss, -np.mean(log_prob), rtol=1e-6)
     jacobian = np.array(jax.jit(jax.jacobian(density.log_prob, argnums=3))(params, {}, x, y))
     np.testing.assert_array_equal(jacobian - np.diag(np.diag(jacobian)), 0.0)

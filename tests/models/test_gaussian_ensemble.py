@@ -50,7 +50,7 @@ def test_the_scaled_likelihood_gives_the_known_numbers():
 def test_the_loss_is_twice_the_negative_log_likelihood_without_its_constant():
     density, params, shared = one_member(config())
     x, y = jnp.arange(STATE + ACTION) / 3.0, jnp.arange(D) / 2.0
-    loss = jax.jit(density.loss)(params, shared, x, y, jax.random.key(0))
+    loss = jax.jit(density.loss)(params, shared, x, y, jnp.ones(D), jax.random.key(0))
     log_prob = jax.jit(density.log_prob)(params, shared, x, y)
     np.testing.assert_allclose(loss, -2 * np.mean(log_prob) - np.log(2 * np.pi), rtol=1e-5)
 
