@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from offline_mbrl.data import memory
+from offline_mbrl.data import memory, splits
 from offline_mbrl.models import coordinates
 from offline_mbrl.types import Array, DynamicsModel, Learner, Metrics, PyTree, Transition, UsageError
 
@@ -33,11 +33,13 @@ class Config:
     final_learning_rate: float = 0.02  # fraction of it after num_updates, reached linearly; 1: constant
     weight_decay: float = 1e-4  # on weight matrices
     decoupled: bool = True  # AdamW's decay; False: added to the gradient before Adam
+    eps: float = 1e-8  # of Adam
     max_grad_norm: float = 10.0  # of each member's gradient; 0: not clipped
     num_elites: int = 0  # members that steps are sampled from, the best held-out ones; 0: all
     refresh_every: int = 500  # updates between evaluations on held-out transitions
-    max_held_out: int = 5_000  # held-out transitions an evaluation reads at most
-    patience: int = 10  # evaluations without improvement, for `stop_when_stale`
+    held_out_fraction: float = 0.1  # of the transitions, for `split`
+    max_held_out: int = 5_000  # held-out transitions that `split` keeps and an evaluation reads at most; 0: all
+    patience: int = 10  # evaluations without improvement after which `hooks` end a run; 0: never
 
 
 class State(NamedTuple):
@@ -128,8 +130,8 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
       best, the best `num_elites` of them as elites, and the statistics.
 
     Raises:
-      UsageError: a setting is out of range; in `init`, there are no statistics of transitions; in `refresh`, no
-        transition is held out; in `step`, the batch is a stream's.
+      UsageError: a setting is out of range; in `init`, there are no statistics of transitions, or the model has another
+        number of members; in `refresh`, no transition is held out; in `step`, the batch is a stream's.
     """
     _check(config, num_members)
     transform, sample = optimizer(config), memory.transitions(config.batch_size)
@@ -145,6 +147,9 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
     def init(key: Array, example: PyTree, statistics: PyTree, given: PyTree) -> State:
         del example, given
         params = model.init(key, statistics)
+        if (found := params["elites"].shape[0]) != num_members:
+            raise UsageError(f"fitting: num_members is {num_members}, but the model has {found}: give the number that "
+                             "it was made with")  # fmt: skip
         return State(
             params, transform.init(params["network"]), _members(params), jnp.full(num_members, jnp.inf),
             jnp.zeros(num_members, jnp.int32), jnp.zeros((), jnp.int32))  # fmt: skip
@@ -209,7 +214,7 @@ def resampled(position: Array, size: int, seed: int) -> Array:
 
 
 def held_out(dataset: memory.Dataset, most: int) -> Transition:
-    """At most `most` held-out transitions of a dataset, evenly spaced.
+    """At most `most` held-out transitions of a dataset, evenly spaced; 0: all.
 
     Raises:
       UsageError: none is held out.
@@ -218,7 +223,7 @@ def held_out(dataset: memory.Dataset, most: int) -> Transition:
         raise UsageError("fitting a model needs held-out transitions, but `dataset.held_out` is empty: "
                          "split first with data.splits.hold_out(dataset)")  # fmt: skip
     rows = jnp.asarray(dataset.held_out)
-    rows = rows[:: -(-rows.shape[0] // most)]
+    rows = rows[:: -(-rows.shape[0] // most)] if most else rows
     return memory.transitions(1).gather(jax.tree.map(jnp.asarray, dataset), rows)
 
 
@@ -229,7 +234,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         rate = optax.linear_schedule(rate, rate * config.final_learning_rate, config.num_updates)
     decay = optax.add_decayed_weights(config.weight_decay, matrices) if config.weight_decay else optax.identity()
     clip = clip_members(config.max_grad_norm) if config.max_grad_norm else optax.identity()
-    parts = (optax.scale_by_adam(), decay) if config.decoupled else (decay, optax.scale_by_adam())
+    adam = optax.scale_by_adam(eps=config.eps)
+    parts = (adam, decay) if config.decoupled else (decay, adam)
     return optax.chain(clip, *parts, optax.scale_by_learning_rate(rate))
 
 
@@ -252,6 +258,24 @@ def clip_members(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
+def split(dataset: memory.Dataset, config: Config, *, seed: int = 0) -> memory.Dataset:
+    """The dataset with as many transitions held out, uniformly, as the config says; see `splits.hold_out`.
+
+    Raises:
+      UsageError: the fraction is not inside (0, 1), or no transition would be left on one side.
+    """
+    most = config.max_held_out or None
+    return splits.hold_out(dataset, fraction=config.held_out_fraction, most=most, seed=seed)
+
+
+def hooks(config: Config) -> tuple[Callable[[Any], str | None], ...]:
+    """What to give `fit` as `hooks` so that it stops as the config says: `stop_when_stale`, or nothing.
+
+    They are asked after each block, so at least once after each evaluation.
+    """
+    return (stop_when_stale(config.patience),) if config.patience else ()
+
+
 def stop_when_stale(patience: int) -> Callable[[Any], str | None]:
     """A hook of `fit`: ends a run in which no member of any living seed has improved for `patience` evaluations."""
 
@@ -266,5 +290,7 @@ def stop_when_stale(patience: int) -> Callable[[Any], str | None]:
 def _check(config: Config, num_members: int) -> None:
     if not 0 <= config.num_elites <= num_members:
         raise UsageError(f"fitting: num_elites {config.num_elites} must lie between 0 and num_members {num_members}")
-    if min(config.batch_size, config.refresh_every, config.max_held_out, config.num_updates) < 1:
-        raise UsageError("fitting: batch_size, refresh_every, max_held_out and num_updates must be at least 1")
+    if min(config.batch_size, config.refresh_every, config.num_updates) < 1:
+        raise UsageError("fitting: batch_size, refresh_every and num_updates must be at least 1")
+    if min(config.max_held_out, config.patience) < 0:
+        raise UsageError("fitting: max_held_out and patience must be at least 0, which means all and never")

@@ -3,6 +3,12 @@
 A member tells a mean and a log variance per entry of (change of the observation, reward); the soft bounds of the log
 variance are learned and shared by all members (PETS, arXiv:1805.12114, appendix A.1; MBPO, arXiv:1906.08253; MOPO,
 arXiv:2005.13239). The reward is the last entry (MOPO's code has it first). Minibatches: see `fitting`.
+
+What `PRESETS` do not take over: mbrl-lib and unifloral decay biases too; mbrl-lib takes the snapshot of all members
+when one has improved; CBOP's two networks have losses of their own, here the reward is one of D entries of a mean
+(which Adam undoes but for the weight of the bounds); unifloral standardizes no inputs, shows all members the same
+batches and stops after 400 epochs; MOReL scales by the mean absolute deviation instead of the standard one, draws
+initial biases too, stops after 25 epochs, holds nothing out, and is told the reward.
 """
 
 from collections.abc import Callable
@@ -19,7 +25,7 @@ from offline_mbrl.types import Array, DynamicsModel, EnvironmentSpec, Learner, P
 
 FIT = fitting.Config(
     final_learning_rate=1.0, weight_decay=0.0, max_grad_norm=0.0, num_elites=5, max_held_out=1_000,
-    patience=6)  # MOPO's code stops when its counter exceeds 5  # fmt: skip
+    held_out_fraction=0.2, patience=6)  # MOPO's code stops when its counter exceeds 5  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Config:
     num_members: int = 7
     hidden_layers: tuple[int, ...] = (200, 200, 200, 200)
     activation: Literal["swish", "relu"] = "swish"
-    init: Literal["half_normal", "uniform"] = "half_normal"  # see networks.torsos; uniform: rlkit's
+    init: Literal["half_normal", "uniform", "lecun"] = "half_normal"  # see networks.torsos; lecun: flax's own
     bias: float = 0.0  # all biases at first
     decay: tuple[float, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)  # of each layer: decay / 2 * sum W^2; (): none
     lowest_log_variance: float = -10.0  # where the bounds start
@@ -37,25 +43,38 @@ class Config:
     learned_bounds: bool = True
     bounds_coef: float = 0.01  # weight of sum(highest) - sum(lowest) in the loss
     separate_reward: bool = False  # the reward has its own network of the same shape
+    deterministic: bool = False  # trained on the squared error; samples have no noise, the density deviation 1
     targets: Literal["raw", "standardized"] = "raw"
+    keep: Literal["best", "last"] = "best"  # evaluation whose weights each member is handed on with
     fit: fitting.Config = field(default_factory=lambda: FIT)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "mopo": {},
     "offlinerl_kit": {"fit": replace(FIT, patience=5)},  # yihaosun1124/OfflineRL-Kit
-    "mbrl_lib": {  # facebookresearch/mbrl-lib, GaussianMLP: fixed bounds, decay by the optimizer (there of biases too)
-        "decay": (), "learned_bounds": False, "fit": replace(FIT, weight_decay=1e-5, decoupled=False, patience=5),
+    "mbrl_lib": {  # facebookresearch/mbrl-lib, GaussianMLP: fixed bounds, decay by the optimizer
+        "decay": (), "learned_bounds": False,
+        "fit": replace(FIT, weight_decay=1e-5, decoupled=False, patience=5, max_held_out=0),
     },
     "cbop": {  # the published command of Jeong et al. (ICLR 2023)
         "num_members": 30, "activation": "relu", "init": "uniform", "bias": 0.1, "decay": (), "separate_reward": True,
-        "targets": "standardized",
-        "fit": replace(FIT, batch_size=1_024, num_elites=20, max_held_out=10_000, patience=5),
+        "targets": "standardized",  # its resamples are drawn anew each epoch, so that every member sees all data
+        "fit": replace(FIT, batch_size=1_024, bootstrap=False, num_elites=20, max_held_out=10_000, patience=5),
+    },
+    "unifloral": {  # EmptyJackson/unifloral, algorithms/dynamics.py
+        "activation": "relu", "init": "lecun", "decay": (), "keep": "last",
+        "fit": replace(FIT, weight_decay=2.5e-5, eps=1e-5, bootstrap=False, max_held_out=0, patience=0),
+    },
+    "morel": {  # aravindr93/mjrl, projects/morel, its D4RL configuration
+        "num_members": 4, "hidden_layers": (512, 512), "activation": "relu", "init": "uniform", "decay": (),
+        "deterministic": True, "separate_reward": True, "targets": "standardized", "keep": "last",
+        "fit": replace(FIT, bootstrap=False, num_elites=0, patience=0),
     },
 }  # fmt: skip
 
 ACTIVATIONS = {"swish": jax.nn.silu, "relu": jax.nn.relu}
-INITIALIZERS = {"half_normal": torsos.half_fan_in_normal, "uniform": torsos.fan_in_uniform}
+INITIALIZERS = {"half_normal": torsos.half_fan_in_normal, "uniform": torsos.fan_in_uniform,
+                "lecun": lambda fan_in: jax.nn.initializers.lecun_normal()}  # fmt: skip
 TARGETS = {"raw": coordinates.raw, "standardized": coordinates.standardized}
 
 
@@ -67,7 +86,8 @@ def density(config: Config, state_size: int, action_size: int) -> Density:
     """
     _check(config)
     parts = {"state": state_size, "reward": 1} if config.separate_reward else {"all": state_size + 1}
-    networks = {name: _network(config, 2 * size) for name, size in parts.items()}
+    outputs_each = 1 if config.deterministic else 2
+    networks = {name: _network(config, outputs_each * size) for name, size in parts.items()}
     bounds = {
         "lowest": jnp.full(state_size + 1, config.lowest_log_variance),
         "highest": jnp.full(state_size + 1, config.highest_log_variance)}  # fmt: skip
@@ -77,9 +97,11 @@ def density(config: Config, state_size: int, action_size: int) -> Density:
         return {name: torsos.init(network, keys[i], x) for i, (name, network) in enumerate(networks.items())}
 
     def heads(params: PyTree, shared: PyTree, x: Array) -> tuple[Array, Array]:
-        halves = [jnp.split(torsos.apply(network, params[name], x), 2) for name, network in networks.items()]
-        mean, log_variance = (jnp.concatenate(half) for half in zip(*halves, strict=True))
-        shared = shared or bounds
+        parts = [jnp.split(torsos.apply(network, params[name], x), outputs_each) for name, network in networks.items()]
+        mean, *raw = (jnp.concatenate(part) for part in zip(*parts, strict=True))
+        if config.deterministic:
+            return mean, jnp.zeros_like(mean)
+        (log_variance,), shared = raw, shared or bounds
         return mean, soft_bounds(log_variance, shared["lowest"], shared["highest"])
 
     def log_prob(params: PyTree, shared: PyTree, x: Array, y: Array) -> Array:
@@ -97,14 +119,15 @@ def density(config: Config, state_size: int, action_size: int) -> Density:
     def moments(params: PyTree, shared: PyTree, x: Array, y: Array) -> tuple[Array, Array]:
         del y  # no entry depends on another
         mean, log_variance = heads(params, shared, x)
-        return mean, jnp.exp(0.5 * log_variance)
+        return mean, jnp.zeros_like(mean) if config.deterministic else jnp.exp(0.5 * log_variance)
 
     def sample(params: PyTree, shared: PyTree, x: Array, key: Array) -> Array:
         mean, std = moments(params, shared, x, x)
         return mean + std * jax.random.normal(key, mean.shape)
 
+    learned = config.learned_bounds and not config.deterministic
     return Density(
-        init=init, shared=lambda: bounds if config.learned_bounds else {}, loss=loss, penalty=penalty,
+        init=init, shared=lambda: bounds if learned else {}, loss=loss, penalty=penalty,
         log_prob=log_prob, sample=sample, mode=lambda params, shared, x: heads(params, shared, x)[0],
         moments=moments)  # fmt: skip
 
@@ -136,8 +159,17 @@ def make(
 
 
 def learner(config: Config, model: DynamicsModel) -> Learner:
-    """The fit of that model: members are judged by the squared error of their means on held-out targets."""
+    """The fit of that model: members are judged by the squared error of their means on held-out targets.
+
+    The preset's split and its early stop are applied by whoever runs the fit:
+
+        dataset = fitting.split(dataset, config.fit)
+        statistics = normalize.statistics(dataset)._replace(transitions=normalize.transition_statistics(dataset))
+        fit(learner, dataset, hooks=fitting.hooks(config.fit), statistics=statistics, ...)
+    """
     score = fitting.squared_error(units=TARGETS[config.targets])
+    if config.keep == "last":
+        score = score._replace(improved=lambda score, best: jnp.ones_like(score, bool))
     return fitting.make(model, config.fit, num_members=config.num_members, score=score)
 
 
@@ -148,7 +180,8 @@ def _network(config: Config, size: int) -> torsos.MLP:
 
 
 def _check(config: Config) -> None:
-    for value, known in ((config.activation, ACTIVATIONS), (config.init, INITIALIZERS), (config.targets, TARGETS)):
+    for value, known in ((config.activation, ACTIVATIONS), (config.init, INITIALIZERS), (config.targets, TARGETS),
+                         (config.keep, ("best", "last"))):  # fmt: skip
         if value not in known:
             raise UsageError(f"gaussian_ensemble: unknown option {value!r}; choose one of {', '.join(known)}")
     if not config.lowest_log_variance < config.highest_log_variance:

@@ -283,7 +283,9 @@ def test_what_is_missing_is_named():
         one.step(state, transition(lead=(4,)), jax.random.key(0))
 
 
-@pytest.mark.parametrize("wrong", [{"num_elites": 4}, {"num_elites": -1}, {"refresh_every": 0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"num_elites": 4}, {"num_elites": -1}, {"refresh_every": 0}, {"batch_size": 0}, {"patience": -1},
+              {"max_held_out": -1}])  # fmt: skip
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match="fitting"):
         learner(dataclasses.replace(CONFIG, **wrong))

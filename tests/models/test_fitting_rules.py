@@ -1,11 +1,46 @@
 """What decides when a fit ends, what it holds out and what its scores count."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from explicit_examples import D, ensemble, transition
+import pytest
+from explicit_examples import D, density, ensemble, linear, spec, transition
 
-from offline_mbrl.models import fitting
+from offline_mbrl import fit
+from offline_mbrl.models import explicit, fitting
+from offline_mbrl.types import UsageError
+
+MEMBERS = 3
+CONFIG = fitting.Config(num_updates=600, batch_size=64, refresh_every=20, learning_rate=0.0, patience=3)
+
+
+@pytest.mark.parametrize("seeds", [None, [0, 1]])
+def test_a_run_ends_early_when_its_patience_does(seeds):
+    dataset, known, _ = linear()
+    model = explicit.make(density((4,)), spec(), num_members=MEMBERS)
+    run = lambda config: fit.fit(  # noqa: E731
+        fitting.make(model, config, num_members=MEMBERS), dataset, key=jax.random.key(0), num_updates=600, seeds=seeds,
+        statistics=known, block_updates=50, hooks=fitting.hooks(config))  # fmt: skip
+    stopped = run(CONFIG)  # nothing is learned, so only the first evaluation, after 20 updates, improves on none
+    assert "no held-out score improved in 3 evaluations" in stopped.stopped
+    assert stopped.num_updates == 100  # the third in vain comes after 80 updates, before a block of 20 more
+    whole = run(dataclasses.replace(CONFIG, patience=0))
+    assert (whole.stopped, whole.num_updates) == (None, 600)
+
+
+def test_the_split_is_as_large_as_the_config_says():
+    dataset = linear()[0]._replace(held_out=())
+    size = len(dataset.starts)
+    for config, expected in (
+        (dataclasses.replace(CONFIG, held_out_fraction=0.2, max_held_out=0), int(0.2 * size)),
+        (dataclasses.replace(CONFIG, held_out_fraction=0.2, max_held_out=100), 100),
+    ):
+        found = fitting.split(dataset, config)
+        assert (len(found.held_out), len(found.starts)) == (expected, size - expected)
+        assert len(fitting.held_out(found, config.max_held_out).reward) == expected
+    assert np.any(fitting.split(dataset, CONFIG, seed=1).held_out != fitting.split(dataset, CONFIG).held_out)
 
 
 def blind(of, num):
@@ -39,3 +74,9 @@ def test_a_transition_of_which_nothing_varies_or_is_known_counts_in_no_score():
         evaluate = jax.jit(lambda of, score=score: score.evaluate(model, params, of))
         np.testing.assert_allclose(evaluate(blind(of, 4)), evaluate(known), rtol=1e-5)
         np.testing.assert_array_equal(evaluate(blind(of, 9)), 0.0)
+
+
+def test_another_number_of_members_than_the_models_is_refused():
+    model = explicit.make(density((4,)), spec(), num_members=2)
+    with pytest.raises(UsageError, match="num_members is 3, but the model has 2"):
+        fitting.make(model, CONFIG, num_members=3).init(jax.random.key(0), (), linear()[1], ())

@@ -118,9 +118,13 @@ def test_samples_have_the_moments_that_the_density_says(preset):
     mean, std = jax.jit(density.moments)(params, shared, x, jnp.zeros(D))
     draw = jax.jit(jax.vmap(density.sample, (None, None, None, 0)))
     drawn = draw(params, shared, x, jax.random.split(jax.random.key(0), 20_000))
+    np.testing.assert_allclose(jax.jit(density.mode)(params, shared, x), mean)
+    if config(preset).deterministic:
+        np.testing.assert_array_equal(drawn, np.tile(mean, (20_000, 1)))
+        np.testing.assert_array_equal(std, 0.0)
+        return
     np.testing.assert_allclose((np.mean(drawn, axis=0) - mean) / std, 0.0, atol=0.03)
     np.testing.assert_allclose(np.std(drawn, axis=0) / std, 1.0, atol=0.03)
-    np.testing.assert_allclose(jax.jit(density.mode)(params, shared, x), mean)
 
 
 # --- the ensemble ---
@@ -188,17 +192,75 @@ def test_learned_bounds_move_and_are_no_part_of_a_snapshot():
 # --- options ---
 
 
+FOUR, DECAY = (200,) * 4, (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+PUBLISHED = {
+    # members, hidden layers, activation, initial weights, initial biases, decay of each layer, targets, what is kept
+    "mopo": (7, FOUR, "swish", "half_normal", 0.0, DECAY, "raw", "best"),
+    "offlinerl_kit": (7, FOUR, "swish", "half_normal", 0.0, DECAY, "raw", "best"),
+    "mbrl_lib": (7, FOUR, "swish", "half_normal", 0.0, (), "raw", "best"),
+    "cbop": (30, FOUR, "relu", "uniform", 0.1, (), "standardized", "best"),
+    "unifloral": (7, FOUR, "relu", "lecun", 0.0, (), "raw", "last"),
+    "morel": (4, (512, 512), "relu", "uniform", 0.0, (), "standardized", "last"),
+}
+PUBLISHED_FITS = {
+    # batch, resamples, elites, held out at most, patience, decay by the optimizer and whether it is AdamW's
+    "mopo": (256, True, 5, 1_000, 6, 0.0, True),
+    "offlinerl_kit": (256, True, 5, 1_000, 5, 0.0, True),
+    "mbrl_lib": (256, True, 5, 0, 5, 1e-5, False),
+    "cbop": (1_024, False, 20, 10_000, 5, 0.0, True),
+    "unifloral": (256, False, 5, 0, 0, 2.5e-5, True),
+    "morel": (256, False, 0, 1_000, 0, 0.0, True),
+}
+
+
 def test_presets_are_the_published_ensembles():
     made = {name: gaussian_ensemble.Config(**preset) for name, preset in gaussian_ensemble.PRESETS.items()}
-    assert {name: (one.num_members, one.fit.num_elites, one.fit.patience) for name, one in made.items()} == {
-        "mopo": (7, 5, 6), "offlinerl_kit": (7, 5, 5), "mbrl_lib": (7, 5, 5), "cbop": (30, 20, 5)}  # fmt: skip
-    assert made["mopo"].decay == (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
-    assert all(one.hidden_layers == (200,) * 4 and one.fit.learning_rate == 1e-3 for one in made.values())
-    assert all(one.fit.final_learning_rate == 1.0 and one.fit.max_grad_norm == 0 for one in made.values())
+    assert {
+        name: (one.num_members, one.hidden_layers, one.activation, one.init, one.bias, one.decay, one.targets, one.keep)
+        for name, one in made.items()
+    } == PUBLISHED
+    fits = {name: one.fit for name, one in made.items()}
+    assert {
+        name: (of.batch_size, of.bootstrap, of.num_elites, of.max_held_out, of.patience, of.weight_decay, of.decoupled)
+        for name, of in fits.items()
+    } == PUBLISHED_FITS
+    assert all((of.learning_rate, of.final_learning_rate, of.max_grad_norm) == (1e-3, 1.0, 0.0) for of in fits.values())
+    assert all(of.held_out_fraction == 0.2 for of in fits.values())
+    assert {name for name, one in made.items() if not one.learned_bounds or one.deterministic} == {"mbrl_lib", "morel"}
+    assert {name for name, one in made.items() if one.separate_reward} == {"cbop", "morel"}
+    assert all((one.lowest_log_variance, one.highest_log_variance) == (-10.0, 0.5) for one in made.values())
+    assert all(one.bounds_coef == 0.01 for one in made.values())
+    assert {name: of.eps for name, of in fits.items() if of.eps != 1e-8} == {"unifloral": 1e-5}
+
+
+def test_a_deterministic_member_is_trained_on_the_squared_error():
+    density, params, shared = one_member(config("morel"))
+    x, y, weight = jnp.arange(STATE + ACTION) / 3.0, jnp.arange(D) / 2.0, jnp.arange(D, dtype=float)
+    loss = jax.jit(density.loss)(params, shared, x, y, weight, jax.random.key(0))
+    error = np.square(np.asarray(density.mode(params, shared, x)) - y)
+    np.testing.assert_allclose(loss, np.mean(weight * error), rtol=1e-5)
+    assert shared == {}
+    assert density.penalty(params, shared) == 0
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_members_are_handed_on_as_they_were_at_their_best_or_last_evaluation(keep):
+    dataset, known, _ = linear()
+    chosen = config(keep=keep)
+    one = gaussian_ensemble.learner(chosen, gaussian_ensemble.make(chosen, spec()))
+    state = jax.jit(lambda key: one.init(key, (), known, ()))(jax.random.key(0))
+    refresh, handed_on = jax.jit(one.refresh), []
+    for bias in (0.0, 50.0):  # the second is worse
+        members = jax.tree.map(lambda leaf: leaf + bias, state.params["network"]["members"])  # noqa: B023
+        params = state.params | {"network": state.params["network"] | {"members": members}}
+        state = refresh(state._replace(params=params, count=jnp.asarray(1)), dataset, jax.random.key(0))
+        handed_on.append(one.policy_params(state)["network"]["members"]["all"]["layer_0"]["bias"])
+    assert np.any(handed_on[0] != handed_on[1]) == (keep == "last")
+    np.testing.assert_array_equal(state.stale, 0 if keep == "last" else 1)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"activation": "tanh"}, {"targets": "delta"}, {"init": "zeros"}, {"decay": (1.0,)},
+    "wrong", [{"activation": "tanh"}, {"targets": "delta"}, {"init": "zeros"}, {"decay": (1.0,)}, {"keep": "first"},
               {"lowest_log_variance": 1.0}])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(wrong):
     with pytest.raises(UsageError, match="gaussian_ensemble"):
