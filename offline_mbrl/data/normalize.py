@@ -10,15 +10,15 @@ from offline_mbrl.data import memory
 from offline_mbrl.types import PyTree, UsageError
 
 ROUNDING = 4 * float(np.finfo(np.float32).eps)  # of an entry's own size: less is how float32 stores one value
-NOISE = 1e-12  # of the largest entry beside it: less is what a simulator's float64 leaves where nothing moves
+SMALLEST_STD = 1e-6  # of an entry, in units of the largest entry beside it where that is below 1: less is at rest
 CHUNK_ROWS, CHUNK_BYTES = 2**16, 2**26  # of records that are read at a time, whichever is less
 
 
 class TransitionStatistics(NamedTuple):
     """Of transitions with flat observations `[n]` and actions `[m]`; float32, every deviation above 0.
 
-    Discrete actions count as one-hot: m is the largest of the data plus one. An entry is constant where it varies by
-    no more than rounding, however small its unit.
+    Discrete actions count as one-hot: m is the largest of the data plus one. An entry is constant where its
+    deviation is below 1e-6, or below that share of the largest entry where all are small, or no more than rounding.
     """
 
     observation_mean: np.ndarray  # [n]
@@ -140,7 +140,7 @@ def _deviation(values: np.ndarray, magnitude: np.ndarray | None = None) -> tuple
 def _smallest(magnitude: np.ndarray) -> np.ndarray:
     """The greatest deviation of entries of this size that counts as none."""
     magnitude = np.asarray(magnitude, np.float64)
-    least = max(NOISE * magnitude.max(initial=0.0), float(np.finfo(np.float32).tiny))
+    least = max(SMALLEST_STD * min(1.0, magnitude.max(initial=0.0)), float(np.finfo(np.float32).tiny))
     return np.maximum(ROUNDING * magnitude, least)
 
 
