@@ -34,6 +34,7 @@ TINY = {
             "actor_learning_rate": 1e-3, "temperature_learning_rate": 1e-3},
     "skeleton": {"batch_size": 16, "hidden_layers": (16,)},
 }  # fmt: skip
+KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 # The chain's own discount factor: at 0.988 its actions differ by a hundredth.
 CONTINUOUS = {"bc/continuous", "sac", "skeleton"}
 LATENT = set(TINY) - CONTINUOUS - {"bc"}
@@ -60,30 +61,55 @@ def problem(name: str) -> toy.Problem:
 
 
 @functools.cache
-def stages(name: str) -> dict[str, tuple[Learner, toy.Problem, dict]]:
-    """Each stage with its problem and what the stages before it hand on."""
+def learners(name: str) -> dict[str, Learner]:
     algorithm, case = algorithm_of(name), problem(name)
     config = algorithm.config(**TINY[name])
-    found, given = {}, {}
-    learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
-    for stage, learner in learners.items():
+    return {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
+
+
+@functools.cache
+def stages(name: str) -> dict[str, tuple[Learner, toy.Problem, dict]]:
+    """Each stage with its problem and what the stages before it hand on."""
+    case, found, given = problem(name), {}, {}
+    for stage, learner in learners(name).items():
         found[stage] = (learner, case, dict(given))
-        given[stage] = learner.policy_params(
-            fit.init(learner, case.dataset, key=jax.random.key(1), given=given).learner
-        )
+        if stage != "train":
+            state = fit.init(learner, case.dataset, key=jax.random.key(1), given=given)
+            given[stage] = fit.policy_params(learner, state)
     return found
 
 
-CASES = [(name, stage) for name in TINY for stage in stages(name)]
+CASES = [(name, stage) for name in TINY for stage in learners(name)]
 every_entry = pytest.mark.parametrize("name", TINY)
 every_stage = pytest.mark.parametrize(("name", "stage"), CASES)
 
 
+@functools.cache
 def start(name: str, stage: str):
     learner, case, given = stages(name)[stage]
-    key_sample, key_init = jax.random.split(jax.random.key(0))
-    example = learner.sample(case.dataset, key_sample)
-    return learner, case.dataset, learner.init(key_init, example, (), given), example
+
+    @jax.jit
+    def drawn(dataset, given):
+        key_sample, key_init = jax.random.split(jax.random.key(0))
+        example = learner.sample(dataset, key_sample)
+        return learner.init(key_init, example, (), given), example
+
+    return learner, case.dataset, *drawn(case.dataset, given)
+
+
+def train(name: str, stage: str, *, learner: Learner | None = None, **options):
+    """Blocks of two updates and of one."""
+    made, case, given = stages(name)[stage]
+    settings = {"key": KEY, "num_updates": 3, "block_updates": 2, "given": given, **options}
+    return fit.fit(learner or made, case.dataset, **settings)
+
+
+@functools.cache
+def trained(name: str, stage: str):
+    """The result of `train` on one device, which several tests compare with, and how often the step was traced."""
+    learner, traces = learners(name)[stage], []
+    counted = learner._replace(step=lambda *args: (traces.append(1), learner.step(*args))[1])
+    return train(name, stage, learner=counted), len(traces)
 
 
 def assert_close(a, b, tolerance):
@@ -103,12 +129,9 @@ def test_1_init_works_on_abstract_values(name, stage):
 
 
 @every_stage
-def test_2_three_blocks_trace_the_step_once(name, stage):
-    learner, case, given = stages(name)[stage]
-    traces = []
-    counted = learner._replace(step=lambda *args: (traces.append(1), learner.step(*args))[1])
-    result = fit.fit(counted, case.dataset, key=jax.random.key(0), num_updates=7, block_updates=3, given=given)
-    assert (result.num_updates, len(traces)) == (7, 1)
+def test_2_blocks_of_different_lengths_trace_the_step_once(name, stage):
+    result, num_traces = trained(name, stage)
+    assert (result.num_updates, num_traces) == (3, 1)
 
 
 @every_stage
@@ -133,28 +156,26 @@ def test_4_metrics_are_finite_scalars_with_the_same_keys(name, stage):
 
 @every_stage
 def test_5_vmap_over_seeds_equals_the_loop_over_seeds(name, stage):
-    learner, case, given = stages(name)[stage]
-    train = functools.partial(fit.fit, learner, case.dataset, key=jax.random.key(0), num_updates=5, block_updates=5)
-    stacked = train(seeds=[3, 8], given=jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), given)).state.learner
+    given = stages(name)[stage][2]
+    run = functools.partial(train, name, stage, num_updates=5)
+    stacked = run(seeds=[3, 8], given=jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), given)).state.learner
     for index, seed in enumerate([3, 8]):
-        one = train(seeds=[seed], given=jax.tree.map(lambda leaf: leaf[None], given)).state.learner
-        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], stacked),
-                     jax.tree.map(lambda leaf: leaf[0], one), 1e-4)  # fmt: skip
+        one = run(key=jax.random.fold_in(KEY, seed)).state.learner  # unbatched: the program is compiled already
+        assert_close(jax.tree.map(lambda leaf, index=index: leaf[index], stacked), one, 1e-4)
 
 
 @every_stage
 def test_6_a_batch_split_over_eight_devices_equals_one_device(name, stage):
-    learner, case, given = stages(name)[stage]
-    train = functools.partial(
-        fit.fit, learner, case.dataset, key=jax.random.key(0), num_updates=3, block_updates=3, given=given)  # fmt: skip
-    assert_close(train(mesh=sharding.mesh(jax.devices()[:8])).state.learner, train().state.learner, 1e-3)
+    split = train(name, stage, mesh=sharding.mesh(jax.devices()[:8]))
+    assert_close(split.state.learner, trained(name, stage)[0].state.learner, 1e-3)
 
 
 @every_stage
 def test_7_the_key_decides_the_result(name, stage):
-    learner, case, given = stages(name)[stage]
-    train = functools.partial(fit.fit, learner, case.dataset, num_updates=3, block_updates=3, given=given)
-    one, same, other = (train(key=jax.random.key(seed)).state.learner for seed in (0, 0, 1))
+    one, same, other = (
+        result.state.learner
+        for result in (trained(name, stage)[0], train(name, stage), train(name, stage, key=OTHER_KEY))
+    )
     assert checkpoint.sha256(one) == checkpoint.sha256(same)
     assert checkpoint.sha256(one) != checkpoint.sha256(other)
 
@@ -171,8 +192,9 @@ def test_9_the_policy_gives_actions_inside_the_spec(name):
     learner, dataset, state, _ = start(name, "train")
     params, spec = learner.policy_params(state), problem(name).spec
     observations = jax.tree.map(lambda leaf: jnp.asarray(leaf[:4]), dataset.observation)
-    one = learner.policy.mode(params, jax.tree.map(lambda leaf: leaf[0], observations))
-    many = jax.vmap(learner.policy.sample, (None, 0, 0))(params, observations, jax.random.split(jax.random.key(0), 4))
+    one = jax.jit(learner.policy.mode)(params, jax.tree.map(lambda leaf: leaf[0], observations))
+    sample = jax.jit(jax.vmap(learner.policy.sample, (None, 0, 0)))
+    many = sample(params, observations, jax.random.split(jax.random.key(0), 4))
     assert many.shape == (4, *one.shape)
     if isinstance(spec.action, BoundedActions):
         assert one.shape == (spec.action.size,)
@@ -183,7 +205,7 @@ def test_9_the_policy_gives_actions_inside_the_spec(name):
         assert set(np.asarray(many).tolist()) <= set(range(spec.action.num_actions))
     if learner.policy.log_prob is not None:
         actions, weights = quadrature(spec.action)
-        log_probs = jax.vmap(learner.policy.log_prob, (None, None, 0))(params, observations[0], actions)
+        log_probs = jax.jit(jax.vmap(learner.policy.log_prob, (None, None, 0)))(params, observations[0], actions)
         assert log_probs.shape == weights.shape
         np.testing.assert_allclose(jnp.sum(weights * jnp.exp(log_probs)), 1.0, rtol=1e-3)
 
@@ -208,16 +230,16 @@ def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
 def test_10_it_learns_the_toy_problem(name):
     algorithm, case, given = algorithm_of(name), problem(name), {}
     config = algorithm.config(**{**LEARNING.get(name, {}), "batch_size": 32})
-    learners = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
+    entry = {**algorithm.pretrain(config, case.spec), "train": algorithm.make(config, case.spec)}
     untrained = None
-    for stage, learner in learners.items():
+    for stage, learner in entry.items():
         shared = {"key": jax.random.key(5), "seeds": [0, 1], "given": given}
         before = fit.policy_params(learner, fit.init(learner, case.dataset, **shared))
         num_updates = 2_000 if name in LATENT else 4_000
         state = fit.fit(learner, case.dataset, num_updates=num_updates, block_updates=1_000, **shared).state
         given = {**given, stage: fit.policy_params(learner, state)}
         untrained = before
-    score = jax.vmap(lambda params: case.score(learners["train"].policy, params))
+    score = jax.jit(jax.vmap(lambda params: case.score(entry["train"].policy, params)))
     assert float(jnp.min(score(given["train"]))) > STATED_SCORE[name] > float(jnp.max(score(untrained)))
 
 
