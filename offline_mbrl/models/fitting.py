@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from offline_mbrl.data import memory, splits
+from offline_mbrl.data import memory
 from offline_mbrl.models import coordinates
 from offline_mbrl.types import Array, DynamicsModel, Learner, Metrics, PyTree, Transition, UsageError
 
@@ -37,8 +37,8 @@ class Config:
     max_grad_norm: float = 10.0  # of each member's gradient; 0: not clipped
     num_elites: int = 0  # members that steps are sampled from, the best held-out ones; 0: all
     refresh_every: int = 500  # updates between evaluations on held-out transitions
-    held_out_fraction: float = 0.1  # of the transitions, for `split`
-    max_held_out: int = 5_000  # held-out transitions that `split` keeps and an evaluation reads at most; 0: all
+    held_out_fraction: float = 0.1  # of the transitions, for `held_out_rule`
+    max_held_out: int = 5_000  # held-out transitions, there and in an evaluation, at most; 0: all
     patience: int = 10  # evaluations without improvement after which `hooks` end a run; 0: never
 
 
@@ -258,14 +258,9 @@ def clip_members(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def split(dataset: memory.Dataset, config: Config, *, seed: int = 0) -> memory.Dataset:
-    """The dataset with as many transitions held out, uniformly, as the config says; see `splits.hold_out`.
-
-    Raises:
-      UsageError: the fraction is not inside (0, 1), or no transition would be left on one side.
-    """
-    most = config.max_held_out or None
-    return splits.hold_out(dataset, fraction=config.held_out_fraction, most=most, seed=seed)
+def held_out_rule(config: Config) -> dict[str, Any]:
+    """What to give `splits.hold_out` so that as many transitions are held out as the config says."""
+    return {"fraction": config.held_out_fraction, "most": config.max_held_out or None}
 
 
 def hooks(config: Config) -> tuple[Callable[[Any], str | None], ...]:

@@ -163,7 +163,7 @@ def learner(config: Config, model: DynamicsModel) -> Learner:
 
     The preset's split and its early stop are applied by whoever runs the fit:
 
-        dataset = fitting.split(dataset, config.fit)
+        dataset = splits.hold_out(dataset, **fitting.held_out_rule(config.fit))
         statistics = normalize.statistics(dataset)._replace(transitions=normalize.transition_statistics(dataset))
         fit(learner, dataset, hooks=fitting.hooks(config.fit), statistics=statistics, ...)
     """

@@ -76,7 +76,7 @@ def critic(network: nn.Module, spec: EnvironmentSpec) -> tuple[Callable[[Array],
     return init, apply
 
 
-def target_params(given: Any, who: str, policy: Policy, spec: EnvironmentSpec, observations: PyTree) -> PyTree:
+def target_params(given: Any, who: str, policy: Policy, spec: EnvironmentSpec) -> PyTree:
     """The parameters of the policy to evaluate.
 
     Args:
@@ -84,7 +84,6 @@ def target_params(given: Any, who: str, policy: Policy, spec: EnvironmentSpec, o
       who: asks.
       policy: to evaluate.
       spec: the environment's.
-      observations: `[B, ...]` examples.
 
     Raises:
       UsageError: `given` has no entry "target", or with its parameters the policy does not fit the spec.
@@ -92,7 +91,7 @@ def target_params(given: Any, who: str, policy: Policy, spec: EnvironmentSpec, o
     if not isinstance(given, dict) or "target" not in given:
         raise UsageError(f"{who} evaluates a policy whose parameters are missing: pass given={{'target': params}} to "
                          "fit (stacked over seeds when there are any)")  # fmt: skip
-    policies.check_fits(policy, given["target"], spec, jax.tree.map(lambda leaf: leaf[0], observations))
+    policies.check_fits(policy, given["target"], spec, spec.observation)
     return given["target"]
 
 

@@ -122,7 +122,7 @@ def make(
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
         key_nu, key_zeta, key_bootstrap = jax.random.split(key, 3)
         params = {"nu": init_network(key_nu), "zeta": init_network(key_zeta), "lambda_": jnp.zeros(())}
-        target = critics.target_params(given, "dice", target_policy, spec, example.transition.observation)
+        target = critics.target_params(given, "dice", target_policy, spec)
         return State(params, optimizer.init(params), target, critics.scales(statistics, "dice"), key_bootstrap,
                      ratios.start(example.num_transitions))  # fmt: skip
 

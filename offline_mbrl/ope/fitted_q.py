@@ -66,11 +66,12 @@ def make(method: Method, target_policy: Policy, *, batch_size: int, bootstrap: b
     """
 
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
+        del example
         key_network, key_bootstrap = jax.random.split(key)
-        params, seen = method.init(key_network), example.transition.observation
+        params = method.init(key_network)
         return State(
             params, params, method.optimizer.init(params),
-            critics.target_params(given, method.name, target_policy, method.spec, seen),
+            critics.target_params(given, method.name, target_policy, method.spec),
             critics.scales(statistics, method.name), key_bootstrap, convergence.start())  # fmt: skip
 
     def step(state: State, batch: batches.Batch, key: Array) -> tuple[State, Metrics]:

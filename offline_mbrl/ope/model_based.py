@@ -227,7 +227,7 @@ def _check(policy: Policy, policy_params: PyTree, model_params: PyTree, starts: 
     found = policies.action_of(policy, policy_params, jax.ShapeDtypeStruct(wanted, jnp.float32))
     if found.shape != taken:
         raise UsageError(f"the policy's action has shape {found.shape}, but the model takes {taken}")
-    if not jnp.issubdtype(found.dtype, jnp.floating):
+    if taken and not jnp.issubdtype(found.dtype, jnp.floating):
         raise UsageError(f"the policy's action is of {found.dtype}, but the model takes floating numbers")
 
 

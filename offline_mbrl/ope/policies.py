@@ -63,7 +63,7 @@ def action_of(policy: Policy, params: PyTree, observation: PyTree) -> jax.ShapeD
     if not hasattr(policy, "sample"):
         raise UsageError(f"a policy is needed, got {type(policy).__name__}: make one of a function with as_policy(...)")
     try:
-        action = jax.eval_shape(policy.sample, params, observation, jax.random.key(0))
+        action = jax.eval_shape(lambda *inputs: policy.sample(*inputs), params, observation, jax.random.key(0))
     except UsageError:
         raise
     except Exception as error:  # whatever a user's function raises

@@ -94,10 +94,10 @@ def make(
 
     def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
         key_network, key_bootstrap = jax.random.split(key)
-        params, seen = init_network(key_network), example.transition.observation
+        params = init_network(key_network)
         return State(
             params, params, optimizer.init(params), jnp.zeros(()),
-            critics.target_params(given, "vpm", target_policy, spec, seen),
+            critics.target_params(given, "vpm", target_policy, spec),
             critics.scales(statistics, "vpm"), key_bootstrap, ratios.start(example.num_transitions))  # fmt: skip
 
     def loss(params: PyTree, state: State, batch: batches.Batch, next_actions: Array, initial_actions: Array):
