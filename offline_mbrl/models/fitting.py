@@ -146,10 +146,7 @@ def make(model: DynamicsModel, config: Config, *, num_members: int = 1, score: S
 
     def init(key: Array, example: PyTree, statistics: PyTree, given: PyTree) -> State:
         del example, given
-        params = model.init(key, statistics)
-        if (found := params["elites"].shape[0]) != num_members:
-            raise UsageError(f"fitting: num_members is {num_members}, but the model has {found}: give the number that "
-                             "it was made with")  # fmt: skip
+        params = _of(num_members, model.init(key, statistics))
         return State(
             params, transform.init(params["network"]), _members(params), jnp.full(num_members, jnp.inf),
             jnp.zeros(num_members, jnp.int32), jnp.zeros((), jnp.int32))  # fmt: skip
@@ -189,6 +186,13 @@ def best_params(state: State, num_elites: int = 0) -> PyTree:
         state.best, _members(state.params))  # fmt: skip
     order = jnp.argsort(state.best_score)[: num_elites or None]
     return state.params | {"network": state.params["network"] | chosen, "elites": order.astype(jnp.int32)}
+
+
+def _of(num_members: int, params: PyTree) -> PyTree:
+    if (found := params["elites"].shape[0]) != num_members:
+        raise UsageError(f"fitting: num_members is {num_members}, but the model has {found}: give the number it was "
+                         "made with")  # fmt: skip
+    return params
 
 
 def _members(params: PyTree) -> PyTree:
