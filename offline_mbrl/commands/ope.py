@@ -175,29 +175,33 @@ def _mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, fl
 
 
 def _verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> support.Verdict:
-    """What all estimators' diagnostics together say, each reason once."""
-    reasons = [f"{name}: {reason}" for name, one in estimates.items()
-               for reason in support.verdict(one.diagnostics, limits).reasons]  # fmt: skip
-    return support.Verdict(bool(reasons), tuple(dict.fromkeys(reasons)))
+    """What all estimators' diagnostics together say, each reason once, with the estimators that give it."""
+    given: dict[str, list[str]] = {}
+    for name, one in estimates.items():
+        for reason in support.verdict(one.diagnostics, limits).reasons:
+            given.setdefault(reason, []).append(name)
+    return support.Verdict(bool(given), tuple(f"{', '.join(names)}: {reason}" for reason, names in given.items()))
 
 
 # --- what is shown ---
 
 
 def table(judged: Sequence[Judged], dataset: str, data: estimating.Data) -> Table:
-    """A line a policy, best first."""
+    """A line a policy, best first; where estimators are more than policies, a line an estimator."""
     shown = Table(title=f"estimated discounted returns from {dataset}, gamma {data.gamma:g}")
     shown.caption = ("with 95 % intervals, normal; low: the data do not support the policy by that estimator; "
                      f"short: its fit has not settled. Models and importance weights end after {data.horizon} steps, "
                      "fitted values and ratios only at true terminals.")  # fmt: skip
-    shown.add_column("policy")
-    shown.add_column("mean rank", justify="right")
-    columns = list(dict.fromkeys(estimator for one in judged for estimator in one.estimates))
-    for estimator in columns:
-        shown.add_column(estimator, justify="right")
-    for one in judged:
-        cells = [_cell(one.estimates[name]) if name in one.estimates else "-" for name in columns]
-        shown.add_row(one.name, f"{one.rank:.1f}", *cells)
+    estimators = list(dict.fromkeys(estimator for one in judged for estimator in one.estimates))
+    cells = [[_cell(one.estimates[name]) if name in one.estimates else "-" for name in estimators] for one in judged]
+    rows = [["policy", "mean rank", *estimators]]
+    rows += [[one.name, f"{one.rank:.1f}", *of] for one, of in zip(judged, cells, strict=True)]
+    if len(estimators) > len(judged):
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    for index, name in enumerate(rows[0]):
+        shown.add_column(name, justify="right" if index else "left")
+    for row in rows[1:]:
+        shown.add_row(*row)
     return shown
 
 

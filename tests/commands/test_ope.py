@@ -237,6 +237,16 @@ def test_policies_with_fewer_estimates_are_ranked_by_those_that_all_have():
     assert [column.header for column in shown.columns] == ["policy", "mean rank", "fqe", "doubly_robust"]
     assert cells[3][0] == "-"
     assert cells[3][1].startswith("9.00")
+    turned = ope.table(judged[1:], "data", estimating.Data(None, None, None, 0.9, 10))  # more estimators than policies
+    assert [column.header for column in turned.columns] == ["policy", "a"]
+    assert list(turned.columns[0].cells) == ["mean rank", "fqe", "doubly_robust"]
+
+
+def test_estimators_that_give_the_same_reason_are_named_together():
+    low = {name: estimate(1.0, effective_sample_size=1.0) for name in ("weighted", "magic")}
+    found = ope._verdict({**low, "fqe": estimate(1.0, visited_share=0.9)}, support.Limits())
+    assert len(found.reasons) == 1
+    assert found.reasons[0].startswith("weighted, magic: the importance weights leave 1 effective episodes")
 
 
 def test_only_fits_that_were_resampled_stand_for_the_data(monkeypatch):
