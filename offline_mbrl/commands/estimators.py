@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from offline_mbrl import fit
 from offline_mbrl.data import episodes, memory, normalize
@@ -98,7 +97,7 @@ def fit_model(density: Density, data: Data, settings: Settings, key: Array) -> t
 
     Where the data have true terminals, when episodes end is learned beside the density.
     """
-    ends = bool(np.asarray(transition_figures(data).terminates))
+    ends = bool(explicit.transition_statistics(data.statistics)["terminates"])
     continuation = explicit.learned_continuation(data.spec) if ends else None
     model = explicit.make(density, data.spec, num_members=settings.model_members, continuation=continuation)
     learner = fitting.make(
@@ -107,17 +106,6 @@ def fit_model(density: Density, data: Data, settings: Settings, key: Array) -> t
         learner, data.dataset, key=key, num_updates=settings.model_updates, statistics=data.statistics)  # fmt: skip
     check(found, "the model")
     return model, fit.policy_params(learner, found.state)
-
-
-def transition_figures(data: Data) -> normalize.TransitionStatistics:
-    """Statistics of the training transitions.
-
-    Raises:
-      UsageError: there are none; see `estimating.prepare`.
-    """
-    if not isinstance(data.statistics.transitions, normalize.TransitionStatistics):
-        raise UsageError("estimators need statistics of transitions: make the data with estimating.prepare")
-    return data.statistics.transitions
 
 
 def check(found: fit.FitResult, what: str) -> None:

@@ -2,7 +2,7 @@
 
 import csv
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -168,10 +168,15 @@ def _mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, fl
     from scipy import stats
 
     names = list(estimates)
-    columns = set.intersection(*(set(of) for of in estimates.values()))
+    columns = _shared(estimates.values())
     values = np.array([[float(estimates[name][one].value) for one in sorted(columns)] for name in names])
     ranks = stats.rankdata(np.where(np.isfinite(values), -values, np.inf), axis=0)
     return dict(zip(names, ranks.mean(axis=1).tolist(), strict=True))
+
+
+def _shared(each: Iterable[Mapping[str, Estimate]]) -> set[str]:
+    """The estimators that judge every policy."""
+    return set.intersection(*map(set, each))
 
 
 def _verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> support.Verdict:
@@ -213,7 +218,7 @@ def _cell(found: Estimate) -> str:
 def advice(judged: Sequence[Judged]) -> list[str]:
     """What to deploy, how sure that is, and what speaks against it."""
     best = judged[0]
-    shared = set.intersection(*(set(one.estimates) for one in judged))
+    shared = _shared(one.estimates for one in judged)
     lines = [f"Highest mean rank over {len(shared)} estimators: {best.name}."]
     close = [one.name for one in judged[1:] if not _apart(best, one)]
     if close:
