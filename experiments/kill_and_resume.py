@@ -135,7 +135,7 @@ def last_step(folder: Path) -> int:
 def read(folder: Path) -> Outcome:
     """What a finished run left behind."""
     newest = max((folder / "checkpoints" / "train").glob("[0-9]*"))
-    state = hashlib.sha256()  # as offline_mbrl.checkpoint.sha256 has it, of the restored state
+    state = hashlib.sha256()  # as offline_mbrl.training.checkpoint.sha256 has it, of the restored state
     for leaf in json.loads((newest / "manifest.json").read_text())["leaves"]:
         state.update(json.dumps(leaf).encode())
     scores = json.dumps(json.loads((folder / "evaluation.json").read_text())["evaluation"])

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` does the same on first use
-    from offline_mbrl.data.catalog import load as load_dataset
+    from offline_mbrl.data.catalog.load import load as load_dataset
     from offline_mbrl.data.memory import Dataset
     from offline_mbrl.data.specs import spec_of
     from offline_mbrl.export import load_policy
@@ -33,7 +33,7 @@ __all__ = [
 
 _HOMES = {  # names that are not in `types`, and their names there
     "Dataset": ("data.memory", "Dataset"),
-    "load_dataset": ("data.catalog", "load"),
+    "load_dataset": ("data.catalog.load", "load"),
     "load_policy": ("export", "load_policy"),
     "lookup": ("registry", "lookup"),
     "spec_of": ("data.specs", "spec_of"),

@@ -16,14 +16,16 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+pytest_plugins = ["command_fixtures"]
+
 
 # Their tests take long: were they last, one worker would wait for the other.
-FIRST = ("test_notebooks.py", "test_learners.py", "test_study_runs.py", "test_dynamics_nll.py")
+FIRST = ("test_notebooks.py", "test_learners.py", "bsuite/test_runs.py", "test_likelihood_main.py")
 
 
 def pytest_collection_modifyitems(items):
     """A worker works through its share from the front, and others steal from the end."""
-    items.sort(key=lambda item: item.path.name not in FIRST)
+    items.sort(key=lambda item: not item.path.as_posix().endswith(FIRST))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -74,7 +74,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
 
 INGEST = """
 import numpy as np
-from offline_mbrl.data import catalog, ingest
+from offline_mbrl.data.catalog import load as catalog; from offline_mbrl.data.sources import ingest
 rng = np.random.default_rng(0)
 last = np.arange(50) % 5 == 4
 records = {"observation": rng.normal(size=(50, 4)).astype(np.float32), "action": rng.integers(0, 3, 50),

@@ -8,26 +8,45 @@ import pytest
 import offline_mbrl
 
 PACKAGE = Path(offline_mbrl.__file__).parent
-BASE = {"types", "data.memory", "data.steps"}  # nouns, and the dataset that learners sample from
-DATA = {"types", "files", "data"}
-MODELS = BASE | {"networks", "targets"}
-ALGORITHMS = MODELS | {"rollouts", "planning", "models", "learners"}
+SEEN = {  # what learners see of `data`
+    f"data.{name}" for name in ("memory", "steps", "splits", "normalize", "trees", "ring", "specs")
+}
+GROUND = {"types", "files", "provenance"}
+MODELS = {"types", "networks", "targets"} | SEEN
+OPE = MODELS | {"policies", "rollouts", "models"}
+ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
+REGISTRY = {"types", "learners", "algorithms"}
+EXPORT = {"types", "policies", "files", "registry", "data"}
+SELECTION = ALGORITHMS | OPE | GROUND | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
 ALLOWED = {
-    "types": set(), "data": DATA, "environments": {"types"}, "targets": {"types"}, "networks": {"types"},
-    "evaluation": {"types", "environments", "evaluation"}, "rollouts": {"types"},
-    "planning": {"types", "targets", "rollouts", "planning"}, "models": MODELS | {"models"},
-    "learners": MODELS | {"learners"}, "ope": MODELS | {"rollouts", "ope"},
-    "algorithms": ALGORITHMS, "sharding": {"types"}, "blocks": {"types"}, "feeding": {"types", "sharding"},
-    "fit": {"types", "sharding", "blocks", "feeding"},
-    "files": set(), "manifest": {"types"}, "checkpoint": {"types", "files", "manifest"}, "compilation": {"types"},
-    "registry": {"types", "learners", "algorithms"}, "export": {"types", "files", "registry", "data"},
-}  # fmt: skip
+    "types": set(),
+    "files": set(),
+    "provenance": set(),
+    "policies": {"types"},
+    "targets": {"types"},
+    "networks": {"types"},
+    "environments": {"types"},
+    "rollouts": {"types", "policies"},
+    "data": GROUND,
+    "planning": {"types", "targets", "rollouts"},
+    "models": MODELS,
+    "learners": MODELS,
+    "problems": {"types", "policies", "data", "models", "targets"},
+    "ope": OPE,
+    "algorithms": ALGORITHMS,
+    "evaluation": {"types", "policies", "environments"},
+    "training": GROUND,
+    "registry": REGISTRY,
+    "export": EXPORT,
+    "selection": SELECTION - {"environments"},
+    "runs": SELECTION | {"environments", "evaluation", "selection"},
+}
 TOP = {"collect", "commands", "cli", "__init__"}  # may import everything
 HEAVY = {  # library -> the files that may import it, inside functions alone
-    "tensorflow": {"data/ingest_tfds.py", "data/writer.py", "data/ingest.py", "data/ingest_files.py"},
-    "tensorflow_datasets": {"data/ingest_tfds.py", "data/writer.py", "data/ingest.py"},
-    "rlds": {"data/ingest_tfds.py", "data/writer.py", "data/ingest.py"},
-    "minari": {"data/ingest_files.py"},
+    "tensorflow": {"data/sources/"},
+    "tensorflow_datasets": {"data/sources/"},
+    "rlds": {"data/sources/"},
+    "minari": {"data/sources/minari.py"},
     "distrax": {"networks/distributions.py"},
     **{name: {"environments/"} for name in ("bsuite", "dm_control", "gymnasium", "ale_py", "mujoco")},
 }
@@ -86,8 +105,8 @@ def test_a_planted_upward_import_is_found_and_an_allowed_one_passes():
     assert violations("learners", "from offline_mbrl.models import muzero") == ["models.muzero"]
     assert violations("learners", "def f():\n  from offline_mbrl import models") == ["models"]
     assert violations("learners", "from offline_mbrl.networks import torsos") == []
-    assert violations("models", "from offline_mbrl.data import catalog") == ["data.catalog"]
+    assert violations("models", "from offline_mbrl.data.catalog import load") == ["data.catalog.load"]
     assert violations("models", "from offline_mbrl.data import memory") == []
-    assert heavy("data/store.py", "def f():\n  import tensorflow as tf") == ["tensorflow"]
-    assert heavy("data/ingest_tfds.py", "import tensorflow as tf") == ["tensorflow"]
-    assert heavy("data/ingest_tfds.py", "def f():\n  import tensorflow as tf") == []
+    assert heavy("data/store/read.py", "def f():\n  import tensorflow as tf") == ["tensorflow"]
+    assert heavy("data/sources/tfds.py", "import tensorflow as tf") == ["tensorflow"]
+    assert heavy("data/sources/tfds.py", "def f():\n  import tensorflow as tf") == []

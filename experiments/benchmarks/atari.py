@@ -25,11 +25,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from offline_mbrl import blocks, cli, compilation, environments, export, files, registry
-from offline_mbrl.commands import arguments, folder, playing, resident
-from offline_mbrl.data import atari_scores
+from offline_mbrl import cli, environments, export, files, registry
+from offline_mbrl.commands import arguments
+from offline_mbrl.data.catalog import atari_scores
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.evaluation import aggregate
+from offline_mbrl.runs import folder, playing
+from offline_mbrl.runs import memory as process_memory
+from offline_mbrl.training import blocks, compilation
 from offline_mbrl.types import UsageError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "atari"
@@ -89,7 +92,7 @@ def main(options: Options) -> int:
     write(results, root, rows, games)
     console.print(table(rows))
     console.print(f"written: {results}; {(time.perf_counter() - began) / 60:.1f} minutes in this process; "
-                  f"resident memory now: {resident.describe(resident.now())}")  # fmt: skip
+                  f"resident memory now: {process_memory.describe(process_memory.now())}")  # fmt: skip
     return 0
 
 

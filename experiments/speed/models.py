@@ -23,12 +23,13 @@ from actors import ACTION_SIZE, STATE_SIZE, policies, policy, separate  # beside
 from rich.console import Console
 from rich.table import Table
 
-from offline_mbrl import fit
 from offline_mbrl.data import memory, normalize, specs
 from offline_mbrl.models import autoregressive, coordinates, explicit, feedforward, fitting, gaussian_ensemble
 from offline_mbrl.models.density import Density
-from offline_mbrl.ope import fqe, model_based
+from offline_mbrl.ope import model_based
+from offline_mbrl.ope.values import fqe
 from offline_mbrl.rollouts import shares, unroll
+from offline_mbrl.training import fit
 from offline_mbrl.types import Array, DynamicsModel, Learner, PyTree
 
 EPISODE, GAMMA = 1000, 0.995

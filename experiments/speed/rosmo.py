@@ -23,12 +23,12 @@ from rich.table import Table
 
 from offline_mbrl import registry
 from offline_mbrl.algorithms import advantages, latent, rosmo
-from offline_mbrl.blocks import update
 from offline_mbrl.commands import datasets
 from offline_mbrl.models import muzero, unrolled
 from offline_mbrl.networks import optimizers
 from offline_mbrl.planning import one_step
 from offline_mbrl.targets import weights
+from offline_mbrl.training.blocks import update
 from offline_mbrl.types import Trajectory
 
 

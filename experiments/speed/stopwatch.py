@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.blocks import run_block, update
+from offline_mbrl.training.blocks import run_block, update
 
 
 def one_core(core: int | None) -> int:

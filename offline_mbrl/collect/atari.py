@@ -13,8 +13,8 @@ import dm_env
 import numpy as np
 
 from offline_mbrl import environments
-from offline_mbrl.collect import trackers
-from offline_mbrl.data.atari import EPSILONS
+from offline_mbrl.collect import atari_scripts
+from offline_mbrl.data.catalog.atari import EPSILONS
 from offline_mbrl.types import UsageError
 
 
@@ -69,7 +69,7 @@ def _episode(game: str, simulation: dm_env.Environment, epsilon: float, limit: i
     num_actions = int(action_spec.num_values)
     records, timestep, action = [], simulation.reset(), 0
     while not timestep.last() and len(records) < limit:
-        scripted = trackers.act(game, timestep.observation) if game in trackers.FIELDS else action
+        scripted = atari_scripts.act(game, timestep.observation) if game in atari_scripts.FIELDS else action
         action, log_prob = epsilon_greedy(scripted, num_actions, epsilon, rng)
         following = simulation.step(action)
         records.append(_record(timestep, action, log_prob, following))

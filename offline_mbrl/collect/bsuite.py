@@ -13,7 +13,7 @@ import numpy as np
 
 from offline_mbrl import environments
 from offline_mbrl.collect import dqn, replay
-from offline_mbrl.data import official
+from offline_mbrl.data.catalog import official
 from offline_mbrl.environments import bsuite
 from offline_mbrl.types import UsageError
 

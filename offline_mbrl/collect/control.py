@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.collect import online, snapshots, training
-from offline_mbrl.collect.snapshots import PolicySet
-from offline_mbrl.data import official
+from offline_mbrl.collect import control_policies, online, policy_set
+from offline_mbrl.collect.policy_set import PolicySet
+from offline_mbrl.data.catalog import official
 from offline_mbrl.types import Array, Policy, PyTree, Transition, UsageError
 
 UNIFORM = 0.05  # probability of a uniform action instead of the policy's
@@ -61,7 +61,7 @@ def collect(
     Raises:
       UsageError: the task is unknown, or the number is out of range.
     """
-    training.check(task)
+    control_policies.check(task)
     if num_episodes < 1:
         raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
     return _run(task, num_episodes, seed, progress, say)
@@ -77,15 +77,15 @@ def target_policies(task: str, count: int | None = None) -> Targets:
     Raises:
       UsageError: the task is unknown, or has fewer target policies.
     """
-    training.check(task)
-    path = training.location(task)
-    found = snapshots.with_role(snapshots.load(path), snapshots.TARGET)
+    control_policies.check(task)
+    path = control_policies.location(task)
+    found = policy_set.with_role(policy_set.load(path), policy_set.TARGET)
     if not len(found.run):
         raise UsageError(f"{task} has no target policies in {path}: train some with `python -m offline_mbrl.collect."
                          f"train_policies --task {task} --target-runs 3`")  # fmt: skip
-    found = snapshots.spread(found, count or len(found.run))
+    found = policy_set.spread(found, count or len(found.run))
     names = tuple(f"run{run}-step{step}" for run, step in zip(found.run, found.step, strict=True))
-    return Targets(training.policy(found.params), found.params, names, found)
+    return Targets(control_policies.policy(found.params), found.params, names, found)
 
 
 def schedule(policies: PolicySet, num_episodes: int) -> np.ndarray:
@@ -112,7 +112,7 @@ def mixed(policy: Policy, params: PyTree, observation: Array, key: Array) -> tup
 
 def _run(task: str, num_episodes: int, seed: int, progress: Callable[[int, int], None],
          say: Callable[[str], None]) -> Iterator[dict[str, Any]]:  # fmt: skip
-    policies = snapshots.with_role(training.policies(task, say), snapshots.BEHAVIOR)
+    policies = policy_set.with_role(control_policies.policies(task, say), policy_set.BEHAVIOR)
     act, order = _acting(policies, jax.random.key(seed)), schedule(policies, num_episodes)
     size, length = min(NUM_SIMULATORS, num_episodes), official.CONTROL_HORIZON
     running = online.simulators(f"control/{task}", size, entropy=[seed, 12])
@@ -130,7 +130,7 @@ def _run(task: str, num_episodes: int, seed: int, progress: Callable[[int, int],
 
 def _acting(policies: PolicySet, key: Array) -> Callable:
     """`online.Act` for K simulators after the numbers `[K]` of their policies and a counter of calls; compiled."""
-    policy = training.policy(policies.params)
+    policy = control_policies.policy(policies.params)
 
     @jax.jit
     def act(params: PyTree, rows: Array, observations: Array, count: Array) -> tuple[Array, Array]:

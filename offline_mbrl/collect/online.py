@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl import environments
+from offline_mbrl.data import ring
 from offline_mbrl.types import Array, Learner, Metrics, Policy, PyTree, Transition, UsageError
 
 Act = Callable[[np.ndarray], tuple[Any, PyTree]]  # observations [K, D] -> actions [K, A], extras [K, ...] or ()
@@ -34,13 +35,6 @@ class Config:
     warmup_steps: int = 2_000  # steps of uniform actions before the first update
 
 
-class Replay(NamedTuple):
-    """A ring of transitions on the device."""
-
-    transitions: Transition  # [C, ...]
-    num_stored: Array  # [] int32, of all times
-
-
 class Snapshot(NamedTuple):
     """The policy at one moment of a run."""
 
@@ -48,37 +42,17 @@ class Snapshot(NamedTuple):
     params: PyTree  # of the learner's policy
 
 
-# --- replay ---
+# --- updates ---
 
 
-def empty(example: Transition, capacity: int) -> Replay:
-    """Room for `capacity` transitions like `example`, whose fields have no batch axis."""
-    return Replay(jax.tree.map(lambda leaf: jnp.zeros((capacity, *np.shape(leaf)), jnp.float32), example), jnp.int32(0))
-
-
-def store(replay: Replay, new: Transition) -> Replay:
-    """Writes transitions `[N, ...]` behind the newest, over the oldest when full; N is at most the capacity."""
-    capacity, added = replay.transitions.reward.shape[0], new.reward.shape[0]
-    rows = (replay.num_stored + jnp.arange(added)) % capacity
-    transitions = jax.tree.map(lambda column, values: column.at[rows].set(values), replay.transitions, new)
-    return Replay(transitions, replay.num_stored + added)
-
-
-def sample(replay: Replay, batch_size: int, key: Array) -> Transition:
-    """`batch_size` transitions, uniform with replacement."""
-    stored = jnp.minimum(replay.num_stored, replay.transitions.reward.shape[0])
-    rows = jax.random.randint(key, (batch_size,), 0, stored)
-    return jax.tree.map(lambda column: column[rows], replay.transitions)
-
-
-def learn(learner: Learner, state: PyTree, replay: Replay, new: Transition, key: Array, *, num_updates: int,
-          batch_size: int) -> tuple[PyTree, Replay, Metrics]:  # fmt: skip
+def learn(learner: Learner, state: PyTree, replay: ring.Ring, new: Transition, key: Array, *, num_updates: int,
+          batch_size: int) -> tuple[PyTree, ring.Ring, Metrics]:  # fmt: skip
     """Stores transitions `[N, ...]` and makes `num_updates` updates; their mean metrics. Pure: to be compiled whole."""
-    replay = store(replay, new)
+    replay = ring.store(replay, new)
 
     def update(state: PyTree, key: Array) -> tuple[PyTree, Metrics]:
         key_sample, key_step = jax.random.split(key)
-        return learner.step(state, sample(replay, batch_size, key_sample), key_step)
+        return learner.step(state, ring.sample(replay, batch_size, key_sample), key_step)
 
     state, metrics = jax.lax.scan(update, state, jax.random.split(key, num_updates))
     return state, replay, {name: jnp.mean(values) for name, values in metrics.items()}
@@ -169,7 +143,7 @@ def _train(learner: Learner, policy: Policy, simulator: str, config: Config, see
             observations, new = play(running, observations, choose, config.round_steps)
             if state is None or replay is None:
                 example = jax.tree.map(lambda column: column[0], new)
-                replay = empty(example, -(-config.num_steps // round_size) * round_size)
+                replay = ring.empty(example, -(-config.num_steps // round_size) * round_size)
                 # copied: JAX refuses to donate one buffer twice
                 state = jax.tree.map(jnp.copy, learner.init(key_init, new, (), ()))
                 params = learner.policy_params(state)
@@ -195,11 +169,11 @@ def _programs(learner: Learner, config: Config, key: Array, round_size: int) -> 
     """Compiled: storing alone, and storing with a round's updates. States and replays are donated."""
     num_updates = round(round_size * config.updates_per_step)
 
-    def update(state: PyTree, replay: Replay, new: Transition, step: Array) -> tuple[PyTree, Replay, Metrics]:
+    def update(state: PyTree, replay: ring.Ring, new: Transition, step: Array) -> tuple[PyTree, ring.Ring, Metrics]:
         return learn(learner, state, replay, new, jax.random.fold_in(key, step), num_updates=num_updates,
                      batch_size=config.batch_size)  # fmt: skip
 
-    return jax.jit(store, donate_argnums=0), jax.jit(update, donate_argnums=(0, 1))
+    return jax.jit(ring.store, donate_argnums=0), jax.jit(update, donate_argnums=(0, 1))
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], observations: np.ndarray) -> tuple[np.ndarray, tuple]:

@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from offline_mbrl.collect import training
+from offline_mbrl.collect import control_policies
 from offline_mbrl.types import UsageError
 
 
@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="the file to write; left out, the one under the data root")
     told = parser.parse_args(argv)
     try:
-        plan = training.plan(told.task, behavior_runs=told.behavior_runs, target_runs=told.target_runs,
+        plan = control_policies.plan(told.task, behavior_runs=told.behavior_runs, target_runs=told.target_runs,
                             num_steps=told.steps)  # fmt: skip
-        path = training.train(told.task, plan, out=told.out, say=lambda line: print(line, flush=True))
+        path = control_policies.train(told.task, plan, out=told.out, say=lambda line: print(line, flush=True))
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

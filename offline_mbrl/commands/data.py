@@ -12,7 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl.commands import arguments, datasets
-from offline_mbrl.data import atomic, audit, catalog, columns, names, specs, steps, store
+from offline_mbrl.data import audit, specs, steps
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.data.catalog import names
+from offline_mbrl.data.store import atomic
+from offline_mbrl.data.store import read as store
+from offline_mbrl.data.store import write as columns
 from offline_mbrl.types import UsageError
 
 PROG = "offline-mbrl data"

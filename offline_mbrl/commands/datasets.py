@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.console import Console
 
-from offline_mbrl.commands import display
-from offline_mbrl.data import catalog
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.runs import display
 
 
 def load(name: str, console: Console, **settings: Any) -> catalog.Loaded:

@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from offline_mbrl import compilation, export
-from offline_mbrl.commands import arguments, display, folder, playing, recording, results, tables
-from offline_mbrl.data import official
+from offline_mbrl import export
+from offline_mbrl.commands import arguments
+from offline_mbrl.data.catalog import official
+from offline_mbrl.runs import display, folder, playing, recording, results, tables
+from offline_mbrl.training import compilation
 from offline_mbrl.types import UsageError
 
 

@@ -14,10 +14,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from offline_mbrl import compilation, export, files
-from offline_mbrl.commands import arguments, datasets, display, estimating, evaluate
-from offline_mbrl.data import catalog
-from offline_mbrl.ope import combine, policies, support
+from offline_mbrl import export, files, policies
+from offline_mbrl.commands import arguments, datasets, evaluate
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.ope import intervals, support
+from offline_mbrl.runs import display
+from offline_mbrl.selection import estimators as estimating
+from offline_mbrl.training import compilation
 from offline_mbrl.types import BoundedActions, EnvironmentSpec, Estimate, Policy, UsageError
 
 NORMAL_95 = 1.96
@@ -160,7 +163,7 @@ def over_seeds(each: Sequence[Estimate], *, resampled: bool) -> Estimate:
     if len(each) == 1:
         return each[0]
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *each)
-    return combine.combine(stacked, resampled=resampled)
+    return intervals.combine(stacked, resampled=resampled)
 
 
 def _mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:

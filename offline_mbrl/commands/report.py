@@ -6,7 +6,8 @@ from pathlib import Path
 import tyro
 from rich.table import Table
 
-from offline_mbrl.commands import arguments, display, folder, page, tables
+from offline_mbrl.commands import arguments
+from offline_mbrl.runs import display, folder, page, tables
 from offline_mbrl.types import UsageError
 
 

@@ -10,7 +10,7 @@ import tyro
 
 from offline_mbrl import registry
 from offline_mbrl.commands import arguments
-from offline_mbrl.commands.options import Options
+from offline_mbrl.runs.options import Options
 from offline_mbrl.types import Algorithm, UsageError
 
 LEAST = {  # of settings in configs
@@ -31,9 +31,10 @@ def main(argv: list[str]) -> int:
         raise UsageError("name the algorithm first: offline-mbrl train ALGORITHM --dataset NAME")
     algorithm = registry.lookup(name)
     options, config, preset = _parse(name, algorithm, rest)
-    from offline_mbrl.commands import running  # loads what trains; the help does without
+    from offline_mbrl.commands import datasets  # loads what trains; the help does without
+    from offline_mbrl.runs import stages
 
-    return running.run(name, algorithm, options, config, preset)
+    return stages.run(name, algorithm, options, config, preset, load=datasets.load)
 
 
 def _usage() -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from offline_mbrl.data import memory, store, trees
+from offline_mbrl.data import memory, trees
+from offline_mbrl.data.store import read as store
 from offline_mbrl.types import PyTree, Stream, UsageError
 
 BLOCK_BYTES = 256 * 2**20  # of the stacked batches of one dispatch

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl import policies
 from offline_mbrl.networks import torsos
-from offline_mbrl.ope import policies
 from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Policy, PyTree, UsageError
 
 Critic = Callable[[PyTree, PyTree, PyTree, Array], Array]  # (params, scales, observation, action) -> outputs

@@ -25,7 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.ope import combine, policies, support
+from offline_mbrl import policies
+from offline_mbrl.ope import intervals, support
 from offline_mbrl.rollouts import adjust as adjustments
 from offline_mbrl.rollouts import shares, unroll
 from offline_mbrl.types import Array, DynamicsModel, Estimate, Metrics, Policy, PyTree, UsageError
@@ -199,7 +200,7 @@ def member_std(returns: Array, start: np.ndarray, num_members: int) -> Array:
 
 def _widening(num_members: int) -> float:
     """What the error of the members' mean is in units of `member_std`; 1 for one member, of which nothing is known."""
-    return math.sqrt(1 + 1 / num_members) * combine.widening(num_members) if num_members > 1 else 1.0
+    return math.sqrt(1 + 1 / num_members) * intervals.widening(num_members) if num_members > 1 else 1.0
 
 
 def _groups(start: np.ndarray) -> tuple[np.ndarray, int]:

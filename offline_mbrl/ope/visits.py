@@ -16,8 +16,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from offline_mbrl import policies
 from offline_mbrl.networks import torsos
-from offline_mbrl.ope import batches, critics, policies
+from offline_mbrl.ope import batches, critics
 from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Metrics, Policy, PyTree
 
 RIDGE = 1e-3  # of features with variance one

@@ -10,10 +10,10 @@ import optax
 import pytest
 from latent_examples import CONFIG, KEY, SPEC, A, K, as_clone, latent_model, records, window
 
-from offline_mbrl import checkpoint, fit
 from offline_mbrl.algorithms import advantages, latent, rosmo
 from offline_mbrl.models import unrolled
 from offline_mbrl.planning import one_step
+from offline_mbrl.training import checkpoint, fit
 from offline_mbrl.types import Plan, UsageError
 
 # --- the loss ---

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
-from offline_mbrl.collect import atari, trackers
-from offline_mbrl.data import atari as facts
-from offline_mbrl.data import catalog, names, store
+from offline_mbrl.collect import atari, atari_scripts
+from offline_mbrl.data.catalog import atari as facts
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.data.catalog import names
+from offline_mbrl.data.store import read as store
 from offline_mbrl.types import DiscreteActions, UsageError
 
 
@@ -115,7 +117,7 @@ def test_progress_counts_steps(breakout):
 
 def picture(game, ball, paddle):
     """A frame with a ball at (along, across) and a paddle of seven pixels around `paddle`."""
-    field = trackers.FIELDS[game]
+    field = atari_scripts.FIELDS[game]
     frame = np.full((84, 84), field.background, np.uint8)
     frame[paddle - 3 : paddle + 4, field.line] = 200
     if ball:
@@ -124,12 +126,12 @@ def picture(game, ball, paddle):
 
 
 def decide(game, before, now, paddle):
-    return trackers.act(game, np.stack([picture(game, before, paddle), picture(game, now, paddle)], axis=-1))
+    return atari_scripts.act(game, np.stack([picture(game, before, paddle), picture(game, now, paddle)], axis=-1))
 
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
 def test_the_paddle_goes_to_where_the_ball_will_arrive(game):
-    field = trackers.FIELDS[game]
+    field = atari_scripts.FIELDS[game]
     there = field.line - 20
     assert decide(game, (30, there - 1), (30, there), 30) == 0
     assert decide(game, (30, there - 1), (31, there), 30) == field.forward  # 20 pixels further on
@@ -139,7 +141,14 @@ def test_the_paddle_goes_to_where_the_ball_will_arrive(game):
 
 
 def test_walls_reflect():
-    assert [trackers.reflected(position, 10, 20) for position in (15, 21, 9, 29.5, 32, 0)] == [15, 19, 11, 10.5, 12, 20]
+    assert [atari_scripts.reflected(position, 10, 20) for position in (15, 21, 9, 29.5, 32, 0)] == [
+        15,
+        19,
+        11,
+        10.5,
+        12,
+        20,
+    ]
 
 
 # --- as a dataset ---
@@ -163,7 +172,7 @@ def test_a_local_dataset_is_built_with_stacks_and_says_how_it_was_made(tmp_path,
     assert told["behavior"] == facts.behavior("Breakout")
     assert "nothing is learned" in told["behavior"]
     assert "the previous action is repeated" in facts.behavior("Qbert")
-    assert set(facts.TRACKED) == set(trackers.FIELDS)
+    assert set(facts.TRACKED) == set(atari_scripts.FIELDS)
 
 
 @pytest.mark.parametrize(

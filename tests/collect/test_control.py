@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from offline_mbrl import environments
-from offline_mbrl.collect import control, online, snapshots, training
-from offline_mbrl.data import catalog, official, trees, writer
+from offline_mbrl.collect import control, control_policies, online, policy_set
+from offline_mbrl.data import trees
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.data.catalog import official
+from offline_mbrl.data.sources import rlds_writer
 from offline_mbrl.types import BoundedActions, Policy, UsageError
 
 SHIPPED = ("cartpole_swingup", "cheetah_run", "walker_walk")
@@ -29,7 +32,7 @@ def content(found):
 
 def made_up(returns, runs, steps):
     count = len(returns)
-    return snapshots.PolicySet(
+    return policy_set.PolicySet(
         {"layer_0": {"kernel": np.arange(count, dtype=np.float32)[:, None, None]}}, np.array(runs, np.int32),
         np.array(steps, np.int32), np.array(returns, np.float32), np.zeros(count, np.float32),
         np.array(["behavior"] * count), np.float32(1))  # fmt: skip
@@ -74,8 +77,8 @@ def test_same_seed_gives_identical_bytes_and_another_seed_others(episodes):
 
 
 def test_the_logged_density_is_that_of_the_mixture_under_the_snapshot_that_played(episodes):
-    shipped = snapshots.load(training.location(TASK))
-    policy = training.policy(shipped.params)
+    shipped = policy_set.load(control_policies.location(TASK))
+    policy = control_policies.policy(shipped.params)
     for episode in episodes:
         steps, about = episode["steps"], episode["metadata"]
         (row,) = np.flatnonzero((shipped.run == about["policy_run"]) & (shipped.step == about["policy_step"]))
@@ -117,7 +120,7 @@ def test_episodes_go_through_training_and_successful_snapshots_get_a_third():
 
 @pytest.mark.parametrize("task", SHIPPED)
 def test_every_shipped_snapshot_that_makes_data_plays(task):
-    behavior = snapshots.with_role(snapshots.load(training.location(task)), snapshots.BEHAVIOR)
+    behavior = policy_set.with_role(policy_set.load(control_policies.location(task)), policy_set.BEHAVIOR)
     episodes, _ = official.CONTROL_SIZES[task]
     counts = np.bincount(control.schedule(behavior, episodes), minlength=len(behavior.run))
     assert counts.sum() == episodes
@@ -151,7 +154,7 @@ def test_a_simulators_state_and_a_record_of_it_are_the_same_vector(tmp_path, tas
     flags = {"is_first": np.arange(5) == 0, "is_last": np.arange(5) == 4, "is_terminal": np.zeros(5, bool)}
     records = {"observation": columns, "action": np.zeros((5, size), np.float32), "reward": np.zeros(5),
                "discount": np.ones(5), **flags}  # fmt: skip
-    writer.write_rlds(tmp_path / "mine", iter([{"steps": records}] * 2), metadata={},
+    rlds_writer.write_rlds(tmp_path / "mine", iter([{"steps": records}] * 2), metadata={},
                       action=BoundedActions((-1.0,) * size, (1.0,) * size))  # fmt: skip
     loaded = catalog.flattened(catalog.load(str(tmp_path / "mine")))
     np.testing.assert_array_equal(loaded.dataset.observation, np.stack(vectors))
@@ -169,7 +172,7 @@ def test_a_dataset_is_built_from_its_name_and_says_how_far_its_behavior_was_trai
     assert loaded.statistics.transitions != ()
     noted = catalog.open_named(NAME).manifest["provenance"]["written_by"]
     assert sum(one["episodes"] for one in noted["policies"].values()) == noted["episodes"] == 3
-    shipped = snapshots.load(training.location(TASK))
+    shipped = policy_set.load(control_policies.location(TASK))
     for name, one in noted["policies"].items():
         run, step = (int(word.split(" ")[1]) for word in name.split(", "))
         (row,) = np.flatnonzero((shipped.run == run) & (shipped.step == step))
@@ -181,9 +184,9 @@ def test_a_dataset_is_built_from_its_name_and_says_how_far_its_behavior_was_trai
 
 @pytest.mark.parametrize("task", SHIPPED)
 def test_shipped_files_are_small_and_the_references_are_theirs(task):
-    path = training.COMMITTED / f"{task}.npz"
-    shipped = snapshots.load(path)
-    behavior = snapshots.with_role(shipped, snapshots.BEHAVIOR)
+    path = control_policies.COMMITTED / f"{task}.npz"
+    shipped = policy_set.load(path)
+    behavior = policy_set.with_role(shipped, policy_set.BEHAVIOR)
     assert path.stat().st_size < 1.5e6
     returns = (float(shipped.random_return), float(behavior.mean_return.max()))
     assert official.CONTROL_REFERENCES[task] == pytest.approx(returns, abs=1e-3)
@@ -192,9 +195,9 @@ def test_shipped_files_are_small_and_the_references_are_theirs(task):
 @pytest.mark.parametrize(("task", "count"), [("cartpole_swingup", 16), ("cheetah_run", 12)])
 def test_target_policies_come_from_other_runs_and_are_spread_over_the_returns(task, count):
     targets = control.target_policies(task, count)
-    shipped = snapshots.load(training.location(task))
+    shipped = policy_set.load(control_policies.location(task))
     assert len(targets.names) == len(set(targets.names)) == count
-    assert not set(targets.info.run) & set(shipped.run[shipped.role == snapshots.BEHAVIOR])
+    assert not set(targets.info.run) & set(shipped.run[shipped.role == policy_set.BEHAVIOR])
     returns, best = targets.info.mean_return, shipped.mean_return.max()
     assert (np.diff(returns) >= 0).all()
     assert returns[0] < 0.2 * best
@@ -214,7 +217,7 @@ def test_a_shipped_policy_returns_what_its_file_says():
     params = jax.tree.map(lambda leaf: leaf[-1], targets.params)
     running = online.simulators(f"control/{TASK}", 2, entropy=[0])
     act = online.acting(targets.policy, jax.random.key(0))
-    found = training.returns(running, lambda seen: act(params, seen))
+    found = control_policies.returns(running, lambda seen: act(params, seen))
     assert found.mean() == pytest.approx(targets.info.mean_return[-1], abs=100)
 
 

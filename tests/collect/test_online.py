@@ -8,6 +8,7 @@ import pytest
 from dm_env import specs
 
 from offline_mbrl.collect import online
+from offline_mbrl.data import ring
 from offline_mbrl.learners import sac
 from offline_mbrl.types import BoundedActions, EnvironmentSpec, Learner, Transition, UsageError
 
@@ -65,17 +66,17 @@ def learner(**settings):
 
 
 def test_a_full_ring_holds_the_newest_transitions_and_nothing_else():
-    replay = online.empty(example(), 5)
+    replay = ring.empty(example(), 5)
     for first in (0, 3, 6):
-        replay = online.store(replay, transitions(np.arange(first, first + 3)))
+        replay = ring.store(replay, transitions(np.arange(first, first + 3)))
     assert replay.num_stored == 9
     assert sorted(replay.transitions.reward.tolist()) == [4, 5, 6, 7, 8]
     np.testing.assert_array_equal(replay.transitions.next_observation, replay.transitions.observation + 1)
 
 
 def test_only_what_was_stored_is_sampled_and_all_of_it():
-    replay = online.store(online.empty(example(), 50), transitions([3.0, 5.0, 9.0]))
-    found = online.sample(replay, 300, jax.random.key(0))
+    replay = ring.store(ring.empty(example(), 50), transitions([3.0, 5.0, 9.0]))
+    found = ring.sample(replay, 300, jax.random.key(0))
     counts = {value: int((found.reward == value).sum()) for value in np.unique(found.reward).tolist()}
     assert set(counts) == {3.0, 5.0, 9.0}
     assert min(counts.values()) > 60
@@ -87,7 +88,7 @@ def test_the_rounds_updates_are_the_learners_own_one_after_another():
         return state * 2 + jnp.max(batch.reward), {"seen": jnp.max(batch.reward)}
 
     counting = Learner(None, None, step, None, lambda state: state)  # type: ignore[arg-type]
-    replay = online.empty(example(), 8)
+    replay = ring.empty(example(), 8)
     state, replay, metrics = online.learn(
         counting, jnp.float32(1), replay, transitions([7.0, 7.0]), jax.random.key(0), num_updates=3,
         batch_size=4)  # fmt: skip

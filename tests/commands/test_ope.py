@@ -12,14 +12,15 @@ import running
 from rich.console import Console
 
 from offline_mbrl import cli, export
-from offline_mbrl.commands import estimating, evaluate, ope, weighting
-from offline_mbrl.data import known
+from offline_mbrl.commands import evaluate, ope
 from offline_mbrl.data.memory import Dataset
-from offline_mbrl.ope import combine, support
-from offline_mbrl.ope.policies import as_policy
+from offline_mbrl.ope import intervals, support
+from offline_mbrl.policies import as_policy
+from offline_mbrl.problems import known
+from offline_mbrl.selection import estimators, weighting
 from offline_mbrl.types import DiscreteActions, Estimate, UsageError
 
-TINY = estimating.Settings(
+TINY = estimators.Settings(
     model_updates=20, model_members=2, model_layers=(16,), masked_units=16, fqe_updates=20, fqe_layers=(16,),
     distributional_updates=20, ratio_updates=20, ratio_layers=(16,), ratio_batch=16, clone_updates=20,
     clone_layers=(16,), side_by_side=2)  # fmt: skip
@@ -33,15 +34,15 @@ def problem():
 @pytest.fixture(scope="module")
 def policies(problem):
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *problem.target_params)
-    return estimating.Policies(problem.policy, stacked)
+    return estimators.Policies(problem.policy, stacked)
 
 
-@pytest.mark.parametrize("group", estimating.GROUPS)
+@pytest.mark.parametrize("group", estimators.GROUPS)
 def test_every_group_gives_a_finite_estimate_of_every_policy(group, problem, policies):
-    data = estimating.prepare(problem.dataset, problem.spec)
-    learned = estimating.learn(group, data, TINY, seed=0)
-    found = estimating.estimate(group, learned, data, policies, TINY, seed=0)
-    assert set(found) == set(estimating.GROUPS[group].names)
+    data = estimators.prepare(problem.dataset, problem.spec)
+    learned = estimators.learn(group, data, TINY, seed=0)
+    found = estimators.estimate(group, learned, data, policies, TINY, seed=0)
+    assert set(found) == set(estimators.GROUPS[group].names)
     for one in found.values():
         assert one.value.shape == one.stderr.shape == (policies.count,)
         assert np.isfinite(one.value).all()
@@ -53,20 +54,20 @@ def test_every_group_gives_a_finite_estimate_of_every_policy(group, problem, pol
 
 
 def test_a_fitted_model_ranks_linear_policies_as_their_exact_values_do(problem, policies):
-    data = estimating.prepare(problem.dataset, problem.spec)
-    settings = estimating.Settings(model_updates=1_500, model_members=2, model_layers=(32, 32))
-    learned = estimating.learn("model_ff", data, settings, seed=0)
-    found = estimating.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
+    data = estimators.prepare(problem.dataset, problem.spec)
+    settings = estimators.Settings(model_updates=1_500, model_members=2, model_layers=(32, 32))
+    learned = estimators.learn("model_ff", data, settings, seed=0)
+    found = estimators.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
     exact = [problem.value(params) for params in problem.target_params]
     assert np.corrcoef(exact, found.value)[0, 1] > 0.95
 
 
 def test_without_a_logged_density_only_cloned_weights_and_no_doubly_robust_estimate_are_there(problem, policies):
-    data = estimating.prepare(problem.dataset._replace(extras={}), problem.spec)
+    data = estimators.prepare(problem.dataset._replace(extras={}), problem.spec)
     found = {}
     for group in ("importance", "fqe"):
-        learned = estimating.learn(group, data, TINY, seed=0)
-        found |= estimating.estimate(group, learned, data, policies, TINY, seed=0)
+        learned = estimators.learn(group, data, TINY, seed=0)
+        found |= estimators.estimate(group, learned, data, policies, TINY, seed=0)
     assert set(found) == {"fqe", *(f"{name}_is_cloned" for name in weighting.WEIGHTINGS)}
 
 
@@ -76,13 +77,13 @@ def test_where_episodes_truly_end_models_learn_when(problem, policies):
     ends = rng.random(size) < 0.2
     ends[-1] = True
     observation = rng.normal(size=(size, problem.spec.observation.shape[0])).astype(np.float32)
-    data = estimating.prepare(Dataset.from_arrays({
+    data = estimators.prepare(Dataset.from_arrays({
         "observation": observation, "next_observation": np.roll(observation, -1, axis=0),
         "action": rng.uniform(-1, 1, (size, 1)), "reward": 1 + 0.01 * rng.normal(size=size), "is_terminal": ends,
         "is_truncated": np.zeros(size, bool)}), problem.spec, gamma=0.95, horizon=60)  # fmt: skip
-    settings = estimating.Settings(model_updates=1_001, model_members=2, model_layers=(16,))
-    learned = estimating.learn("model_ff", data, settings, seed=0)
-    found = estimating.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
+    settings = estimators.Settings(model_updates=1_001, model_members=2, model_layers=(16,))
+    learned = estimators.learn("model_ff", data, settings, seed=0)
+    found = estimators.estimate("model_ff", learned, data, policies, settings, seed=0)["model_ff"]
     np.testing.assert_allclose(found.value, 1 / (1 - 0.8 * 0.95), rtol=0.15)  # without: 19.1
     np.testing.assert_array_equal(found.diagnostics["missing_ends"], 0.0)
 
@@ -90,14 +91,14 @@ def test_where_episodes_truly_end_models_learn_when(problem, policies):
 @pytest.mark.parametrize("group", ["model_ff", "importance", "fqe_distributional"])
 def test_limits_decide_what_estimates_say_themselves(group):
     problem = known.linear_gaussian(0, num_episodes=200, horizon=10)
-    behavior = estimating.Policies(problem.policy, jax.tree.map(lambda leaf: leaf[None], problem.behavior_params))
+    behavior = estimators.Policies(problem.policy, jax.tree.map(lambda leaf: leaf[None], problem.behavior_params))
     uppers = ("unlikely_actions", "log_ratio", "disagreement", "outside_fraction", "diverged_fraction", "cut_fraction")
     flags = []
     for upper, lower in ((1e9, -1.0), (-1.0, 2.0)):  # nothing is low; everything is
         limits = support.Limits(**dict.fromkeys(uppers, upper), visited_share=lower)
-        data = estimating.prepare(problem.dataset, problem.spec, limits=limits)
-        learned = estimating.learn(group, data, TINY, seed=0)
-        found = estimating.estimate(group, learned, data, behavior, TINY, seed=0)
+        data = estimators.prepare(problem.dataset, problem.spec, limits=limits)
+        learned = estimators.learn(group, data, TINY, seed=0)
+        found = estimators.estimate(group, learned, data, behavior, TINY, seed=0)
         flags.append({float(one.diagnostics["low_support"][0]) for name, one in found.items() if "cloned" not in name})
     assert flags == [{0.0}, {1.0}]
 
@@ -108,21 +109,21 @@ def test_limits_decide_what_estimates_say_themselves(group):
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused_and_zero_is_one_of_them_or_taken(settings, message, problem):
     with pytest.raises(UsageError, match=message):
-        estimating.prepare(problem.dataset, problem.spec, **settings)
-    assert estimating.prepare(problem.dataset, problem.spec, gamma=0.0).gamma == 0.0
+        estimators.prepare(problem.dataset, problem.spec, **settings)
+    assert estimators.prepare(problem.dataset, problem.spec, gamma=0.0).gamma == 0.0
 
 
 def test_a_single_episode_cannot_be_resampled_and_a_fit_that_breaks_down_is_no_estimate(problem, policies):
     short = known.linear_gaussian(0, num_episodes=1, horizon=10)
-    data = estimating.prepare(short.dataset, short.spec)
+    data = estimators.prepare(short.dataset, short.spec)
     resampled = replace(TINY, bootstrap=True)
     with pytest.raises(UsageError, match="a single episode cannot be resampled"):
-        estimating.estimate("fqe_distributional", (), data, policies, resampled, seed=0)
-    data = estimating.prepare(problem.dataset, problem.spec)
+        estimators.estimate("fqe_distributional", (), data, policies, resampled, seed=0)
+    data = estimators.prepare(problem.dataset, problem.spec)
     statistics = data.statistics.transitions
     broken = data.statistics._replace(transitions=statistics._replace(delta_std=np.nan * statistics.delta_std))
     with pytest.raises(UsageError, match="the model could not be fitted: seed 0"):
-        estimating.learn("model_ff", data._replace(statistics=broken), TINY, seed=0)
+        estimators.learn("model_ff", data._replace(statistics=broken), TINY, seed=0)
 
 
 # --- the command ---
@@ -232,12 +233,12 @@ def test_policies_with_fewer_estimates_are_ranked_by_those_that_all_have():
     supported = support.Verdict(False, ())
     judged = [ope.Judged("b", one, supported, 1.0), ope.Judged("a", both, supported, 2.0)]
     assert "over 1 estimators: b" in ope.advice(judged)[0]
-    shown = ope.table(judged, "data", estimating.Data(None, None, None, 0.9, 10))
+    shown = ope.table(judged, "data", estimators.Data(None, None, None, 0.9, 10))
     cells = [list(column.cells) for column in shown.columns]
     assert [column.header for column in shown.columns] == ["policy", "mean rank", "fqe", "doubly_robust"]
     assert cells[3][0] == "-"
     assert cells[3][1].startswith("9.00")
-    turned = ope.table(judged[1:], "data", estimating.Data(None, None, None, 0.9, 10))  # more estimators than policies
+    turned = ope.table(judged[1:], "data", estimators.Data(None, None, None, 0.9, 10))  # more estimators than policies
     assert [column.header for column in turned.columns] == ["policy", "a"]
     assert list(turned.columns[0].cells) == ["mean rank", "fqe", "doubly_robust"]
 
@@ -254,13 +255,13 @@ def test_only_fits_that_were_resampled_stand_for_the_data(monkeypatch):
 
     def made(group, learned, data, policies, settings, *, seed):
         stacked = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], estimate(float(seed)))
-        return dict.fromkeys(estimating.GROUPS[group].names[:1], stacked)
+        return dict.fromkeys(estimators.GROUPS[group].names[:1], stacked)
 
-    monkeypatch.setattr(estimating, "learn", lambda *args, **named: ())
-    monkeypatch.setattr(estimating, "estimate", made)
+    monkeypatch.setattr(estimators, "learn", lambda *args, **named: ())
+    monkeypatch.setattr(estimators, "estimate", made)
     exported = type("Exported", (), {"policy": None, "params": {}, "spec": SimpleNamespace(action=DiscreteActions(2))})
     options = ope.Options((), seeds=4)
     (found,) = ope.judge({"kind": (exported, ["a"])}, None, ["model_ff", "fqe"], options, Console(quiet=True))
-    spread = np.std(np.arange(4.0), ddof=1) * combine.widening(4)
+    spread = np.std(np.arange(4.0), ddof=1) * intervals.widening(4)
     for name, counts in (("model_ff", 1 / 4), ("fqe", 1 + 1 / 4)):
         np.testing.assert_allclose(found.estimates[name].stderr, np.sqrt(0.01 + counts * spread**2), rtol=1e-5)

@@ -10,7 +10,8 @@ from rich.console import Console
 
 import offline_mbrl
 from offline_mbrl import cli
-from offline_mbrl.commands import datasets, display, playing
+from offline_mbrl.commands import datasets
+from offline_mbrl.runs import display, playing
 
 
 def test_a_run_and_its_export_are_evaluated_alike(finished, tmp_path, capsys):
@@ -57,7 +58,7 @@ def test_a_killed_report_is_written_by_the_next_command(finished, capsys):
 
 
 def test_the_rows_of_a_run_are_what_its_curve_shows(finished):
-    from offline_mbrl.commands import page
+    from offline_mbrl.runs import page
 
     run = json.loads((finished / "run.json").read_text())
     curves = page._curves(running.rows(finished), run["seeds"], run["reference"])

@@ -6,9 +6,10 @@ import running
 from tensorboardX.proto.event_pb2 import Event
 
 import offline_mbrl
-from offline_mbrl import cli, manifest, registry
-from offline_mbrl.commands import playing
+from offline_mbrl import cli, registry
 from offline_mbrl.environments import simulators
+from offline_mbrl.runs import playing
+from offline_mbrl.training import manifest
 from offline_mbrl.types import UsageError
 
 

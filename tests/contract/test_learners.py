@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl import checkpoint, fit, registry, sharding
+from offline_mbrl import registry
 from offline_mbrl.algorithms import operators
-from offline_mbrl.data import toy, trees
+from offline_mbrl.data import trees
 from offline_mbrl.learners import bc
 from offline_mbrl.networks import optimizers
+from offline_mbrl.problems import toy
+from offline_mbrl.training import checkpoint, fit, sharding
 from offline_mbrl.types import Algorithm, BoundedActions, DiscreteActions, Learner, UsageError
 
 

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from data_examples import episode, episodes
 
-from offline_mbrl.data import audit, ingest, specs, steps
+from offline_mbrl.data import audit, specs, steps
+from offline_mbrl.data.sources import ingest
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
 

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from data_examples import episode
 
-from offline_mbrl.data import audit, catalog, specs, store, writer
+from offline_mbrl.data import audit, specs
+from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.data.sources import rlds_writer
+from offline_mbrl.data.store import read as store
 from offline_mbrl.types import DiscreteActions, EnvironmentSpec
 
 FRAME, SEEN = jax.ShapeDtypeStruct((4, 4, 1), np.uint8), jax.ShapeDtypeStruct((4, 4, 3), np.uint8)
@@ -42,7 +45,7 @@ def test_a_record_is_what_the_policy_sees_less_the_stacking():
 
 
 def test_single_frames_load_as_they_are_stored_beside_a_spec_of_stacks(tmp_path):
-    writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={},
+    rlds_writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={},
                       frame_stack=3)  # fmt: skip
     loaded = catalog.load(str(tmp_path / "mine"))
     assert loaded.dataset.observation.shape == (18, 4, 4, 1)
@@ -53,7 +56,7 @@ def test_single_frames_load_as_they_are_stored_beside_a_spec_of_stacks(tmp_path)
 
 
 def test_frames_of_ones_own_have_the_spec_of_their_stacks(tmp_path):
-    writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={})
+    rlds_writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={})
     loaded = catalog.load(str(tmp_path / "mine"))
     assert (loaded.spec.observation, loaded.spec.frame_stack) == (FRAME, 1)
     spec = catalog.spec_of(loaded.dataset, num_actions=3, frame_stack=3)

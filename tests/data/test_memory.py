@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 from data_examples import episodes
 
-from offline_mbrl.data import ingest, memory, steps
+from offline_mbrl.data import memory, steps
 from offline_mbrl.data.memory import Dataset
+from offline_mbrl.data.sources import ingest
 from offline_mbrl.types import UsageError
 
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from data_examples import episode, episodes, source
 
-from offline_mbrl.data import ingest, memory, store, stream, trees
+from offline_mbrl.data import memory, stream, trees
+from offline_mbrl.data.sources import ingest
+from offline_mbrl.data.store import read as store
 from offline_mbrl.types import UsageError
 
 WORDS = np.array([1, 2], np.uint32)

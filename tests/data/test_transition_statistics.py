@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from offline_mbrl.data import memory, normalize, toy
+from offline_mbrl.data import memory, normalize
+from offline_mbrl.problems import toy
 from offline_mbrl.types import UsageError
 
 UNKNOWN = "60 of 60 terminal steps have no known next observation.*`next_observation`"

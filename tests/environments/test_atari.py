@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offline_mbrl import environments
-from offline_mbrl.data import atari as facts
+from offline_mbrl.data.catalog import atari as facts
 from offline_mbrl.environments import atari
 from offline_mbrl.types import UsageError
 

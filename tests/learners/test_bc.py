@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl import fit
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.learners import bc
 from offline_mbrl.networks import optimizers, residual
+from offline_mbrl.training import fit
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
 

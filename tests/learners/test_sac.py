@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl import fit
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.learners import sac
+from offline_mbrl.training import fit
 from offline_mbrl.types import BoundedActions, EnvironmentSpec, Transition, UsageError
 
 SPEC = EnvironmentSpec(

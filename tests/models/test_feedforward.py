@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from explicit_examples import jitted, many_steps, spec
 
-from offline_mbrl import fit
 from offline_mbrl.data import memory, normalize, splits
 from offline_mbrl.models import explicit, feedforward, fitting, likelihood
 from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.training import fit
 from offline_mbrl.types import UsageError
 
 STATE, ACTION = 5, 1

@@ -12,9 +12,9 @@ import pytest
 import scipy.stats
 from explicit_examples import ACTION, NOISE, STATE, density, ensemble, linear, spec, statistics, transition
 
-from offline_mbrl import fit, sharding
 from offline_mbrl.data import memory
 from offline_mbrl.models import explicit, fitting
+from offline_mbrl.training import fit, sharding
 from offline_mbrl.types import UsageError
 
 MEMBERS = 3

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from explicit_examples import D, density, ensemble, linear, spec, transition
 
-from offline_mbrl import fit
 from offline_mbrl.data import splits
 from offline_mbrl.models import explicit, fitting
+from offline_mbrl.training import fit
 from offline_mbrl.types import UsageError
 
 MEMBERS = 3

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from explicit_examples import ACTION, NOISE, STATE, D, jitted, linear, scattered, spec, statistics, transition
 
-from offline_mbrl import fit
 from offline_mbrl.models import gaussian_ensemble
 from offline_mbrl.models.density import soft_bounds
+from offline_mbrl.training import fit
 from offline_mbrl.types import UsageError
 
 SMALL = {"hidden_layers": (8, 8), "decay": (1e-2, 2e-2, 3e-2), "num_members": 2}

@@ -1,7 +1,7 @@
 import pytest
 from logged_examples import exact, logged, ratios_of
 
-from offline_mbrl.data import known
+from offline_mbrl.problems import known
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["continuing", "terminal"])

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from learned_examples import statistics
 
-from offline_mbrl.data import known
-from offline_mbrl.fit import fit
-from offline_mbrl.ope import batches, dice, fqe, fqe_distributional, policies, visits, vpm
+from offline_mbrl import policies
+from offline_mbrl.ope import batches, visits
+from offline_mbrl.ope.ratios import dice, vpm
+from offline_mbrl.ope.values import fqe, fqe_distributional
+from offline_mbrl.problems import known
+from offline_mbrl.training.fit import fit
 from offline_mbrl.types import UsageError
 
 KEY = jax.random.key(0)

@@ -266,7 +266,7 @@ def _fitted(one, generator, *, num_members, episodes=20, steps=8):
 
 
 def test_five_lines_evaluate_any_pure_function():
-    from offline_mbrl.ope import policies
+    from offline_mbrl import policies
 
     policy = policies.as_policy(lambda params, observation, key: jnp.tanh(params @ observation))
     found = model_based.estimate(MODEL, PARAMS, policy, jnp.eye(2, 3), STARTS, KEY, gamma=0.9, horizon=5)

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from learned_examples import GAMMA, START, assert_on_policy, chain, exact, statistics
 
-from offline_mbrl.data import episodes, known
-from offline_mbrl.ope import dice, fqe, fqe_distributional, importance, metrics, model_based, ratios, vpm
+from offline_mbrl.data import episodes
+from offline_mbrl.ope import model_based
+from offline_mbrl.ope.ratios import dice, vpm
+from offline_mbrl.ope.ratios import shared as ratios
+from offline_mbrl.ope.values import fqe, fqe_distributional
+from offline_mbrl.ope.weights import importance
+from offline_mbrl.problems import known
+from offline_mbrl.selection import metrics
 from offline_mbrl.types import DynamicsModel, Prediction
 
 SIZE = {"hidden_layers": (8,), "batch_size": 16}

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from offline_mbrl.data import known
 from offline_mbrl.ope import batches, support, visits
+from offline_mbrl.problems import known
 
 
 def shares(problem, policies, size=4_000):

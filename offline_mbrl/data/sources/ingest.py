@@ -1,0 +1,185 @@
+"""A source of RLDS records becomes a column store, once; every step that goes in is accounted for."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from offline_mbrl import provenance
+from offline_mbrl.data import audit, specs, steps, trees
+from offline_mbrl.data.store import atomic
+from offline_mbrl.data.store import read as store
+from offline_mbrl.data.store import write as columns
+from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
+
+BATCH_RECORDS = 2**16  # records that are aligned and written together, or
+BATCH_BYTES = 2**27  # as many as fill this; but at least one episode
+
+
+class Batch(NamedTuple):
+    """Some whole episodes of a source."""
+
+    records: Mapping[str, Any]  # RLDS records [R, ...]; see steps.align
+    lengths: np.ndarray  # [E] records in each of the source's episodes
+    added: int = 0  # records that the source did not have: closing observations of tables of transitions
+    dropped: Mapping[str, int] = {}  # records that were left out before alignment, by reason
+    without_outcome: int = 0  # steps whose outcome the source does not hold: they close an episode
+
+
+class Source(NamedTuple):
+    """Where data comes from. What the source does not say is None and is read off the data."""
+
+    batches: Iterable[Batch]
+    provenance: Mapping[str, Any]  # JSON
+    action: DiscreteActions | BoundedActions | None = None
+    gamma: float = 0.99
+    horizon: int = 0  # 0 when unknown
+    frame_stack: int = 1  # records that make one observation
+    episodes: int | None = None  # how many episodes the source says it has
+    steps: int | None = None  # how many records the source says it has
+    simulator: str | None = None
+
+
+def ingest(source: Source | Callable[[], Source], directory: Path, *, name: str, force: bool = False) -> bool:
+    """Builds the column store of a source unless it is there.
+
+    Args:
+      source: batches of records with what is known about them; or a function that opens them, which is called only
+        by the process that builds.
+      directory: of the store; it appears at once and whole, or not at all.
+      name: the dataset's name, for its manifest.
+      force: build even if it is there.
+
+    Returns:
+      Whether this call built it.
+
+    Raises:
+      UsageError: the source cannot be read, is shorter than it says, holds no transition or unsuitable fields; or
+        the directory cannot be written.
+    """
+
+    def build(target: Path) -> None:
+        _build(source() if callable(source) else source, target, name)
+
+    return atomic.build_once(directory, build, is_complete=store.is_complete, force=force)
+
+
+def grouped(episodes: Iterable[Batch], *, records: int = BATCH_RECORDS) -> Iterator[Batch]:
+    """Joins single episodes to batches of at least `records` records."""
+    waiting: list[Batch] = []
+    for episode in episodes:
+        if waiting and jax.tree.structure(dict(episode.records)) != jax.tree.structure(dict(waiting[0].records)):
+            fields = sorted(episode.records), sorted(waiting[0].records)
+            raise UsageError(f"episodes hold different fields: {fields[0]} after {fields[1]}")
+        waiting.append(episode)
+        if sum(len(batch.records["reward"]) for batch in waiting) >= records or _bytes(waiting) >= BATCH_BYTES:
+            yield _join(waiting)
+            waiting = []
+    if waiting:
+        yield _join(waiting)
+
+
+def _bytes(batches: list[Batch]) -> int:
+    return sum(np.asarray(leaf).nbytes for batch in batches for leaf in jax.tree.leaves(dict(batch.records)))
+
+
+def _join(batches: list[Batch]) -> Batch:
+    dropped: Counter[str] = Counter()
+    for batch in batches:
+        dropped.update(batch.dropped)
+    try:
+        records = jax.tree.map(lambda *parts: np.concatenate(parts), *[dict(batch.records) for batch in batches])
+    except ValueError as error:
+        raise UsageError(f"episodes cannot be joined: {str(error).splitlines()[0]}") from error
+    lengths = np.concatenate([batch.lengths for batch in batches])
+    added, without = (sum(getattr(batch, name) for batch in batches) for name in ("added", "without_outcome"))
+    return Batch(records, lengths, added, dropped, without)
+
+
+def _build(source: Source, directory: Path, name: str) -> None:
+    counts: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    entries = columns.write(directory, _aligned(source.batches, counts, dropped))
+    _check_counts(source, counts, dropped, name)
+    written = {split: {tuple(e["path"]): store.column(directory, e, name) for e in entries[split]} for split in entries}
+    parts = {split: store.aligned(store.Store(directory, {}, written), split) for split in entries}
+    train = parts["train"]
+    assert train is not None
+    action = source.action or _action_kind([part for part in parts.values() if part], name)
+    observation = specs.observation_structure(jax.tree.map(np.asarray, train.columns["observation"]))
+    observation = specs.stacked(observation, source.frame_stack)
+    spec = specs.to_json(EnvironmentSpec(observation, action, source.gamma, source.horizon, source.frame_stack))
+    store.write_manifest(directory, {
+        "name": name, "counts": {**counts, "dropped": dict(dropped)}, "spec": spec, "simulator": source.simulator,
+        "health": {split: audit.health(part, action) for split, part in parts.items() if part},
+        "provenance": {**source.provenance, **provenance.describe()},
+        "fingerprint": store.fingerprint(entries, spec), "columns": entries})  # fmt: skip
+
+
+def _aligned(batches: Iterable[Batch], counts: Counter[str], dropped: Counter[str]) -> Iterator[steps.Aligned]:
+    """Aligns batch after batch and counts on the way."""
+    for batch in batches:
+        _check_fields(batch.records)
+        part = steps.align(batch.records, batch.lengths)
+        records, episodes = len(part.columns["reward"]), len(part.episode_ends)
+        counts.update(
+            source_episodes=len(batch.lengths), episodes=episodes, records=records, transitions=records - episodes,
+            steps=len(batch.records["reward"]) - batch.added + sum(batch.dropped.values()), added=batch.added,
+            without_outcome=batch.without_outcome)  # fmt: skip
+        dropped.update(batch.dropped)
+        dropped.update(part.dropped)
+        if episodes:
+            yield part
+
+
+def _check_counts(source: Source, counts: Mapping[str, int], dropped: Mapping[str, int], name: str) -> None:
+    for what, said in (("source_episodes", source.episodes), ("steps", source.steps)):
+        found = counts.get(what, 0)
+        if said is not None and found != said:
+            raise UsageError(
+                f"{name} is incomplete: it says that it has {said} {what.removeprefix('source_')}, but {found} were "
+                "read; fetch or write it again")  # fmt: skip
+    if not counts.get("transitions"):
+        raise UsageError(f"{name} holds no transition: {counts.get('steps', 0)} steps read, {dict(dropped)} dropped")
+    if counts["steps"] + counts["added"] != counts["records"] + sum(dropped.values()):
+        raise AssertionError(f"steps were lost: {dict(counts)}, dropped {dict(dropped)}")
+
+
+def _check_fields(records: Mapping[str, Any]) -> None:
+    missing = [name for name in ("observation", "action", "reward") if name not in records]
+    if missing:
+        raise UsageError(f"the source has no field {missing[0]!r} (found: {', '.join(sorted(records))})")
+    size = len(records["reward"])
+    for path, leaf in trees.flatten(dict(records)).items():
+        field, leaf = "/".join(path), np.asarray(leaf)
+        if leaf.dtype.kind not in "biuf":
+            raise UsageError(f"field {field!r} has dtype {leaf.dtype}: numbers or booleans are needed")
+        if leaf.ndim == 0 or len(leaf) != size or 0 in leaf.shape[1:]:
+            raise UsageError(f"field {field!r} has shape {leaf.shape}, but there are {size} steps")
+    if np.ndim(records["reward"]) != 1:
+        raise UsageError(f"field 'reward' must have one axis [N], got shape {np.shape(records['reward'])}")
+    action = np.asarray(records["action"])
+    if (action.dtype.kind in "iu") != (action.ndim == 1) or action.ndim > 2:
+        raise UsageError(
+            f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions must be integers "
+            "[N], continuous ones floats [N, A]")  # fmt: skip
+
+
+def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | BoundedActions:
+    """Read off the data: the largest discrete action plus one, or [-1, 1]."""
+    action = parts[0].columns["action"]
+    if action.ndim == 2:
+        return BoundedActions((-1.0,) * action.shape[1], (1.0,) * action.shape[1])
+    smallest = min(int(part.columns["action"].min()) for part in parts)
+    if smallest < 0:
+        raise UsageError(f"field 'action' of {name} is discrete and holds {smallest}: actions count from 0")
+    return DiscreteActions(max(int(part.columns["action"].max()) for part in parts) + 1)
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

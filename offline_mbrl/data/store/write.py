@@ -1,0 +1,146 @@
+"""Writing the column files of a store, batch by batch, so that a dataset need not fit in memory."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from offline_mbrl.data import memory, steps, trees
+from offline_mbrl.data.store import read as store
+from offline_mbrl.types import UsageError
+
+VALIDATION_EVERY = 20  # one random episode of every 20 is held out: 5 %, spread over the whole of the data
+VALIDATION_SEED = 20260101
+
+
+class Field(NamedTuple):
+    """What all rows of a column have in common."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """Where a record stands in the source, whose records and episodes count from 0; dropped ones do not count."""
+
+    episode: int
+    step: int  # within the episode
+    row: int  # over all episodes
+
+
+def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[dict[str, Any]]]:
+    """Writes aligned columns as files.
+
+    Args:
+      directory: where the files go.
+      batches: whole episodes, in order; every batch has the same fields, shapes and dtypes.
+
+    Returns:
+      The manifest's `columns` entry: for each split the columns with path, file, dtype, shape and hashes.
+
+    Raises:
+      UsageError: fields, shapes or dtypes change on the way.
+    """
+    fields: dict[trees.Path, Field] = {}
+    with ExitStack() as opened:
+        files: dict[tuple[str, trees.Path], BinaryIO] = {}
+        rows: dict[str, int] = dict.fromkeys(store.SPLITS, 0)
+        episodes = 0
+        for batch in batches:
+            found = {path: Field(leaf.dtype, leaf.shape[1:]) for path, leaf in _leaves(batch).items()}
+            fields = fields or found
+            _refuse_change(fields, found)
+            for split, part in _split(batch, first_episode=episodes):
+                for path, values in _leaves(part, first_row=rows[split]).items():
+                    if (split, path) not in files:
+                        file = directory / _file_name(split, path, len(files))
+                        files[split, path] = opened.enter_context(file.open("wb"))
+                    files[split, path].write(np.ascontiguousarray(values).tobytes())
+                rows[split] += len(part.columns["reward"])
+            episodes += len(batch.episode_ends)
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for (split, path), file in files.items():
+        entries.setdefault(split, []).append(_entry(directory / Path(file.name).name, path, fields[path]))
+    return entries
+
+
+def held_out(episode: int) -> bool:
+    """Whether an episode, counted from 0 in the source's order, belongs to the validation split.
+
+    One random episode of every consecutive `VALIDATION_EVERY`; of the first block always the second, so that two
+    episodes suffice to have a validation split.
+    """
+    block, place = divmod(episode, VALIDATION_EVERY)
+    return place == (1 if block == 0 else np.random.default_rng([VALIDATION_SEED, block]).integers(VALIDATION_EVERY))
+
+
+def locate(episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]) -> list[Place]:
+    """Where rows of a split stand in the source's order: the inverse of the division by `held_out`.
+
+    Args:
+      episode_ends: for every split of the dataset `[E]` rows of its episodes' last records.
+      split: the one that `rows` count in.
+      rows: of records.
+    """
+    lengths = {name: np.diff(np.concatenate([[-1], ends])) for name, ends in episode_ends.items()}
+    validation = np.array([held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool)
+    of_split = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
+    in_order = np.zeros(len(validation), np.int64)
+    for name in lengths:
+        in_order[of_split[name]] = lengths[name]
+    starts = np.cumsum(in_order) - in_order
+    places = []
+    for row in rows:
+        within = int(np.searchsorted(episode_ends[split], row))
+        episode = int(of_split[split][within])
+        step = int(row - (episode_ends[split][within] + 1 - lengths[split][within]))
+        places.append(Place(episode, step, int(starts[episode]) + step))
+    return places
+
+
+def take_episodes(part: steps.Aligned, chosen: np.ndarray) -> steps.Aligned:
+    """The chosen episodes, `chosen` `[E]` bool; the arrays themselves when all are chosen."""
+    if chosen.all():
+        return part
+    lengths = np.diff(np.concatenate([[-1], part.episode_ends]))
+    rows = np.repeat(chosen, lengths)
+    taken = {path: leaf[rows] for path, leaf in trees.flatten(part.columns).items()}
+    return steps.Aligned(trees.unflatten(taken), np.cumsum(lengths[chosen]) - 1, {})
+
+
+def _split(batch: steps.Aligned, *, first_episode: int) -> Iterator[tuple[str, steps.Aligned]]:
+    validation = np.array([held_out(first_episode + e) for e in range(len(batch.episode_ends))], bool)
+    for split, chosen in (("train", ~validation), ("validation", validation)):
+        if chosen.any():
+            yield split, take_episodes(batch, chosen)
+
+
+def _leaves(part: steps.Aligned, first_row: int = 0) -> Mapping[trees.Path, np.ndarray]:
+    flat = trees.flatten({"columns": part.columns})
+    arrays = {path: memory.device_dtype(np.asarray(leaf)) for path, leaf in flat.items()}
+    return arrays | {store.ENDS: np.asarray(part.episode_ends + first_row, np.int64)}
+
+
+def _refuse_change(fields: Mapping[trees.Path, Field], found: Mapping[trees.Path, Field]) -> None:
+    for path in dict.fromkeys([*fields, *found]):
+        if fields.get(path) != found.get(path):
+            first, later = (
+                f"{f[path].dtype}{list(f[path].shape)}" if path in f else "nothing" for f in (fields, found)
+            )
+            raise UsageError(
+                f"field {'/'.join(path[1:])!r} changes on the way from {first} to {later}; all episodes must have the "
+                "same fields, shapes and dtypes")  # fmt: skip
+
+
+def _file_name(split: str, path: trees.Path, index: int) -> str:
+    plain = ["".join(c if c.isalnum() or c in "_-" else "_" for c in part) for part in path[1:] or path]
+    return f"{split}.{index:02d}.{'.'.join(plain)}.bin"
+
+
+def _entry(file: Path, path: trees.Path, field: Field) -> dict[str, Any]:
+    rows = file.stat().st_size // (field.dtype.itemsize * int(np.prod(field.shape)))
+    return {
+        "path": list(path), "file": file.name, "dtype": field.dtype.name, "shape": [rows, *field.shape],
+        "sha256": store.chunk_hashes(file)}  # fmt: skip

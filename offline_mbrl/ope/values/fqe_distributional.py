@@ -1,0 +1,155 @@
+"""Distributional fitted Q evaluation (FQE-D): a categorical critic of the policy to evaluate.
+
+The backup of `fqe` is applied to every atom of the lagging critic's distribution at `(s', a')`, projected onto the
+support and fitted by cross entropy (arXiv:1707.06887, section 4; DOPE's FQE-D, arXiv:2103.16596, is this with D4PG's
+critic, arXiv:1804.08617). A value is the distribution's mean. Departures and our choices:
+
+* the support is the data's rewards over `1 - gamma`, 0 included where there are true terminals, where D4PG's defaults
+  are a fixed range; atoms are kept in standardized units of `(1 - gamma) Q`, which changes no target;
+* the trunk is `fqe`'s unless `torso="d4pg"`.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from offline_mbrl.networks import torsos
+from offline_mbrl.ope import critics
+from offline_mbrl.ope.values import fitted_q, fqe
+from offline_mbrl.types import Array, EnvironmentSpec, Learner, Policy, PyTree, Transition, UsageError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of D4PG's critic where it has them; quick benchmarks take fewer updates."""
+
+    num_updates: int = 1_000_000
+    batch_size: int = 256  # transitions per update
+    torso: Literal["mlp", "d4pg"] = "mlp"  # d4pg: layer normalization and tanh first, ELU then
+    hidden_layers: tuple[int, ...] = (256, 256)  # d4pg takes two: (400, 300)
+    num_atoms: int = 51  # D4PG
+    learning_rate: float = 1e-4  # Adam; D4PG in Acme
+    target_period: int = 100  # updates between hard copies
+    gamma: float | None = None  # None: the spec's
+    bootstrap: bool = False  # each seed sees its own resample of the episodes
+
+
+class D4PGTorso(nn.Module):
+    """Linear, layer normalization, tanh, linear, ELU, logits."""
+
+    sizes: tuple[int, int]
+    num_atoms: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[D]` to logits `[num_atoms]`."""
+        x = jnp.tanh(nn.LayerNorm(name="normalization")(nn.Dense(self.sizes[0], name="layer_0")(x)))
+        x = nn.elu(nn.Dense(self.sizes[1], name="layer_1")(x))
+        return nn.Dense(self.num_atoms, name="logits")(x)
+
+
+# --- the method's own equations, one transition ---
+
+
+def atoms(scales: PyTree, num_atoms: int) -> Array:
+    """The support `[num_atoms]`, standardized `(1 - gamma) Q`, evenly between the smallest and the largest value."""
+    low, high = scales["low"], scales["high"]
+    high = jnp.where(high > low, high, low + 1.0)  # rewards that never differ
+    return (jnp.linspace(low, high, num_atoms) - scales["reward_mean"]) / scales["reward_std"]
+
+
+def project(probabilities: Array, at: Array, support: Array) -> Array:
+    """Moves the mass of atoms to the support's, each between its two neighbors in proportion to nearness.
+
+    Args:
+      probabilities: `[M]`.
+      at: `[M]` where they are; what lies outside the support is moved to its end.
+      support: `[N]` increasing, evenly spaced.
+
+    Returns:
+      `[N]` probabilities of the same sum and, for atoms inside, the same mean. arXiv:1707.06887, equation 7.
+    """
+    chex.assert_rank([probabilities, at, support], 1)
+    last = support.shape[0] - 1
+    place = jnp.clip((at - support[0]) / (support[-1] - support[0]) * last, 0, last)
+    below = jnp.minimum(place.astype(jnp.int32), last - 1)
+    share = place - below
+    # Scattered, not multiplied with [N, M] shares: on a CPU 13 times as fast for 51 atoms.
+    moved = jnp.zeros(last + 1).at[below].add(probabilities * (1.0 - share))
+    return moved.at[below + 1].add(probabilities * share)
+
+
+def target(apply: critics.Critic, params: PyTree, scales: PyTree, support: Array, transition: Transition,
+           next_action: Array, *, gamma: float) -> Array:  # fmt: skip
+    """What the distribution at `(s, a)` of one transition is fitted to, `[num_atoms]`; arguments as of `fqe.target`."""
+    probabilities = jax.nn.softmax(apply(params, scales, transition.next_observation, next_action))
+    reward = (transition.reward - scales["reward_mean"]) / scales["reward_std"]
+    one = functools.partial(fqe.backup, gamma=gamma, low=support[0], high=support[-1])
+    return project(probabilities, jax.vmap(one, (None, None, 0))(reward, transition.discount, support), support)
+
+
+# --- assembly ---
+
+
+def make(config: Config, spec: EnvironmentSpec, target_policy: Policy) -> tuple[Learner, fitted_q.ReadOut]:
+    """The learner and its read-out, as of `fqe.make`.
+
+    Raises:
+      UsageError: gamma is not inside [0, 1), or the sizes make no network; when fitted: statistics or policy
+        parameters are missing.
+    """
+    return fitted_q.make(
+        _method(config, spec), target_policy, batch_size=config.batch_size, bootstrap=config.bootstrap)  # fmt: skip
+
+
+def values(config: Config, spec: EnvironmentSpec, target_policy: Policy) -> fitted_q.Values:
+    """Q and state values in raw units, as of `fqe.values`.
+
+    Raises:
+      UsageError: gamma is not inside [0, 1), or the sizes make no network.
+    """
+    return fitted_q.values(_method(config, spec), target_policy)
+
+
+def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
+    gamma = critics.discount_factor(config.gamma, spec, "fqe_distributional")
+    init, apply = critics.critic(_network(config), spec)
+
+    def mean(scales: PyTree, probabilities: Array) -> Array:
+        return probabilities @ atoms(scales, config.num_atoms)
+
+    def q_value(params: PyTree, scales: PyTree, observation: PyTree, action: Array) -> Array:
+        return mean(scales, jax.nn.softmax(apply(params, scales, observation, action)))
+
+    def one_target(params: PyTree, scales: PyTree, transition: Transition, next_action: Array) -> Array:
+        return target(apply, params, scales, atoms(scales, config.num_atoms), transition, next_action, gamma=gamma)
+
+    def loss(params: PyTree, scales: PyTree, transition: Transition, target: Array) -> Array:
+        logits = apply(params, scales, transition.observation, transition.action)
+        return optax.softmax_cross_entropy(logits, target)
+
+    def copy(params: PyTree, target_params: PyTree, updates: Array) -> PyTree:
+        due = updates % config.target_period == 0
+        return jax.tree.map(lambda new, old: jnp.where(due, new, old), params, target_params)
+
+    return fitted_q.Method(
+        name="fqe_distributional", spec=spec, gamma=gamma, init=init, q_value=q_value, target=one_target, mean=mean,
+        loss=loss, optimizer=optax.adam(config.learning_rate), copy=copy,
+        needed_updates=config.target_period / (1.0 - gamma))  # fmt: skip
+
+
+def _network(config: Config) -> nn.Module:
+    if config.num_atoms < 2:
+        raise UsageError(f"fqe_distributional: num_atoms must be at least 2, got {config.num_atoms}")
+    if config.torso == "mlp":
+        return torsos.MLP((*config.hidden_layers, config.num_atoms))
+    if config.torso != "d4pg" or len(config.hidden_layers) != 2:
+        raise UsageError(f"fqe_distributional: torso is mlp, or d4pg with two hidden layers; got {config.torso!r} with "
+                         f"{len(config.hidden_layers)}")  # fmt: skip
+    return D4PGTorso((config.hidden_layers[0], config.hidden_layers[1]), config.num_atoms)
