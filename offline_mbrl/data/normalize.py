@@ -54,6 +54,15 @@ def statistics(dataset: memory.Dataset) -> Statistics:
     return Statistics(jax.tree.map(lambda both: both[0], moments), jax.tree.map(lambda both: both[1], moments))
 
 
+def full_statistics(dataset: memory.Dataset) -> Statistics:
+    """`statistics` together with `transition_statistics`: what models and estimators are made from.
+
+    Raises:
+      UsageError: as `transition_statistics`.
+    """
+    return statistics(dataset)._replace(transitions=transition_statistics(dataset))
+
+
 def transition_statistics(dataset: memory.Dataset) -> TransitionStatistics:
     """What models of `(observation, action) -> (reward, next observation)` are normalized by.
 
