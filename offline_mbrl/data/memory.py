@@ -143,7 +143,7 @@ def device_dtype(column: np.ndarray) -> np.ndarray:
     return np.asarray(column, np.int32) if column.dtype in (np.int64, np.uint32, np.uint64) else np.asarray(column)
 
 
-# --- samplers: (dataset, key) -> batch ---
+# --- samplers: (dataset, cache, key) -> batch ---
 #
 # A sampler says what a learner eats: a stream reads its fields, gathers rows of files with the same functions, and
 # leaves `finish` to the device. Frozen dataclasses, because jit takes no NamedTuple for a function.
@@ -156,8 +156,9 @@ class Transitions:
     batch_size: int
     frame_stack: int = 1  # records that make one observation
 
-    def __call__(self, dataset: Dataset, key: Array) -> Transition:
-        """A batch `[B, ...]`; pure, runs inside the scan."""
+    def __call__(self, dataset: Dataset, cache: PyTree, key: Array) -> Transition:
+        """A batch `[B, ...]` of the dataset alone; pure, runs inside the scan."""
+        del cache
         dataset = jax.tree.map(jnp.asarray, dataset)  # host arrays cannot be indexed by traced rows
         return self.finish(self.gather(dataset, _uniform(dataset.starts, key, self.batch_size)))
 
@@ -199,8 +200,9 @@ class Windows:
     start_on_final: bool = False  # also on an episode's last record (ROSMO's released sampler): masked throughout
     frame_stack: int = 1  # records that make one observation
 
-    def __call__(self, dataset: Dataset, key: Array) -> Trajectory:
-        """A batch `[B, T, ...]`; pure, runs inside the scan."""
+    def __call__(self, dataset: Dataset, cache: PyTree, key: Array) -> Trajectory:
+        """A batch `[B, T, ...]` of the dataset alone; pure, runs inside the scan."""
+        del cache
         dataset = jax.tree.map(jnp.asarray, dataset)
         if self.start_on_final:
             rows = jax.random.randint(key, (self.batch_size,), 0, dataset.reward.shape[0])

@@ -17,7 +17,8 @@ import numpy as np
 
 from offline_mbrl.data import memory, trees
 from offline_mbrl.data.store import read as store
-from offline_mbrl.types import PyTree, Stream, UsageError
+from offline_mbrl.streams import BatchRequest, Shard, Stream
+from offline_mbrl.types import PyTree, UsageError
 
 BLOCK_BYTES = 256 * 2**20  # of the stacked batches of one dispatch
 GATHER_BYTES = 8 * 2**20  # gathered at a time: index arrays stay small, and copies stay in the cache
@@ -206,23 +207,25 @@ def bind(dataset: memory.Dataset, sample: Callable, *, block_bytes: int = BLOCK_
     def example() -> PyTree:
         return sample.gather(dataset, starts(np.arange(sample.batch_size) % size))
 
-    def read(words: Any, first: int, num_updates: int, capacity: int, share: tuple[int, int]) -> PyTree:
-        words = np.asarray(words, np.uint32)
-        part = _part(sample.batch_size, share)
-        positions = np.arange(first, first + num_updates, dtype=np.int64)[:, None] * sample.batch_size + part
+    def read(request: BatchRequest) -> PyTree:
+        seed_words = np.asarray(request.seed_words, np.uint32)
+        part = _part(sample.batch_size, request.shard)
+        updates = np.arange(request.num_updates, dtype=np.int64) + request.first_update
+        positions = updates[:, None] * sample.batch_size + part
         chosen = [
-            permuted(positions % size, size, positions // size, one) for one in words.reshape(-1, words.shape[-1])
+            permuted(positions % size, size, positions // size, words)
+            for words in seed_words.reshape(-1, seed_words.shape[-1])
         ]
         rows = starts(np.stack(chosen, axis=1).reshape(-1))
-        lead = (capacity, *words.shape[:-1], len(part))
+        lead = (request.capacity, *seed_words.shape[:-1], len(part))
         return _gathered(lambda rows: sample.gather(dataset, rows), rows, lead)
 
-    return Stream(read, example, sample.finish, block_bytes)
+    return Stream(read=read, example=example, finish=sample.finish, block_bytes=block_bytes)
 
 
-def _part(batch_size: int, share: tuple[int, int]) -> np.ndarray:
+def _part(batch_size: int, shard: Shard) -> np.ndarray:
     """The places in a batch that are this process's to read."""
-    index, count = share
+    index, count = shard
     if batch_size % count:
         raise UsageError(
             f"a batch of {batch_size} cannot be split over {count} processes; choose a multiple of {count}"

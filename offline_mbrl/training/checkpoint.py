@@ -37,13 +37,17 @@ class Restored(NamedTuple):
     state: PyTree  # the template's structure; numpy arrays, typed keys as such
     metadata: dict[str, Any]  # as given to `save`, through JSON
     step: int
-    messages: list[str]  # one line each: a damaged checkpoint that was passed over, another library version, ...
+    messages: list[
+        str
+    ]  # one line each: a damaged checkpoint that was passed over, another library version, ...
 
 
 # --- save ---
 
 
-def save(directory: str | Path, step: int, state: PyTree, metadata: Mapping[str, Any], *, keep: int = 2) -> Path:
+def save(
+    directory: str | Path, step: int, state: PyTree, metadata: Mapping[str, Any], *, keep: int = 2
+) -> Path:
     """Writes one checkpoint, atomically, then removes what it replaces.
 
     In a run of many processes one of them calls this (for replicated states); it does not wait for the others.
@@ -91,7 +95,9 @@ def save(directory: str | Path, step: int, state: PyTree, metadata: Mapping[str,
 
 def _write(folder: Path, leaves: Mapping[str, np.ndarray]) -> None:
     folder.mkdir()
-    stored = {_label(index): leaf for index, leaf in enumerate(leaves.values()) if leaf.size}  # orbax refuses size 0
+    stored = {
+        _label(index): leaf for index, leaf in enumerate(leaves.values()) if leaf.size
+    }  # orbax refuses size 0
     if stored:
         import orbax.checkpoint as ocp
 
@@ -168,13 +174,21 @@ def _folders(directory: Path) -> dict[int, Path]:
     """Step -> folder, ascending. A checkpoint whose replacement was killed between two renames counts too."""
     if not directory.is_dir():
         return {}
-    names = sorted(path.name for path in directory.iterdir() if path.name.removeprefix(REPLACED).isdecimal())
-    found = {int(name.removeprefix(REPLACED)): directory / name for name in names}  # "." sorts first: the new one wins
+    names = sorted(
+        path.name for path in directory.iterdir() if path.name.removeprefix(REPLACED).isdecimal()
+    )
+    found = {
+        int(name.removeprefix(REPLACED)): directory / name for name in names
+    }  # "." sorts first: the new one wins
     return dict(sorted(found.items()))
 
 
 def restore(
-    directory: str | Path, template: PyTree, *, step: int | None = None, expect: Mapping[str, Any] | None = None
+    directory: str | Path,
+    template: PyTree,
+    *,
+    step: int | None = None,
+    expect: Mapping[str, Any] | None = None,
 ) -> Restored:
     """Reads the newest checkpoint that is whole, or the one of `step`.
 
@@ -189,7 +203,9 @@ def restore(
     """
     folder, manifest, messages = _newest_whole(Path(directory).absolute(), step)
     metadata = manifest["metadata"]
-    difference = None if expect is None else manifests.config_difference(metadata.get("config", {}), expect)
+    difference = (
+        None if expect is None else manifests.config_difference(metadata.get("config", {}), expect)
+    )
     if difference:
         name, there, here = difference
         raise UsageError(
@@ -216,7 +232,9 @@ def _newest_whole(directory: Path, step: int | None) -> tuple[Path, dict[str, An
     if not found:
         raise UsageError(f"no checkpoint in {directory}; check the path of the run folder")
     if step is not None and step not in found:
-        raise UsageError(f"no checkpoint of step {step} in {directory}; there are steps {', '.join(map(str, found))}")
+        raise UsageError(
+            f"no checkpoint of step {step} in {directory}; there are steps {', '.join(map(str, found))}"
+        )
     messages = []
     for candidate in reversed(found) if step is None else [step]:
         folder = found[candidate]
@@ -224,12 +242,16 @@ def _newest_whole(directory: Path, step: int | None) -> tuple[Path, dict[str, An
             return folder, manifests.verified(folder), messages
         except Damaged as error:
             messages.append(f"checkpoint {folder} is damaged and was passed over: {error}")
-    raise UsageError(f"{'; '.join(messages)}; no good checkpoint is left: train again in a new run folder")
+    raise UsageError(
+        f"{'; '.join(messages)}; no good checkpoint is left: train again in a new run folder"
+    )
 
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Leaf path -> array, each compared with its own sha256."""
-    leaves = {name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape, _ in manifest["leaves"]}
+    leaves = {
+        name: np.zeros(shape, jnp.dtype(dtype)) for name, dtype, shape, _ in manifest["leaves"]
+    }
     names = {_label(index): name for index, name in enumerate(leaves) if leaves[name].size}
     if names:
         import orbax.checkpoint as ocp
@@ -240,13 +262,18 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
         leaves |= {names[label]: np.asarray(array) for label, array in stored.items()}
     for name, *written in manifest["leaves"]:
         if manifests.describe(leaves[name]) != written:
-            raise UsageError(f"leaf {name} of checkpoint {folder} was not read back as it was written")
+            raise UsageError(
+                f"leaf {name} of checkpoint {folder} was not read back as it was written"
+            )
     return leaves
 
 
 def _fill(folder: Path, template: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
     """The template's tree with the checkpoint's leaves; refuses another structure, shape or dtype."""
-    wanted = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(template)}
+    wanted = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(template)
+    }
     for name in sorted(set(leaves) ^ set(wanted)):
         side = "is only in the checkpoint" if name in leaves else "is missing from the checkpoint"
         raise UsageError(

@@ -23,7 +23,11 @@ def enable(directory: str | Path | None = None) -> Path | None:
     if chosen := getattr(jax.config, DIRECTORY):
         return Path(chosen)
     try:
-        folder = Path(directory or os.environ.get("OFFLINE_MBRL_CACHE") or Path.home() / ".cache/offline_mbrl/xla")
+        folder = Path(
+            directory
+            or os.environ.get("OFFLINE_MBRL_CACHE")
+            or Path.home() / ".cache/offline_mbrl/xla"
+        )
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # read-only, or no home
         return None

@@ -32,8 +32,13 @@ def sha256(state: PyTree) -> str:
 def host_leaves(state: PyTree) -> dict[str, np.ndarray]:
     """Path -> array on the host, in the tree's order; typed keys as their bits."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
-    host = jax.device_get([jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves])
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for (path, _), leaf in zip(leaves, host, strict=True)}
+    host = jax.device_get(
+        [jax.random.key_data(leaf) if is_key(leaf) else leaf for _, leaf in leaves]
+    )
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for (path, _), leaf in zip(leaves, host, strict=True)
+    }
 
 
 def is_key(leaf: Any) -> bool:
@@ -44,7 +49,9 @@ def is_key(leaf: Any) -> bool:
 def as_key(bits: np.ndarray, like: Any) -> jax.Array:
     """Typed keys from their bits, of the same kind as `like` (an array, or the shape of one)."""
     kinds = []
-    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), like)  # a shape alone does not tell its kind
+    jax.eval_shape(
+        lambda key: kinds.append(jax.random.key_impl(key)), like
+    )  # a shape alone does not tell its kind
     return jax.random.wrap_key_data(jnp.asarray(bits), impl=kinds[0])
 
 
@@ -54,7 +61,9 @@ def describe(array: np.ndarray) -> list[Any]:
     return [str(array.dtype), list(array.shape), digest]
 
 
-def write(folder: Path, *, step: int, leaves: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> None:
+def write(
+    folder: Path, *, step: int, leaves: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
+) -> None:
     """Writes the manifest of a folder whose other files are complete."""
     manifest = {
         "step": step,
@@ -89,7 +98,9 @@ def verified(folder: Path) -> dict[str, Any]:
             if _file_sha256(path) != manifest["files"][name]:
                 raise Damaged(f"{path} does not match its sha256")
     except (OSError, ValueError) as error:
-        raise Damaged(f"{path}: {getattr(error, 'strerror', None) or 'not readable as JSON'}") from error
+        raise Damaged(
+            f"{path}: {getattr(error, 'strerror', None) or 'not readable as JSON'}"
+        ) from error
     return manifest
 
 
@@ -118,7 +129,9 @@ def environment() -> dict[str, Any]:
         "device kind": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
-        "processor cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
 
@@ -134,7 +147,9 @@ def environment_differences(recorded: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def config_difference(actual: Mapping[str, Any], expected: Mapping[str, Any]) -> tuple[str, str, str] | None:
+def config_difference(
+    actual: Mapping[str, Any], expected: Mapping[str, Any]
+) -> tuple[str, str, str] | None:
     """(dotted name, value there, value here) of the first setting that differs, or None."""
     there, here = _flatten(actual), _flatten(expected)
     for name in {**here, **there}:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from offline_mbrl.streams import Shard
 from offline_mbrl.types import PyTree, UsageError
 
 AXIS = "data"
@@ -83,9 +84,11 @@ def _check_divides(size: int, mesh: Mesh) -> None:
 # --- stacked batches of the host ---
 
 
-def share(mesh: Mesh | None) -> tuple[int, int]:
-    """(p, P): which part of every batch this process reads, of how many; the whole one without a mesh."""
-    return (0, 1) if mesh is None else (jax.process_index(), jax.process_count())
+def shard(mesh: Mesh | None) -> Shard:
+    """Which part of every batch this process reads, of how many; the whole one without a mesh."""
+    if mesh is None:
+        return Shard(index=0, count=1)
+    return Shard(index=jax.process_index(), count=jax.process_count())
 
 
 def split_stack(tree: PyTree, mesh: Mesh | None, *, axis: int) -> PyTree:
@@ -113,7 +116,9 @@ def stack_shapes(batch: PyTree, lead: tuple[int, ...], mesh: Mesh | None) -> PyT
         if mesh is None:
             return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype)
         _check_divides(leaf.shape[0], mesh)
-        return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=_stack_sharding(mesh, len(lead)))
+        return jax.ShapeDtypeStruct(
+            (*lead, *leaf.shape), leaf.dtype, sharding=_stack_sharding(mesh, len(lead))
+        )
 
     return jax.tree.map(shape, batch)
 
