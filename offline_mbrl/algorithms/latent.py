@@ -24,6 +24,7 @@ from offline_mbrl.networks import optimizers
 from offline_mbrl.targets import returns
 from offline_mbrl.types import (
     Array,
+    Context,
     EnvironmentSpec,
     LatentModel,
     Learner,
@@ -249,8 +250,8 @@ def make(
     length = config.unroll_steps + config.td_steps + (not config.bootstrap_on_truncation)
     optimizer = optimizers.make(config.optimizer)
 
-    def init(key: Array, example: Trajectory, statistics: PyTree, given: PyTree) -> State:
-        del example, statistics, given  # sizes come from the spec; the encoder takes raw observations
+    def init(key: Array, example: Trajectory, context: Context) -> State:
+        del example, context  # sizes come from the spec; the encoder takes raw observations
         params = model.init(key)
         return State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
@@ -259,11 +260,19 @@ def make(
         total, metrics = jax.vmap(one)(batch, targets, jax.random.split(key, batch.reward.shape[0]))
         return jnp.mean(total), jax.tree.map(jnp.mean, metrics)
 
-    def step(state: State, batch: Trajectory, key: Array) -> tuple[State, Metrics]:
+    def loss_of_batch(params: PyTree, target_params: PyTree, batch: Trajectory, key: Array) -> tuple[Array, Metrics]:
         key_plan, key_action = jax.random.split(key)
         batch = jax.vmap(ends)(batch)
-        targets = compute_targets(model, improve, clone, config, size, state.target_params, batch, key_plan)
-        gradient, metrics = jax.grad(batch_loss, has_aux=True)(state.params, batch, targets, key_action)
+        targets = compute_targets(model, improve, clone, config, size, target_params, batch, key_plan)
+        return batch_loss(params, batch, targets, key_action)
+
+    def validate(state: State, context: Context, batch: Trajectory, key: Array) -> Metrics:
+        del context
+        return loss_of_batch(state.params, state.target_params, batch, key)[1]
+
+    def step(state: State, context: Context, batch: Trajectory, key: Array) -> tuple[State, Metrics]:
+        del context
+        gradient, metrics = jax.grad(loss_of_batch, has_aux=True)(state.params, state.target_params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params, count = optax.apply_updates(state.params, updates), state.step + 1
         copy = count % config.target_period == 0
@@ -272,10 +281,10 @@ def make(
 
     random = planner is not None or operators.is_random(acting.operator)
     return Learner(
-        sample=memory.windows(
+        sample=memory.Windows(
             config.batch_size, length, start_on_final=config.start_on_final, frame_stack=spec.frame_stack),
-        init=init, step=step, policy=make_policy(model, act, size, greedy=greedy, random=random),
-        policy_params=lambda state: state.params,
+        init=init, step=step, validate=validate, policy=make_policy(model, act, size, greedy=greedy, random=random),
+        policy_params=lambda state, context: state.params,
     )  # fmt: skip
 
 

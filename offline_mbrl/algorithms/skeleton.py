@@ -20,11 +20,13 @@ from offline_mbrl.data import memory
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import (
     Array,
+    Context,
     EnvironmentSpec,
     Learner,
     Metrics,
     Policy,
     PyTree,
+    Stage,
     Transition,
     action_size,
 )  # fmt: skip
@@ -42,11 +44,10 @@ class Config:
 
 
 class State(NamedTuple):
-    """What the next step needs; `model` is fixed, but stays in the state so that seeds can be vmapped."""
+    """Everything that changes while learning."""
 
     params: PyTree
     opt_state: optax.OptState
-    model: PyTree = ()
 
 
 # --- the method's own equations, one transition ---
@@ -72,16 +73,16 @@ def policy_loss(predicted: Array, action: Array, transition: Transition, *, beha
 # --- assembly ---
 
 
-def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Learner]:
-    """The earlier stages by name; what `policy_params` returns reaches `init` of the main learner as `given[name]`."""
+def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Stage]:
+    """The earlier stages by name; what `policy_params` returns reaches the main learner as `context.upstream[name]`."""
     network = torsos.MLP((*config.hidden_layers, 1))
 
-    def loss(state: State, params: PyTree, transition: Transition) -> Array:
-        del state
+    def loss(context: Context, params: PyTree, transition: Transition) -> Array:
+        del context
         return reward_loss(predict_reward(config, params, transition.observation, transition.action), transition)
 
     num_inputs = _num_inputs(spec) + action_size(spec, "skeleton")
-    return {"model": _learner(config, network, num_inputs, loss, policy=None)}
+    return {"model": Stage(_learner(config, network, num_inputs, loss, policy=None), config.num_updates)}
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
@@ -95,9 +96,9 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     def act(params: PyTree, observation: PyTree) -> Array:
         return jnp.tanh(torsos.apply(network, params, torsos.flat(observation)))
 
-    def loss(state: State, params: PyTree, transition: Transition) -> Array:
+    def loss(context: Context, params: PyTree, transition: Transition) -> Array:
         action = act(params, transition.observation)
-        predicted = predict_reward(config, state.model, transition.observation, action)
+        predicted = predict_reward(config, context.upstream["model"], transition.observation, action)
         return policy_loss(predicted, action, transition, behavior_coef=config.behavior_coef)
 
     def sample(params: PyTree, observation: PyTree, key: Array) -> Array:
@@ -114,24 +115,30 @@ def predict_reward(config: Config, params: PyTree, observation: PyTree, action: 
 
 
 def _learner(config: Config, network: torsos.MLP, num_inputs: int, loss, policy: Policy | None) -> Learner:
-    """Adam on the mean of `loss(state, params, transition)` over a batch."""
+    """Adam on the mean of `loss(context, params, transition)` over a batch."""
     optimizer = optax.adam(config.learning_rate)
 
-    def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
-        del example, statistics
+    def init(key: Array, example: Transition, context: Context) -> State:
+        del example, context
         params = torsos.init(network, key, jnp.zeros(num_inputs))
-        return State(params, optimizer.init(params), given.get("model", ()) if given else ())
+        return State(params, optimizer.init(params))
 
-    def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
+    def batch_loss(params: PyTree, context: Context, batch: Transition) -> Array:
+        return jnp.mean(jax.vmap(loss, (None, None, 0))(context, params, batch))
+
+    def validate(state: State, context: Context, batch: Transition, key: Array) -> Metrics:
         del key  # deterministic
-        mean = lambda params: jnp.mean(jax.vmap(loss, (None, None, 0))(state, params, batch))  # noqa: E731
-        value, gradient = jax.value_and_grad(mean)(state.params)
+        return {"loss/total": batch_loss(state.params, context, batch)}
+
+    def step(state: State, context: Context, batch: Transition, key: Array) -> tuple[State, Metrics]:
+        del key  # deterministic
+        value, gradient = jax.value_and_grad(batch_loss)(state.params, context, batch)
         updates, opt_state = optimizer.update(gradient, state.opt_state)
-        return State(optax.apply_updates(state.params, updates), opt_state, state.model), {"loss/total": value}
+        return State(optax.apply_updates(state.params, updates), opt_state), {"loss/total": value}
 
     return Learner(
-        sample=memory.transitions(config.batch_size), init=init, step=step, policy=policy,
-        policy_params=lambda state: state.params,
+        sample=memory.Transitions(config.batch_size), init=init, step=step, validate=validate, policy=policy,
+        policy_params=lambda state, context: state.params,
     )  # fmt: skip
 
 

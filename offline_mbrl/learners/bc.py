@@ -23,6 +23,7 @@ from offline_mbrl.networks import distributions, heads, optimizers, residual, to
 from offline_mbrl.types import (
     Array,
     BoundedActions,
+    Context,
     EnvironmentSpec,
     Learner,
     Metrics,
@@ -160,22 +161,26 @@ def _learner(
 ) -> Learner:  # fmt: skip
     """Descends the mean of `loss(params, transition)` over a batch; `init` gets an observation of zeros."""
 
-    def first(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
-        del example, statistics, given  # like the latent family, networks take raw observations
+    def first(key: Array, example: Transition, context: Context) -> State:
+        del example, context  # like the latent family, networks take raw observations
         params = init(key, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation))
         return State(params, optimizer.init(params))
 
     def batch_loss(params: PyTree, batch: Transition) -> Array:
         return jnp.mean(jax.vmap(loss, (None, 0))(params, batch))
 
-    def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
-        del key  # deterministic
+    def step(state: State, context: Context, batch: Transition, key: Array) -> tuple[State, Metrics]:
+        del context, key  # deterministic
         value, gradient = jax.value_and_grad(batch_loss)(state.params, batch)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = {"loss/total": value, "gradient/norm": optax.tree.norm(gradient)}
         return State(optax.apply_updates(state.params, updates), opt_state), metrics
 
+    def validate(state: State, context: Context, batch: Transition, key: Array) -> Metrics:
+        del context, key
+        return {"loss/total": batch_loss(state.params, batch)}
+
     return Learner(
-        sample=memory.transitions(batch_size, frame_stack=spec.frame_stack), init=first, step=step,
-        policy=distributions.as_policy(distribution), policy_params=lambda state: state.params,
+        sample=memory.Transitions(batch_size, frame_stack=spec.frame_stack), init=first, step=step, validate=validate,
+        policy=distributions.as_policy(distribution), policy_params=lambda state, context: state.params,
     )  # fmt: skip

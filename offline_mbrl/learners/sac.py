@@ -21,6 +21,7 @@ from offline_mbrl.data import memory
 from offline_mbrl.networks import distributions, ensemble, heads, torsos
 from offline_mbrl.types import (
     Array,
+    Context,
     EnvironmentSpec,
     Learner,
     Metrics,
@@ -158,8 +159,8 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     for_actor, for_critic, for_temperature = (optax.adam(rate) for rate in (
         config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate))  # fmt: skip
 
-    def init(key: Array, example: Transition, statistics: PyTree, given: PyTree) -> State:
-        del example, statistics, given  # raw observations
+    def init(key: Array, example: Transition, context: Context) -> State:
+        del example, context  # raw observations
         key_actor, key_critic = jax.random.split(key)
         actor, critic = nets.init_actor(key_actor), nets.critics.init(key_critic)
         first = config.initial_temperature if config.fixed_temperature is None else config.fixed_temperature
@@ -173,7 +174,8 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         gradient = jax.grad(loss)(state.log_temperature)
         return _descend(for_temperature, gradient, state.temperature_opt_state, state.log_temperature)
 
-    def step(state: State, batch: Transition, key: Array) -> tuple[State, Metrics]:
+    def step(state: State, context: Context, batch: Transition, key: Array) -> tuple[State, Metrics]:
+        del context
         key_target, key_actor = jax.random.split(key)
         targets = _targets(config, nets, state, batch, key_target)
         (critic_value, q), critic_gradient = jax.value_and_grad(_critic_objective, has_aux=True)(
@@ -194,9 +196,12 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
         return State(actor, critic, target_critic, log_temperature, actor_opt_state, critic_opt_state,
                      temperature_opt_state), metrics  # fmt: skip
 
+    def validate(state: State, context: Context, batch: Transition, key: Array) -> Metrics:
+        return step(state, context, batch, key)[1]
+
     return Learner(
-        sample=memory.transitions(config.batch_size), init=init, step=step,
-        policy=distributions.as_policy(nets.policy), policy_params=lambda state: state.actor,
+        sample=memory.Transitions(config.batch_size), init=init, step=step, validate=validate,
+        policy=distributions.as_policy(nets.policy), policy_params=lambda state, context: state.actor,
     )  # fmt: skip
 
 
