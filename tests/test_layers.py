@@ -12,30 +12,31 @@ SEEN = {  # what learners see of `data`
     f"data.{name}" for name in ("memory", "steps", "splits", "normalize", "trees", "ring", "specs")
 }
 GROUND = {"types", "files", "provenance"}
-MODELS = {"types", "networks", "targets"} | SEEN
+MODELS = {"types", "settings", "networks", "targets"} | SEEN
 OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
-REGISTRY = {"types", "learners", "algorithms"}
+REGISTRY = {"types", "settings", "problems", "learners", "algorithms"}
 EXPORT = {"types", "policies", "files", "registry", "data"}
 SELECTION = ALGORITHMS | OPE | GROUND | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
 ALLOWED = {
     "types": set(),
+    "settings": {"types"},
     "files": set(),
     "provenance": set(),
     "policies": {"types"},
     "targets": {"types"},
-    "networks": {"types"},
+    "networks": {"types", "settings"},
     "environments": {"types"},
     "rollouts": {"types", "policies"},
     "data": GROUND,
-    "planning": {"types", "targets", "rollouts"},
+    "planning": {"types", "settings", "targets", "rollouts"},
     "models": MODELS,
     "learners": MODELS,
     "problems": {"types", "policies", "data", "models", "targets"},
     "ope": OPE,
     "algorithms": ALGORITHMS,
     "evaluation": {"types", "policies", "environments"},
-    "training": GROUND,
+    "training": GROUND | {"settings"},
     "registry": REGISTRY,
     "export": EXPORT,
     "selection": SELECTION - {"environments"},
