@@ -11,8 +11,9 @@ from offline_mbrl import provenance
 from offline_mbrl.data.catalog import official
 from offline_mbrl.runs import display, folder, page, playing, recording, tables
 from offline_mbrl.runs import memory as process_memory
+from offline_mbrl.runs.run import FolderRun
 from offline_mbrl.training import fit as fitting
-from offline_mbrl.types import Learner
+from offline_mbrl.types import Context, Learner
 
 
 def environment(command: list[str]) -> dict[str, Any]:
@@ -35,21 +36,30 @@ def is_complete(outcome: Mapping[str, Any]) -> bool:
     return all(one["complete"] for one in outcome.get("evaluation", {}).values())
 
 
-def plays(run: Any, learner: Learner) -> bool:
+def plays(run: FolderRun, learner: Learner) -> bool:
     """Whether a run's policies are evaluated in a simulator."""
-    return run.data.simulator is not None and run.options.episodes > 0 and learner.policy is not None
+    return (
+        run.data.simulator is not None and run.options.episodes > 0 and learner.policy is not None
+    )
 
 
 def finish(
-    run: Any, learner: Learner, state: fitting.FitState, failures: Mapping[int, str], timings: Mapping[str, float],
+    run: FolderRun,
+    learner: Learner,
+    state: fitting.FitState,
+    context: Context,
+    *,
+    failures: Mapping[int, str],
+    timings: Mapping[str, float],
     memory: process_memory.Resident,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Evaluates the final state, never the best one, and writes the policies, the result and the report.
 
     Args:
-      run: commands.running.Run.
+      run: the run.
       learner: of the last stage.
       state: its last.
+      context: its constants.
       failures: seed -> what became non-finite, over all stages.
       timings: of the last stage.
       memory: what this process had resident while training.
@@ -57,9 +67,11 @@ def finish(
     Returns:
       What was written to `evaluation.json`.
     """
-    params = fitting.policy_params(learner, state)
+    params = fitting.policy_params(learner, state, context)
     if learner.policy is not None:
-        recording.save_policy(run, params, int(state.step))  # a process killed while saving left an earlier one
+        recording.save_policy(
+            run, params, int(state.step)
+        )  # a process killed while saving left an earlier one
     outcome: dict[str, Any] = {
         "step": int(state.step), "seeds": list(run.seeds), "timings": dict(timings),
         "updates_per_second": timings["updates"] / max(timings["update_seconds"], 1e-9),
@@ -89,7 +101,9 @@ def _last_figures(run_folder: Path) -> dict[str, dict[str, float | None]]:
     """Per seed, the last row's held-out figures; the training losses where nothing was held out."""
     rows = [row for row in folder.read_rows(run_folder) if row["stage"] == "train"]
     for prefix in ("validation/", ""):
-        having = [row for row in rows if any(name.startswith(prefix) and "/" in name for name in row)]
+        having = [
+            row for row in rows if any(name.startswith(prefix) and "/" in name for name in row)
+        ]
         last = [row for row in having if row["step"] == having[-1]["step"]]
         if last:
             return {str(row["seed"]): _figures(row, prefix) for row in last}
@@ -102,7 +116,10 @@ def _figures(row: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
 
 def show(console: Console, run_folder: Path) -> None:
     """Prints the result of a complete run, and where its report is."""
-    outcome, run = folder.read_json(run_folder / folder.EVALUATION), folder.read_json(run_folder / folder.RUN)
+    outcome, run = (
+        folder.read_json(run_folder / folder.EVALUATION),
+        folder.read_json(run_folder / folder.RUN),
+    )
     console.print(tables.table(run, outcome))
     for line in tables.notes(outcome):
         console.print(line)

@@ -38,11 +38,11 @@ def dataset(size: int = 64) -> memory.Dataset:
     )
 
 
-def init(key, example, statistics, given) -> State:
-    del statistics
+def init(key, example, context) -> State:
+    upstream = context.upstream
     params = {"w": jax.random.normal(key, example.observation.shape[-1:]), "b": jnp.zeros(())}
-    params = given.get("params", params) if given else params
-    explode_at = given.get("explode_at", UNTIL_NEVER) if given else UNTIL_NEVER
+    params = upstream.get("params", params)
+    explode_at = upstream.get("explode_at", UNTIL_NEVER)
     zero = jnp.zeros((), jnp.int32)
     return State(
         params, OPTIMIZER.init(params), zero, jnp.asarray(explode_at, jnp.int32), jnp.full(8, -1), jnp.asarray(jnp.inf)
@@ -54,7 +54,8 @@ def loss(params, batch, key):
     return jnp.mean((batch.observation @ params["w"] + params["b"] - batch.reward - noise) ** 2)
 
 
-def step(state: State, batch, key):
+def step(state: State, context, batch, key):
+    del context
     value, grads = jax.value_and_grad(loss)(state.params, batch, key)
     updates, opt_state = OPTIMIZER.update(grads, state.opt_state)
     bad = jnp.where(state.count == state.explode_at, jnp.nan, 0.0)
@@ -63,18 +64,32 @@ def step(state: State, batch, key):
     return state._replace(params=params, opt_state=opt_state, count=state.count + 1), metrics
 
 
-def refresh(state: State, data, key) -> State:
-    del data
+def validate(state: State, context, batch, key):
+    del context
+    return {"count": state.count, "loss/value": loss(state.params, batch, key)}
+
+
+def refresh(state: State, context, data, cache, update, key):
+    del context, data
     place = jnp.sum(state.refreshed >= 0)
     noise = 0.01 * jax.random.normal(key, state.params["w"].shape)
-    return state._replace(
-        refreshed=state.refreshed.at[place].set(state.count),
+    state = state._replace(
+        refreshed=state.refreshed.at[place].set(update),
         params={**state.params, "w": state.params["w"] + noise},
     )
+    return state, cache, {}
 
 
 def make(batch_size: int = 16, **fields) -> Learner:
-    return Learner(memory.transitions(batch_size), init, step, None, lambda state: state.params)._replace(**fields)
+    learner = Learner(
+        sample=memory.transitions(batch_size),
+        init=init,
+        step=step,
+        policy=None,
+        policy_params=lambda state, context: state.params,
+        validate=validate,
+    )
+    return learner._replace(**fields)
 
 
 @contextlib.contextmanager

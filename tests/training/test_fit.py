@@ -6,6 +6,7 @@ import pytest
 
 from offline_mbrl.training import blocks
 from offline_mbrl.training.checkpoint import sha256
+from offline_mbrl.types import Context
 from offline_mbrl.training.fit import FitState, fit, init, keys_for, policy_params, template, validation
 
 KEY = jax.random.key(7)
@@ -62,7 +63,9 @@ def test_the_loop_equals_updates_written_out():
     keys = keys_for(KEY, None)
     state = init(learner, data, key=KEY).learner
     for t in range(5):
-        state, _ = blocks.update(learner, state, data, jax.random.fold_in(keys[1], t))
+        state, _ = blocks.update(
+            learner, state, Context(), data, (), jax.random.fold_in(keys[1], t)
+        )
     result = run(seeds=None, num_updates=5, block_updates=3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result.state.learner, state)
     assert int(result.state.step) == 5
@@ -75,8 +78,8 @@ def test_refresh_happens_before_the_updates_at_each_of_its_multiples():
 
 
 def test_each_refresh_has_its_own_randomness():
-    def idle(state, batch, key):
-        del batch, key
+    def idle(state, context, batch, key):
+        del context, batch, key
         return state, {"count": state.count}
 
     learner = linear_learner.make(step=idle, refresh=linear_learner.refresh, refresh_every=10)
@@ -152,8 +155,8 @@ def test_what_a_stage_hands_on_arrives_seed_by_seed():
     learner = linear_learner.make()
     first = run(learner)
     params = policy_params(learner, first.state)
-    second = run(learner, given={"params": params}, num_updates=1)
-    third = run(learner, given={"params": params}, num_updates=1, start=None)
+    second = run(learner, context=Context(upstream={"params": params}), num_updates=1)
+    third = run(learner, context=Context(upstream={"params": params}), num_updates=1, start=None)
     moved = np.abs(second.state.learner.params["w"] - params["w"])
     assert (moved <= 0.011).all()  # one step of Adam moves a parameter by its learning rate
     assert moved.max() > 0
@@ -166,14 +169,14 @@ def test_what_a_stage_hands_on_arrives_seed_by_seed():
 
 
 def explode(*updates):
-    return {"explode_at": jnp.asarray(updates)}
+    return Context(upstream={"explode_at": jnp.asarray(updates)})
 
 
 def test_a_failing_seed_is_frozen_and_the_others_do_not_notice():
     never = linear_learner.UNTIL_NEVER
     rows = []
-    healthy = run(given=explode(never, never, never), num_updates=60)
-    result = run(given=explode(never, 30, never), num_updates=60, hooks=[lambda p: rows.append(p.metrics["count"])])
+    healthy = run(context=explode(never, never, never), num_updates=60)
+    result = run(context=explode(never, 30, never), num_updates=60, hooks=[lambda p: rows.append(p.metrics["count"])])
     assert result.failures == {5: "loss/value became non-finite at update 31 (between updates 20 and 40)"}
     assert result.stopped is None
     np.testing.assert_array_equal(result.state.alive, [True, False, True])
@@ -190,8 +193,8 @@ def test_a_failing_seed_is_frozen_and_the_others_do_not_notice():
 @pytest.mark.parametrize("seeds", [None, [3, 5, 7]])
 def test_when_all_seeds_failed_the_run_stops_within_the_block_and_names_the_metric(seeds):
     calls = []
-    given = explode(2, 2, 25) if seeds else {"explode_at": jnp.asarray(25)}
-    result = run(seeds=seeds, given=given, num_updates=1000, hooks=[lambda progress: calls.append(progress.step)])
+    context = explode(2, 2, 25) if seeds else Context(upstream={"explode_at": jnp.asarray(25)})
+    result = run(seeds=seeds, context=context, num_updates=1000, hooks=[lambda progress: calls.append(progress.step)])
     assert calls == [20, 40]
     assert "loss/value became non-finite at update 26" in (result.stopped or "")
     assert len(result.failures) == (3 if seeds else 1)
@@ -199,7 +202,7 @@ def test_when_all_seeds_failed_the_run_stops_within_the_block_and_names_the_metr
 
 
 def test_a_run_whose_seeds_are_all_frozen_does_not_go_on():
-    failed = run(given=explode(1, 1, 1))
+    failed = run(context=explode(1, 1, 1))
     calls = []
     again = run(start=failed.state, num_updates=1000, failures=failed.failures, hooks=[lambda p: calls.append(p.step)])
     assert again.num_updates == 0
@@ -209,19 +212,19 @@ def test_a_run_whose_seeds_are_all_frozen_does_not_go_on():
 
 
 def test_a_non_finite_parameter_is_found_although_the_metrics_are_finite():
-    def step(state, batch, key):
-        after, metrics = linear_learner.step(state, batch, key)
+    def step(state, context, batch, key):
+        after, metrics = linear_learner.step(state, context, batch, key)
         return after, {"count": metrics["count"]}
 
-    result = run(linear_learner.make(step=step), given=explode(19, 999, 999), num_updates=20)
+    result = run(linear_learner.make(step=step), context=explode(19, 999, 999), num_updates=20)
     assert result.failures == {3: "state.params['b'] became non-finite between updates 0 and 20"}
 
 
 def test_a_non_finite_refresh_is_undone_and_named():
-    def refresh(state, data, key):
-        after = linear_learner.refresh(state, data, key)
+    def refresh(state, context, data, cache, update, key):
+        after, cache, metrics = linear_learner.refresh(state, context, data, cache, update, key)
         w = jnp.where(state.count > 20, jnp.nan, after.params["w"])
-        return after._replace(params={**after.params, "w": w})
+        return after._replace(params={**after.params, "w": w}), cache, metrics
 
     result = run(linear_learner.make(refresh=refresh, refresh_every=15))
     assert result.failures[5] == "state.params['w'] became non-finite in the refresh after update 30"
@@ -259,16 +262,20 @@ def test_compilation_is_reported_apart_and_flops_grow_with_the_seeds():
     assert 2.5 < four.flops_per_update / one.flops_per_update < 4.5
 
 
-def test_validation_is_the_mean_of_step_on_held_out_batches_and_changes_nothing():
+def test_validation_is_the_mean_of_the_loss_on_held_out_batches_and_changes_nothing():
     learner = linear_learner.make()
-    result = run(learner, given=explode(999, 5, 999))
+    result = run(learner, context=explode(999, 5, 999))
     before = sha256(result.state)
     measure = validation(learner, DATA, key=KEY, num_batches=4)
     figures = measure(result.state)
     assert sha256(result.state) == before
     np.testing.assert_array_equal(np.isnan(figures["loss/value"]), [False, True, False])
     state, data = seed_of(result.state, 2), jax.device_put(DATA)
-    single = [blocks.update(learner, state, data, key)[1]["loss/value"] for key in jax.random.split(KEY, 4)]
+    single = []
+    for key in jax.random.split(KEY, 4):
+        key_sample, key_loss = jax.random.split(key)
+        batch = learner.sample(data, None, key_sample)
+        single.append(linear_learner.loss(state.params, batch, key_loss))
     np.testing.assert_allclose(figures["loss/value"][2], np.mean(single), rtol=1e-5)
 
 
