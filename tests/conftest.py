@@ -1,19 +1,47 @@
 """Settings that every test runs under; they are set here so that pytest really sees them."""
 
+import gc
 import os
+import resource
+import subprocess
+import sys
 
-# Eight pretended devices. Tests run few steps of many programs: compiling fast matters more than running fast. The
-# older emitters compile what is fused in half the time, and each program is one module: workers use all cores already.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MUJOCO_GL", "disabled")
 
 import jax
 import pytest
 
+DEVICES = "--xla_force_host_platform_device_count=8"
+# Tests run few steps of many programs: compiling fast matters more than running fast. The older
+# emitters compile what is fused in half the time, and each program is one module: workers use all
+# cores already.
+FAST_COMPILATION = (
+    "--xla_backend_optimization_level=0",
+    "--xla_cpu_use_fusion_emitters=false",
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
+
+
+def _flags_of_this_xla(flags):
+    """Those of the flags that the installed XLA has. It ends at an unknown flag, and names it."""
+    program = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+    attempt = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": " ".join(flags)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if attempt.returncode == 0:
+        return list(flags)
+    return [flag for flag in flags if flag not in attempt.stderr]
+
+
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # workers have the flags of their parent
+    os.environ["XLA_FLAGS"] = " ".join(
+        [os.environ.get("XLA_FLAGS", ""), DEVICES, *_flags_of_this_xla(FAST_COMPILATION)]
+    ).strip()
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 pytest_plugins = ["command_fixtures"]
@@ -30,11 +58,19 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _compilation_cache(tmp_path_factory):
-    """Programs that several tests run are compiled once a session, by whichever worker comes first."""
+    """Programs of several tests are compiled once a session, by whichever worker comes first."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_programs():
+    """The programs of a module are released at its end; what takes long to compile is on disk."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +84,30 @@ def debug_nans():
     """Makes every NaN produced under jit an error."""
     with jax.debug_nans(True):
         yield
+
+
+# --- the memory of the workers, in the last lines of a run ---
+
+PEAKS = pytest.StashKey()
+
+
+def _peak_gigabytes():
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # KiB on Linux
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_gigabytes"] = _peak_gigabytes()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    peaks = node.config.stash.setdefault(PEAKS, {})
+    peaks[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak_gigabytes")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    peaks = config.stash.get(PEAKS, {}) or {"this process": _peak_gigabytes()}
+    text = ", ".join(f"{name} {peak:.1f} GB" for name, peak in peaks.items() if peak is not None)
+    terminalreporter.write_line(f"peak memory: {text}")
