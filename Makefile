@@ -1,11 +1,27 @@
 # make train   a trained, evaluated and reported policy on BSuite catch, from nothing
 # make test    the tests; make lint: ruff and pyright
 # Each makes the virtual environment first. They need Python 3.11 or newer, pip, and make.
+# PYTHON chooses the interpreter (python3.13), VENV the folder of the environment, and CONSTRAINTS
+# the versions: the oldest that are supported on Python 3.11, the newest on later ones.
 
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+MINOR = import sys; print(sys.version_info.minor)
+REQUESTED := $(shell $(PYTHON) -c '$(MINOR)')
+ifeq ($(REQUESTED),)
+$(error PYTHON=$(PYTHON) does not start: choose another interpreter)
+endif
+INSTALLED := $(shell test -x $(BIN)/python && $(BIN)/python -c '$(MINOR)' || echo $(REQUESTED))
+ifneq ($(origin PYTHON),file)
+ifneq ($(REQUESTED),$(INSTALLED))
+$(error $(VENV) is of Python 3.$(INSTALLED) and PYTHON is 3.$(REQUESTED): choose another VENV, or remove it)
+endif
+endif
+
+CONSTRAINTS ?= constraints-$(if $(filter 11,$(INSTALLED)),oldest,newest).txt
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable
 
 .PHONY: train test lint clean
 
@@ -27,7 +43,7 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.experiments $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml constraints.txt
+$(VENV)/.experiments $(VENV)/.test: $(VENV)/.%: $(VENV)/.created pyproject.toml $(CONSTRAINTS)
 	@echo "installing (a few minutes the first time)"
 	$(INSTALL) '.[$*]'
 	touch $@

@@ -87,7 +87,7 @@ def test_training_and_evaluating_do_without_distrax(place, algorithm, dataset):
         arguments += ["--episodes", "0"]  # no simulator belongs to it
     subprocess.run([sys.executable, "-c", refuse + TRAIN, *arguments], check=True)
     with open("run/evaluation.json") as file:
-        assert (json.load(file)["evaluation"] is not None) == (algorithm == "bc")
+        assert ("evaluation" in json.load(file)) == (algorithm == "bc")
 
 
 @pytest.fixture(scope="module")
