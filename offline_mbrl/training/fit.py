@@ -10,7 +10,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -354,7 +354,7 @@ def _advance(
     return state, _of_living(merged, alive), failures
 
 
-def _of_living(values: Mapping[str, Array], alive: np.ndarray) -> dict[str, np.ndarray]:
+def _of_living(values: Mapping[str, Any], alive: np.ndarray) -> dict[str, np.ndarray]:
     return {
         name: np.where(alive, np.asarray(value, np.float32), np.nan)
         for name, value in values.items()

@@ -14,7 +14,8 @@ from offline_mbrl.training.blocks import Report, freeze, newly_nonfinite, run_bl
 from offline_mbrl.training.feeding import Feed
 from offline_mbrl.types import Array, Context, Key, Learner, Metrics, PyTree
 
-SEEDED_CONTEXT: Any = Context(statistics=None, upstream=0)  # its axes of seeds
+_UPSTREAM_AXIS: Any = 0
+SEEDED_CONTEXT = Context(statistics=None, upstream=_UPSTREAM_AXIS)  # its axes of seeds
 
 
 class FitState(NamedTuple):
@@ -50,9 +51,6 @@ def compile_programs(
     """
     began = time.perf_counter()
     block = _compile_block(feed, state, context, keys, mesh)
-    refresh = None
-    if feed.learner.refresh_every:
-        refresh = _compile_refresh(feed, state, context, keys, mesh)
     flops = (block.cost_analysis() or {}).get("flops") or None
 
     def run(state: FitState, data: PyTree, num_updates: np.int32) -> tuple[FitState, Report]:
@@ -62,14 +60,24 @@ def compile_programs(
         )
         return state._replace(learner=learner, alive=alive, step=step), report
 
-    def run_refresh(state: FitState, dataset: PyTree) -> tuple[FitState, Report, Metrics]:
+    programs = Programs(block=run, refresh=None, flops=flops)
+    if feed.learner.refresh_every:
+        programs = programs._replace(refresh=_refresh_program(feed, state, context, keys, mesh))
+    return programs, time.perf_counter() - began
+
+
+def _refresh_program(
+    feed: Feed, state: FitState, context: Context, keys: Key, mesh: Mesh | None
+) -> Callable[[FitState, PyTree], tuple[FitState, Report, Metrics]]:
+    refresh = _compile_refresh(feed, state, context, keys, mesh)
+
+    def run(state: FitState, dataset: PyTree) -> tuple[FitState, Report, Metrics]:
         learner, cache, alive, report, metrics = refresh(
             state.learner, state.cache, state.alive, state.step, context, dataset, keys
         )
         return state._replace(learner=learner, cache=cache, alive=alive), report, metrics
 
-    programs = Programs(block=run, refresh=run_refresh if refresh else None, flops=flops)
-    return programs, time.perf_counter() - began
+    return run
 
 
 def _compile_block(
