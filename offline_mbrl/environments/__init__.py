@@ -1,5 +1,5 @@
 """Simulators behind dm_env's interface, chosen by name; each library is imported on first use."""
 
-from offline_mbrl.environments.simulators import make, spec
+from offline_mbrl.environments.simulators import make, reseed, spec
 
-__all__ = ["make", "spec"]
+__all__ = ["make", "reseed", "spec"]

@@ -1,9 +1,16 @@
-"""Behaviour Suite: the three environments of the published offline data, with the settings of their first bsuite id."""
+"""Behaviour Suite: the three environments of the published offline data.
+
+They have the settings of their first bsuite id.
+"""
 
 import dm_env
 
 # name -> (class, its longest episode): cartpole ends after more than 10 s in steps of 0.01 s.
-ENVIRONMENTS = {"catch": ("Catch", 9), "cartpole": ("Cartpole", 1001), "mountain_car": ("MountainCar", 1000)}
+ENVIRONMENTS = {
+    "catch": ("Catch", 9),
+    "cartpole": ("Cartpole", 1001),
+    "mountain_car": ("MountainCar", 1000),
+}
 
 
 def names() -> list[str]:
@@ -12,7 +19,14 @@ def names() -> list[str]:
 
 
 def load(name: str, seed: int) -> tuple[dm_env.Environment, int]:
-    """A bsuite environment and its longest episode; time is part of every observation, so all ends are terminals."""
+    """A bsuite environment and its longest episode.
+
+    Time is part of every observation, so all ends are terminals.
+
+    Args:
+      name: one of `names()`.
+      seed: of the environment's randomness.
+    """
     from bsuite.environments import cartpole, catch, mountain_car
 
     module = {"catch": catch, "cartpole": cartpole, "mountain_car": mountain_car}[name]

@@ -1,4 +1,4 @@
-"""Gymnasium environments by their id, for example `Hopper-v4` or `CartPole-v1`, as `dm_env` ones."""
+"""Gymnasium environments by their id, for example `Hopper-v4`, as `dm_env` ones."""
 
 from typing import Any
 
@@ -19,27 +19,47 @@ def names() -> list[str]:
 
 
 def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
-    """A gymnasium environment and its time limit in steps; reaching it is a truncation (discount 1)."""
+    """A gymnasium environment and its time limit in steps.
+
+    Reaching the limit is a truncation (discount 1).
+
+    Args:
+      name: one of `names()`.
+      seed: of the first reset.
+      max_steps: after which episodes are cut; 0 for the environment's own limit.
+    """
     without_display()
     import gymnasium
 
-    gymnasium.logger.min_level = gymnasium.logger.ERROR  # not a word about newer versions: the id is the choice
+    # No warnings about newer versions: the id was chosen.
+    gymnasium.logger.min_level = gymnasium.logger.ERROR
     try:
-        environment = gymnasium.make(name, max_episode_steps=max_steps or None, disable_env_checker=True)
+        environment = gymnasium.make(
+            name, max_episode_steps=max_steps or None, disable_env_checker=True
+        )
     except gymnasium.error.DependencyNotInstalled as error:
         raise ModuleNotFoundError(str(error)) from error
     limit = environment.spec.max_episode_steps if environment.spec else None
     return FromGymnasium(environment, seed), int(limit or 0)
 
 
+def reseed(environment: dm_env.Environment, seed: int) -> bool:
+    """Seeds the next reset of a `FromGymnasium`; False where this is another environment."""
+    if not isinstance(environment, FromGymnasium):
+        return False
+    environment.reseed(seed)
+    return True
+
+
 class FromGymnasium(dm_env.Environment):
     """A gymnasium environment under dm_env's interface.
 
-    `terminated` becomes discount 0; `truncated` alone ends the episode with discount 1. Both at once is a terminal.
+    `terminated` becomes discount 0; `truncated` alone ends the episode with discount 1. Both at
+    once is a terminal.
     """
 
     def __init__(self, environment: Any, seed: int):
-        """Args: a `gymnasium.Env`, and the seed of its first reset; later resets go on from there."""
+        """Args: `seed` is that of the first reset; later resets of the `gymnasium.Env` go on."""
         self._environment = _one_array(environment)
         self._seed: int | None = seed
         self._over = True
@@ -51,6 +71,11 @@ class FromGymnasium(dm_env.Environment):
         self._seed = None
         self._over = False
         return dm_env.restart(observation)
+
+    def reseed(self, seed: int) -> None:
+        """Seeds the next reset, which gymnasium then makes independent of what was before."""
+        self._seed = seed
+        self._over = True
 
     def step(self, action: Any) -> dm_env.TimeStep:
         """Takes a step, or starts an episode when the last one is over."""
@@ -93,4 +118,6 @@ def _action_spec(space: Any) -> specs.Array:
         return specs.DiscreteArray(int(space.n), np.int32, "action")
     if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
         return specs.BoundedArray(space.shape, space.dtype, space.low, space.high, "action")
-    raise UsageError(f"actions of the kind {space} are not supported: Discrete or a one-dimensional Box")
+    raise UsageError(
+        f"actions of the kind {space} are not supported: Discrete or a one-dimensional Box"
+    )

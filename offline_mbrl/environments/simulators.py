@@ -2,9 +2,10 @@
 
 Whatever the library behind it, `make` gives a `dm_env.Environment` in one convention:
 
-* observations are one array: `uint8` frames, or `float32`; a dictionary is flattened with its keys in
-  alphabetical order, each entry in C order;
-* discrete actions are 0 .. A - 1; continuous ones are in [-1, 1] and are rescaled to the simulator's bounds here;
+* observations are one array: `uint8` frames, or `float32`; a dictionary is flattened with its keys
+  in alphabetical order, each entry in C order;
+* discrete actions are 0 .. A - 1; continuous ones are in [-1, 1] and are rescaled to the
+  simulator's bounds here;
 * a true terminal ends with discount 0, a time limit that is not part of the task with discount 1.
 """
 
@@ -22,7 +23,8 @@ from dm_env import specs
 from offline_mbrl.environments import wrappers
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
-# family -> (module with `names() -> list[str]` and `load(name, seed, **options) -> (environment, horizon)`, extra)
+# family -> (module, extra of this package that installs its library). A module has
+# `names() -> list[str]` and `load(name, seed, **options) -> (environment, horizon)`.
 FAMILIES = {
     "bsuite": ("bsuite", "bsuite"),
     "control": ("control_suite", "control"),
@@ -30,9 +32,14 @@ FAMILIES = {
     "atari": ("atari", "atari"),
 }
 OPTIONS = {
-    "bsuite": ("noise",), "control": ("noise",), "gym": ("noise", "max_steps"),
+    "bsuite": ("noise",),
+    "control": ("noise",),
+    "gym": ("noise", "max_steps"),
     "atari": ("noise", "max_steps", "sticky", "skip"),
-}  # fmt: skip
+}
+# Modules with `reseed(environment, seed) -> bool`. Atari's games are gymnasium environments; those
+# of bsuite are built again in a millisecond.
+RESEEDED = ("control_suite", "gymnasium")
 WHOLE = ("max_steps", "skip")  # the other options are probabilities
 
 
@@ -41,17 +48,19 @@ class Simulator(NamedTuple):
 
     family: str
     name: str
-    options: Mapping[str, float]  # noise: probability of a random action; the others are the family's own
+    # noise: probability of a random action; the others are the family's own
+    options: Mapping[str, float]
 
 
 def make(simulator: str, *, seed: int) -> dm_env.Environment:
     """Builds a simulator.
 
     Args:
-      simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`. Options follow a `?`:
-        `noise=0.1` replaces the action with that probability by a uniform one; `max_steps=500` (gym, atari) cuts
-        episodes; `sticky=0` and `skip=2` (atari) are the probability that a frame repeats the previous action and
-        the number of frames for which an action is held.
+      simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`. Options
+        follow a `?`: `noise=0.1` replaces the action with that probability by a uniform one;
+        `max_steps=500` (gym, atari) cuts episodes; `sticky=0` and `skip=2` (atari) are the
+        probability that a frame repeats the previous action and the number of frames for which an
+        action is held.
       seed: fixes the simulator's own randomness and the noise.
 
     Raises:
@@ -64,18 +73,42 @@ def make(simulator: str, *, seed: int) -> dm_env.Environment:
     return environment
 
 
+def reseed(environment: dm_env.Environment, seed: int) -> bool:
+    """Makes a simulator of `make` what it would be if it had been built with this seed.
+
+    It has to be reset before its next step; its episodes are then those of a new one, bit for bit.
+
+    Args:
+      environment: built by `make`, whatever was done with it.
+      seed: as of `make`.
+
+    Returns:
+      False where this simulator cannot be seeded again, and a new one has to be built.
+    """
+    if isinstance(environment, wrappers.Transformed):
+        return environment.reseed(seed, reseed)
+    modules = (importlib.import_module(f"offline_mbrl.environments.{name}") for name in RESEEDED)
+    return any(module.reseed(environment, seed) for module in modules)
+
+
 def spec(simulator: str) -> EnvironmentSpec:
-    """Shapes, bounds in the simulator's own units, and the longest episode; see `make` for the name and errors."""
+    """Shapes, bounds in the simulator's own units, and the longest episode.
+
+    See `make` for the name and errors.
+    """
     raw, horizon = _load(parse(simulator), 0)
     observation: Any = wrappers.canonical(raw).observation_spec()
     action: Any = raw.action_spec()
     if isinstance(action, specs.DiscreteArray):
         actions = DiscreteActions(int(action.num_values))
     else:
-        bounds = (np.broadcast_to(bound, action.shape).ravel().tolist() for bound in (action.minimum, action.maximum))
-        actions = BoundedActions(*(tuple(bound) for bound in bounds))
+        actions = BoundedActions(
+            minimum=tuple(np.broadcast_to(action.minimum, action.shape).ravel().tolist()),
+            maximum=tuple(np.broadcast_to(action.maximum, action.shape).ravel().tolist()),
+        )
     raw.close()
-    return EnvironmentSpec(jax.ShapeDtypeStruct(observation.shape, observation.dtype), actions, horizon=horizon)
+    shape = jax.ShapeDtypeStruct(observation.shape, observation.dtype)
+    return EnvironmentSpec(observation=shape, action=actions, horizon=horizon)
 
 
 def parse(simulator: str) -> Simulator:
@@ -89,26 +122,34 @@ def parse(simulator: str) -> Simulator:
     if family not in FAMILIES or not name:
         close = difflib.get_close_matches(family, FAMILIES, n=1)
         hint = f"; did you mean {close[0]}/...?" if close and family not in FAMILIES else ""
-        raise UsageError(f"unknown simulator {simulator!r}: expected FAMILY/NAME, FAMILY one of {list(FAMILIES)}{hint}")
+        raise UsageError(
+            f"unknown simulator {simulator!r}: expected FAMILY/NAME, FAMILY one of "
+            f"{list(FAMILIES)}{hint}"
+        )
     try:
-        options = dict(parse_qsl(query, strict_parsing=True, keep_blank_values=True)) if mark else {}
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if mark else []
     except ValueError:
-        raise UsageError(f"simulator {simulator!r}: options are written ?name=value&name=value") from None
-    return Simulator(family, name, {key: _option(simulator, family, key, text) for key, text in options.items()})
+        raise UsageError(
+            f"simulator {simulator!r}: options are written ?name=value&name=value"
+        ) from None
+    options = {key: _option(simulator, family, key, text) for key, text in pairs}
+    return Simulator(family=family, name=name, options=options)
 
 
 def _option(simulator: str, family: str, key: str, text: str) -> float:
     if key not in OPTIONS[family]:
-        known = ", ".join(OPTIONS[family])
-        raise UsageError(f"simulator {simulator!r}: unknown option {key!r}; {family} has: {known}")
+        options = ", ".join(OPTIONS[family])
+        raise UsageError(
+            f"simulator {simulator!r}: unknown option {key!r}; {family} has: {options}"
+        )
     try:
         value = int(text) if key in WHOLE else float(text)
     except ValueError:
         value = -1
     valid = value >= 1 if key in WHOLE else 0 <= value <= 1
     if not valid:
-        wanted = "a positive whole number" if key in WHOLE else "a probability from 0 to 1"
-        raise UsageError(f"simulator {simulator!r}: option {key} must be {wanted}, got {text!r}")
+        kind = "a positive whole number" if key in WHOLE else "a probability from 0 to 1"
+        raise UsageError(f"simulator {simulator!r}: option {key} must be {kind}, got {text!r}")
     return value
 
 
@@ -122,15 +163,18 @@ def _load(parsed: Simulator, seed: int) -> tuple[dm_env.Environment, int]:
         return family.load(parsed.name, seed, **own)
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"simulator {parsed.family}/{parsed.name} needs a package that is not installed ({error.name or error}): "
-            f"pip install 'offline_mbrl[{extra}]'") from error  # fmt: skip
+            f"simulator {parsed.family}/{parsed.name} needs a package that is not installed "
+            f"({error.name or error}): pip install 'offline_mbrl[{extra}]'"
+        ) from error
 
 
 def _check_name(parsed: Simulator, names: Callable[[], list[str]]) -> None:
-    known = names()
-    if parsed.name in known:
+    all_names = names()
+    if parsed.name in all_names:
         return
-    lowered = {name.lower(): name for name in known}
+    lowered = {name.lower(): name for name in all_names}
     close = [lowered[name] for name in difflib.get_close_matches(parsed.name.lower(), lowered, n=3)]
-    hint = ", ".join(f"{parsed.family}/{name}" for name in close or sorted(known)[:3])
-    raise UsageError(f"unknown simulator '{parsed.family}/{parsed.name}'; the closest known: {hint}")
+    hint = ", ".join(f"{parsed.family}/{name}" for name in close or sorted(all_names)[:3])
+    raise UsageError(
+        f"unknown simulator '{parsed.family}/{parsed.name}'; the closest known: {hint}"
+    )

@@ -1,10 +1,12 @@
 """When an episode of a known task ends for good: rules on one transition, by the task's exact name.
 
-A rule is `(observation, action, next_observation) -> [] bool`, pure and of jnp; most look at the next observation
-alone, `o` below. Time limits are not terminations. What is not here is refused rather than guessed from a part of a
-name: rules by substring give AntMaze the Ant's height rule, which would read its x-position.
+A rule is `(observation, action, next_observation) -> [] bool`, pure and of jnp; most look at the
+next observation alone, `o` below. Time limits are not terminations. A task that is not here is
+refused rather than guessed from a part of its name: rules by substring give AntMaze the Ant's
+height rule, which would read its x-position.
 
-Sources: gymnasium's `terminated` of the same task (tests compare them step by step), D4RL's for its AntMaze goals.
+Sources: gymnasium's `terminated` of the same task (tests compare them step by step), D4RL's for its
+AntMaze goals.
 """
 
 import difflib
@@ -24,7 +26,7 @@ def never(observation: Array, action: Array, next_observation: Array) -> Array:
 
 
 def hopper(observation: Array, action: Array, next_observation: Array) -> Array:
-    """Unhealthy: not finite, `o[0] <= 0.7`, `|o[1]| >= 0.2`, or any `|o[1:]| >= 100`, on both sides."""
+    """Unhealthy: not finite, `o[0] <= 0.7`, `|o[1]| >= 0.2`, or any `|o[1:]| >= 100`."""
     del observation, action
     o = next_observation
     bounded = jnp.all(jnp.isfinite(o)) & jnp.all(jnp.abs(o[1:]) < 100)
@@ -67,7 +69,9 @@ def inverted_double_pendulum(observation: Array, action: Array, next_observation
 def cartpole(observation: Array, action: Array, next_observation: Array) -> Array:
     """The cart farther than 2.4 from the middle, or the pole leaning more than 12 degrees."""
     del observation, action
-    return (jnp.abs(next_observation[0]) > 2.4) | (jnp.abs(next_observation[2]) > 12 * 2 * jnp.pi / 360)
+    return (jnp.abs(next_observation[0]) > 2.4) | (
+        jnp.abs(next_observation[2]) > 12 * 2 * jnp.pi / 360
+    )
 
 
 def mountain_car_continuous(observation: Array, action: Array, next_observation: Array) -> Array:
@@ -77,7 +81,10 @@ def mountain_car_continuous(observation: Array, action: Array, next_observation:
 
 
 def adroit_pen(observation: Array, action: Array, next_observation: Array) -> Array:
-    """The pen dropped: its height `o[26] < 0.075` (D4RL's pen; for a dataset of yours, it has no name here)."""
+    """The pen dropped: its height `o[26] < 0.075` (D4RL's pen).
+
+    It stands under no name: pass the function for a dataset of your own.
+    """
     del observation, action
     return next_observation[26] < 0.075
 
@@ -95,37 +102,72 @@ def antmaze(goal_x: float, goal_y: float) -> Termination:
 # --- by name ---
 
 _GYM = {  # name: (rule, versions)
-    "Hopper": (hopper, (2, 3, 4, 5)), "Walker2d": (walker2d, (2, 3, 4, 5)), "Ant": (ant, (2, 3, 4, 5)),
-    "HalfCheetah": (never, (2, 3, 4, 5)), "Swimmer": (never, (2, 3, 4, 5)), "Humanoid": (humanoid, (2, 3, 4, 5)),
-    "HumanoidStandup": (never, (2, 4, 5)), "Reacher": (never, (2, 4, 5)), "Pusher": (never, (2, 4, 5)),
-    "InvertedPendulum": (inverted_pendulum, (2, 4, 5)), "Pendulum": (never, (1,)),
-    "InvertedDoublePendulum": (inverted_double_pendulum, (2, 4, 5)), "CartPole": (cartpole, (0, 1)),
+    "Hopper": (hopper, (2, 3, 4, 5)),
+    "Walker2d": (walker2d, (2, 3, 4, 5)),
+    "Ant": (ant, (2, 3, 4, 5)),
+    "HalfCheetah": (never, (2, 3, 4, 5)),
+    "Swimmer": (never, (2, 3, 4, 5)),
+    "Humanoid": (humanoid, (2, 3, 4, 5)),
+    "HumanoidStandup": (never, (2, 4, 5)),
+    "Reacher": (never, (2, 4, 5)),
+    "Pusher": (never, (2, 4, 5)),
+    "InvertedPendulum": (inverted_pendulum, (2, 4, 5)),
+    "Pendulum": (never, (1,)),
+    "InvertedDoublePendulum": (inverted_double_pendulum, (2, 4, 5)),
+    "CartPole": (cartpole, (0, 1)),
     "MountainCarContinuous": (mountain_car_continuous, (0,)),
-}  # fmt: skip
+}
 _CONTROL = (  # RL Unplugged's tasks: only time ends them
-    "cartpole_swingup", "cheetah_run", "finger_turn_hard", "fish_swim", "humanoid_run", "manipulator_insert_ball",
-    "manipulator_insert_peg", "walker_stand", "walker_walk",
-)  # fmt: skip
-_MAZES = {"umaze": (0.75, 8.75), "medium": (20.75, 20.75), "large": (32.75, 24.75)}  # as in CBOP's released code
-_VARIANTS = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
+    "cartpole_swingup",
+    "cheetah_run",
+    "finger_turn_hard",
+    "fish_swim",
+    "humanoid_run",
+    "manipulator_insert_ball",
+    "manipulator_insert_peg",
+    "walker_stand",
+    "walker_walk",
+)
+_MAZES = {  # as in CBOP's released code
+    "umaze": (0.75, 8.75),
+    "medium": (20.75, 20.75),
+    "large": (32.75, 24.75),
+}
+_VARIANTS = (
+    "umaze",
+    "umaze-diverse",
+    "medium-play",
+    "medium-diverse",
+    "large-play",
+    "large-diverse",
+)
 TERMINATIONS: dict[str, Termination] = {
-    **{f"gym/{name}-v{version}": rule for name, (rule, versions) in _GYM.items() for version in versions},
+    **{
+        f"gym/{name}-v{version}": rule
+        for name, (rule, versions) in _GYM.items()
+        for version in versions
+    },
     **{f"control/{name}": never for name in _CONTROL},
     **{f"rlu_control_suite/{name}": never for name in _CONTROL},
-    "d4rl_mujoco_hopper": hopper, "d4rl_mujoco_walker2d": walker2d, "d4rl_mujoco_halfcheetah": never,
+    "d4rl_mujoco_hopper": hopper,
+    "d4rl_mujoco_walker2d": walker2d,
+    "d4rl_mujoco_halfcheetah": never,
     "d4rl_mujoco_ant": ant,
-    **{f"d4rl_antmaze/{variant}-{version}": antmaze(*_MAZES[variant.partition("-")[0]])
-       for variant in _VARIANTS for version in ("v0", "v2")},
-}  # fmt: skip
+    **{
+        f"d4rl_antmaze/{variant}-{version}": antmaze(*_MAZES[variant.partition("-")[0]])
+        for variant in _VARIANTS
+        for version in ("v0", "v2")
+    },
+}
 
 
 def lookup(name: str) -> Termination:
     """The rule of a simulator or a dataset.
 
     Args:
-      name: exact, `gym/Hopper-v4`, `control/cheetah_run`, `d4rl_antmaze/umaze-v2`, `d4rl_mujoco_hopper/v2-medium`
-        (all configurations of these share one rule). A simulator's options
-        (`?noise=0.1`) make no difference.
+      name: exact, `gym/Hopper-v4`, `control/cheetah_run`, `d4rl_antmaze/umaze-v2`,
+        `d4rl_mujoco_hopper/v2-medium` (all configurations of these share one rule). A simulator's
+        options (`?noise=0.1`) make no difference.
 
     Raises:
       UsageError: none is known; the message has the closest names.
@@ -135,6 +177,8 @@ def lookup(name: str) -> Termination:
     if rule is None:
         close = difflib.get_close_matches(plain, TERMINATIONS, n=3)
         hint = f"; the closest known: {', '.join(close)}" if close else ""
-        raise UsageError(f"no termination rule is known for {name!r}{hint}; pass a function (observation, action, "
-                         "next_observation) -> bool, or termination.never if only time ends it")  # fmt: skip
+        raise UsageError(
+            f"no termination rule is known for {name!r}{hint}; pass a function (observation, "
+            "action, next_observation) -> bool, or termination.never if only time ends it"
+        )
     return rule
