@@ -91,6 +91,14 @@ def test_files_and_folders_in_quotes_exist(page):
     assert not [path for path in paths if not (ROOT / path).exists()]
 
 
+def test_every_room_of_the_package_is_in_the_table_of_rooms():
+    table = (ROOT / "docs/architecture.md").read_text()
+    rooms = [path for path in (ROOT / "offline_mbrl").iterdir() if not path.name.startswith("_")]
+    names = [f"`{path.name}/`" for path in rooms if (path / "__init__.py").exists()]
+    names += [f"`{path.name}`" for path in rooms if path.suffix == ".py"]
+    assert not [name for name in names if name not in table]
+
+
 # --- commands ---
 
 
