@@ -1,71 +1,114 @@
 """Behavior cloning: maximum likelihood of the data's actions.
 
-Discrete actions: representation, prediction trunk and policy head have the sizes and the initialization of
-`models.muzero`, and the optimizer is the latent family's, so that a comparison with its algorithms differs in the
-objective alone (BC on the MuZero network without unroll, arXiv:2104.06294, table 2).
+Discrete actions: representation, prediction trunk and policy head have the sizes and the
+initialization of `models.muzero`, and the optimizer is the latent family's, so that a comparison
+with its algorithms differs in the objective alone (BC on the MuZero network without unroll,
+arXiv:2104.06294, table 2).
 
-Continuous actions: the behavior density of the reference importance sampling (`policy_eval` of google-research), a
-tanh-squashed normal, or the mixture of normals of RL Unplugged's policies. Differences: observations are not
-normalized, weights start as everywhere here rather than orthogonal, and the decay is times the learning rate.
+Continuous actions: the behavior density of the reference importance sampling (`policy_eval` of
+google-research), a tanh-squashed normal, or the mixture of normals of RL Unplugged's policies.
+Differences: observations are not normalized, weights start as everywhere here rather than
+orthogonal, and the decay is times the learning rate.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl import settings
 from offline_mbrl.data import memory
 from offline_mbrl.networks import distributions, heads, optimizers, residual, torsos
+from offline_mbrl.settings import Scope, at_least, increasing, read_if, sizes
 from offline_mbrl.types import (
+    Action,
     Array,
     BoundedActions,
     Context,
     EnvironmentSpec,
+    Key,
     Learner,
     Metrics,
-    PyTree,
+    Observation,
+    Params,
     Transition,
-    UsageError,
     action_size,
     num_actions,
-)  # fmt: skip
+)
+
+# --- settings ---
+
+
+def _is_discrete(scope: Scope) -> bool:
+    return not isinstance(scope.spec.action, BoundedActions)
+
+
+def _is_continuous(scope: Scope) -> bool:
+    return isinstance(scope.spec.action, BoundedActions)
+
+
+def _uses_resnet(scope: Scope) -> bool:
+    return residual.chosen(scope.config.torso, scope.spec.observation)
+
+
+def _uses_mlp(scope: Scope) -> bool:
+    return not _uses_resnet(scope)
+
+
+def _is_squashed(scope: Scope) -> bool:
+    return scope.config.head == "squashed_gaussian"
+
+
+def _is_mixture(scope: Scope) -> bool:
+    return scope.config.head == "mixture"
+
+
+if_discrete = read_if(_is_discrete, "discrete actions")
+if_continuous = read_if(_is_continuous, "continuous actions")
+if_mlp = read_if(_uses_mlp, "torso mlp")
+if_resnet = read_if(_uses_resnet, "torso resnet")
 
 
 @dataclass(frozen=True)
 class ContinuousConfig:
-    """`policy_eval`'s behavior density; the mixture's settings are of RL Unplugged's recurrent learners."""
+    """`policy_eval`'s behavior density; the mixture's settings are RL Unplugged's."""
 
-    layers: tuple[int, ...] = (256, 256)  # ReLU
+    layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU
     head: Literal["squashed_gaussian", "mixture"] = "squashed_gaussian"
-    log_std_bounds: tuple[float, float] = (-5.0, 2.0)  # squashed_gaussian: -5 + 3.5 (tanh + 1), before squashing
-    num_components: int = 5  # mixture
-    learning_rate: float = 3e-4  # AdamW
-    weight_decay: float = 1e-5  # AdamW: of all parameters, times the learning rate
+    # Before squashing: low + (high - low) (tanh + 1) / 2.
+    log_std_bounds: Annotated[
+        tuple[float, float], increasing(), read_if(_is_squashed, "head squashed_gaussian")
+    ] = (-5.0, 2.0)
+    num_components: Annotated[int, at_least(1), read_if(_is_mixture, "head mixture")] = 5
+    learning_rate: Annotated[float, at_least(0)] = 3e-4  # AdamW
+    weight_decay: Annotated[float, at_least(0)] = 1e-5  # all parameters, times the learning rate
 
 
 @dataclass(frozen=True)
 class Config:
-    """The sizes and the optimizer of ROSMO's release, for discrete actions; `continuous` for the others."""
+    """The sizes and the optimizer of ROSMO's release, for discrete actions."""
 
-    num_updates: int = 200_000
-    batch_size: int = 512  # transitions per update
-    torso: residual.Torso = "auto"  # resnet for images, mlp for everything else
-    encoder_layers: tuple[int, ...] = (64, 64, 32)  # mlp
-    prediction_layers: tuple[int, ...] = (32,)  # mlp
-    resnet: residual.ResNetConfig = field(default_factory=residual.ResNetConfig)
-    optimizer: optimizers.OptimizerConfig = field(default_factory=optimizers.OptimizerConfig)
-    continuous: ContinuousConfig = field(default_factory=ContinuousConfig)
+    num_updates: Annotated[int, at_least(1)] = 200_000
+    batch_size: Annotated[int, at_least(1)] = 512  # transitions per update
+    # resnet for images, mlp for everything else
+    torso: Annotated[residual.Torso, if_discrete] = "auto"
+    encoder_layers: Annotated[tuple[int, ...], sizes(), if_discrete, if_mlp] = (64, 64, 32)
+    prediction_layers: Annotated[tuple[int, ...], sizes(), if_discrete, if_mlp] = (32,)
+    resnet: Annotated[residual.ResNetConfig, if_discrete, if_resnet] = field(
+        default_factory=residual.ResNetConfig
+    )
+    optimizer: Annotated[optimizers.OptimizerConfig, if_discrete] = field(
+        default_factory=optimizers.OptimizerConfig
+    )
+    # The whole network and optimizer for continuous actions.
+    continuous: Annotated[ContinuousConfig, if_continuous] = field(default_factory=ContinuousConfig)
 
 
-class State(NamedTuple):
-    """Everything that changes while learning."""
-
-    params: PyTree
-    opt_state: optax.OptState
+# --- networks ---
 
 
 class PolicyNetwork(nn.Module):
@@ -78,8 +121,8 @@ class PolicyNetwork(nn.Module):
     def __call__(self, observation: Array) -> Array:
         """A flat observation `[D]` to logits `[A]`."""
         embedding = torsos.MLP(self.config.encoder_layers, name="representation")(observation)
-        x = torsos.MLP(self.config.prediction_layers, activate_final=True, name="trunk")(embedding)
-        return heads.ZeroHead(self.num_actions, name="policy")(x)
+        trunk = torsos.MLP(self.config.prediction_layers, activate_final=True, name="trunk")
+        return heads.ZeroHead(self.num_actions, name="policy")(trunk(embedding))
 
 
 class ResidualPolicyNetwork(nn.Module):
@@ -89,98 +132,144 @@ class ResidualPolicyNetwork(nn.Module):
     num_actions: int
 
     @nn.compact
-    def __call__(self, observation: PyTree) -> Array:
+    def __call__(self, observation: Observation) -> Array:
         """One image `[H, W, C]` to logits `[A]`."""
         resnet = self.config.resnet
         embedding = residual.Representation(resnet, name="representation")(observation)
-        x = residual.Tower(resnet.blocks_prediction, resnet.channels, name="trunk")(embedding)
-        return residual.Head(resnet, self.num_actions, name="policy")(x)
+        trunk = residual.Tower(resnet.blocks_prediction, resnet.channels, name="trunk")
+        return residual.Head(resnet, self.num_actions, name="policy")(trunk(embedding))
 
 
-def negative_log_likelihood(logits: Array, action: Array) -> Array:
+def negative_log_likelihood(logits: Array, action: Action) -> Array:
     """`-log pi(a|s)` `[]` from `[A]` logits."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, action)
+
+
+# --- assembly ---
+
+
+class State(NamedTuple):
+    """Everything that changes while learning."""
+
+    params: Params
+    opt_state: optax.OptState
+
+
+class Density(NamedTuple):
+    """A conditional density of actions, and how it is fitted."""
+
+    init: Callable[[Key, Observation], Params]  # (key, an observation of zeros) -> params
+    distribution: Callable[[Params, Observation], Any]  # one observation -> distribution
+    loss: Callable[[Params, Transition], Array]  # one transition -> []
+    optimizer: optax.GradientTransformation
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
     """The learner, for either kind of actions.
 
     Raises:
-      UsageError: a setting makes no network.
+      UsageError: a setting makes no network, or these actions do not read it.
     """
-    if isinstance(spec.action, BoundedActions):
-        return _continuous(config.continuous, spec, config.batch_size)
+    settings.require_valid(config, "bc", spec)
+    is_continuous = isinstance(spec.action, BoundedActions)
+    density = _continuous(config.continuous, spec) if is_continuous else _discrete(config, spec)
+    return _learner(density, spec, config.batch_size)
+
+
+def _discrete(config: Config, spec: EnvironmentSpec) -> Density:
     size = num_actions(spec, "bc")
-    deep = residual.chosen(config.torso, config.resnet, spec.observation)
-    network = (ResidualPolicyNetwork if deep else PolicyNetwork)(config, size)
-    prepare = (lambda observation: observation) if deep else torsos.flat
+    is_residual = residual.chosen(config.torso, spec.observation)
+    network = (ResidualPolicyNetwork if is_residual else PolicyNetwork)(config, size)
 
-    def logits(params: PyTree, observation: PyTree) -> Array:
-        return torsos.apply(network, params, prepare(observation))
+    def inputs(observation: Observation) -> Any:
+        return observation if is_residual else torsos.flat(observation)
 
-    return _learner(
-        config.batch_size, spec, optimizers.make(config.optimizer),
-        init=lambda key, observation: torsos.init(network, key, prepare(observation)),
-        loss=lambda params, transition: negative_log_likelihood(
-            logits(params, transition.observation), transition.action),
-        distribution=lambda params, observation: distributions.categorical(logits(params, observation)),
-    )  # fmt: skip
+    def init(key: Key, observation: Observation) -> Params:
+        return torsos.init(network, key, inputs(observation))
+
+    def logits(params: Params, observation: Observation) -> Array:
+        return torsos.apply(network, params, inputs(observation))
+
+    def distribution(params: Params, observation: Observation) -> Any:
+        return distributions.categorical(logits(params, observation))
+
+    def loss(params: Params, transition: Transition) -> Array:
+        return negative_log_likelihood(logits(params, transition.observation), transition.action)
+
+    return Density(
+        init=init,
+        distribution=distribution,
+        loss=loss,
+        optimizer=optimizers.make(config.optimizer),
+    )
 
 
-def _continuous(config: ContinuousConfig, spec: EnvironmentSpec, batch_size: int) -> Learner:
+def _continuous(config: ContinuousConfig, spec: EnvironmentSpec) -> Density:
     num_outputs, head = _head(config, action_size(spec, "bc"))
     network = torsos.MLP((*config.layers, num_outputs))
 
-    def distribution(params: PyTree, observation: PyTree) -> Any:
+    def init(key: Key, observation: Observation) -> Params:
+        return torsos.init(network, key, torsos.flat(observation))
+
+    def distribution(params: Params, observation: Observation) -> Any:
         return head(torsos.apply(network, params, torsos.flat(observation)))
 
-    return _learner(
-        batch_size, spec, optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
-        init=lambda key, observation: torsos.init(network, key, torsos.flat(observation)),
-        loss=lambda params, transition: -distribution(params, transition.observation).log_prob(transition.action),
-        distribution=distribution)  # fmt: skip
+    def loss(params: Params, transition: Transition) -> Array:
+        return -distribution(params, transition.observation).log_prob(transition.action)
+
+    return Density(
+        init=init,
+        distribution=distribution,
+        loss=loss,
+        optimizer=optax.adamw(config.learning_rate, weight_decay=config.weight_decay),
+    )
 
 
 def _head(config: ContinuousConfig, size: int) -> tuple[int, Callable[[Array], Any]]:
     """How many outputs it takes, and how they become a distribution of actions `[size]`."""
-    low, high = config.log_std_bounds
-    if config.num_components < 1 or not low < high:
-        raise UsageError(f"bc: give at least 1 component and increasing log_std_bounds, got {config.num_components} "
-                         f"and {config.log_std_bounds}")  # fmt: skip
-    if config.head == "squashed_gaussian":
-        return 2 * size, lambda x: heads.squashed_normal(x, lambda raw: heads.between(raw, low, high))
     if config.head == "mixture":
-        return config.num_components * (1 + 2 * size), lambda x: heads.normal_mixture(x, config.num_components)
-    raise UsageError(f"bc: unknown head {config.head!r}: choose squashed_gaussian or mixture")
+        num_outputs = config.num_components * (1 + 2 * size)
+        return num_outputs, lambda x: heads.normal_mixture(x, config.num_components)
+
+    def bound(raw: Array) -> Array:
+        return heads.between(raw, *config.log_std_bounds)
+
+    return 2 * size, lambda x: heads.squashed_normal(x, bound)
 
 
-def _learner(
-    batch_size: int, spec: EnvironmentSpec, optimizer: optax.GradientTransformation, *,
-    init: Callable[[Array, PyTree], PyTree], loss: Callable[[PyTree, Transition], Array],
-    distribution: Callable[[PyTree, PyTree], Any],
-) -> Learner:  # fmt: skip
-    """Descends the mean of `loss(params, transition)` over a batch; `init` gets an observation of zeros."""
+def _learner(density: Density, spec: EnvironmentSpec, batch_size: int) -> Learner:
+    """Descends the mean of the density's loss over a batch."""
+    optimizer = density.optimizer
 
-    def first(key: Array, example: Transition, context: Context) -> State:
+    def init(key: Key, example: Transition, context: Context) -> State:
         del example, context  # like the latent family, networks take raw observations
-        params = init(key, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation))
-        return State(params, optimizer.init(params))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
+        params = density.init(key, zeros)
+        return State(params=params, opt_state=optimizer.init(params))
 
-    def batch_loss(params: PyTree, batch: Transition) -> Array:
-        return jnp.mean(jax.vmap(loss, (None, 0))(params, batch))
+    def batch_loss(params: Params, batch: Transition) -> Array:
+        return jnp.mean(jax.vmap(density.loss, (None, 0))(params, batch))
 
-    def step(state: State, context: Context, batch: Transition, key: Array) -> tuple[State, Metrics]:
+    def step(state: State, context: Context, batch: Transition, key: Key) -> tuple[State, Metrics]:
         del context, key  # deterministic
         value, gradient = jax.value_and_grad(batch_loss)(state.params, batch)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params, opt_state = optimizers.descend(optimizer, gradient, state.opt_state, state.params)
         metrics = {"loss/total": value, "gradient/norm": optax.tree.norm(gradient)}
-        return State(optax.apply_updates(state.params, updates), opt_state), metrics
+        return State(params=params, opt_state=opt_state), metrics
 
-    def validate(state: State, context: Context, batch: Transition, key: Array) -> Metrics:
-        del context, key
+    def validate(state: State, context: Context, batch: Transition, key: Key) -> Metrics:
+        del context, key  # deterministic
         return {"loss/total": batch_loss(state.params, batch)}
 
+    def policy_params(state: State, context: Context) -> Params:
+        del context
+        return state.params
+
     return Learner(
-        sample=memory.Transitions(batch_size, frame_stack=spec.frame_stack), init=first, step=step, validate=validate,
-        policy=distributions.as_policy(distribution), policy_params=lambda state, context: state.params,
-    )  # fmt: skip
+        sample=memory.Transitions(batch_size, frame_stack=spec.frame_stack),
+        init=init,
+        step=step,
+        validate=validate,
+        policy=distributions.as_policy(density.distribution),
+        policy_params=policy_params,
+    )

@@ -1,82 +1,85 @@
-"""Soft actor-critic with N critics (arXiv:1801.01290, arXiv:1812.05905), offline or on the batches of a collector.
+"""Soft actor-critic with N critics (arXiv:1801.01290, arXiv:1812.05905), offline or online.
 
-Two critics are the paper's; more are SAC-N (arXiv:2110.01548). All losses of an update are taken at the parameters
-before it; the target critics then follow the updated ones.
+Two critics are the paper's; more are SAC-N (arXiv:2110.01548). The update is `actor_critic`'s: all
+losses are taken at the parameters before it; the target critics then follow the updated ones.
 
-Differences: the log standard deviation is clipped to [-5, 2] (as in SAC policies released for off-policy evaluation;
-the authors' lower bound is -20). Observations enter in raw units, whatever the statistics say: a policy then needs no
-data to act, and simulated states are of moderate size.
+Differences: the log standard deviation is clipped to [-5, 2] (as in SAC policies released for
+off-policy evaluation; the authors' lower bound is -20). Observations enter in raw units, whatever
+the statistics say: a policy then needs no data to act, and simulated states are of moderate size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated
 
 import chex
 import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl import settings
 from offline_mbrl.data import memory
+from offline_mbrl.learners import actor_critic
+from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks, Temperature
 from offline_mbrl.networks import distributions, ensemble, heads, torsos
+from offline_mbrl.settings import Scope, above, at_least, between, increasing, read_if, sizes
 from offline_mbrl.types import (
+    Action,
     Array,
     Context,
     EnvironmentSpec,
+    Key,
     Learner,
-    Metrics,
-    PyTree,
+    Observation,
+    Params,
     Transition,
-    UsageError,
     action_size,
-)  # fmt: skip
+)
+
+
+def _learns_temperature(scope: Scope) -> bool:
+    return scope.config.fixed_temperature is None
+
+
+if_learned = read_if(_learns_temperature, "a learned temperature")
 
 
 @dataclass(frozen=True)
 class Config:
     """The second paper's table 1 unless said otherwise."""
 
-    num_updates: int = 1_000_000
-    batch_size: int = 256  # transitions per update
-    gamma: float = 0.99  # discount factor
-    tau: float = 0.005  # of the new critic in the target critic, each update
-    actor_layers: tuple[int, ...] = (256, 256)  # ReLU
-    critic_layers: tuple[int, ...] = (256, 256)  # ReLU
-    num_critics: int = 2  # N; targets and the actor take the least
-    actor_learning_rate: float = 3e-4  # Adam
-    critic_learning_rate: float = 3e-4  # Adam
-    temperature_learning_rate: float = 3e-4  # Adam
-    initial_temperature: float = 1.0  # weight of entropy
-    fixed_temperature: float | None = None  # instead of a learned one; 0 leaves entropy out
-    target_entropy: float | None = None  # nats; None: minus the size of an action
-    log_std_bounds: tuple[float, float] = (-5.0, 2.0)  # clipped, before tanh
-
-
-class State(NamedTuple):
-    """Everything that changes while learning."""
-
-    actor: PyTree
-    critic: PyTree  # [N, ...]
-    target_critic: PyTree  # [N, ...]
-    log_temperature: Array  # []   -inf where it is fixed at 0
-    actor_opt_state: optax.OptState
-    critic_opt_state: optax.OptState
-    temperature_opt_state: optax.OptState
-
-
-class Networks(NamedTuple):
-    """The two networks as functions."""
-
-    init_actor: Callable[[Array], PyTree]  # (key) -> params
-    policy: Callable[[PyTree, PyTree], distributions.SquashedNormal]  # (params, one observation) -> distribution
-    critics: ensemble.Ensemble  # apply: (params, observations [B, ...], actions [B, A]) -> [N, B]
+    num_updates: Annotated[int, at_least(1)] = 1_000_000
+    batch_size: Annotated[int, at_least(1)] = 256  # transitions per update
+    gamma: Annotated[float, between(0, 1)] = 0.99  # discount factor
+    tau: Annotated[float, between(0, 1)] = 0.005  # of the new critic in the target, each update
+    actor_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU
+    critic_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU
+    num_critics: Annotated[int, at_least(1)] = 2  # N; targets and the actor take the least
+    actor_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam
+    critic_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam
+    temperature_learning_rate: Annotated[float, at_least(0), if_learned] = 3e-4  # Adam
+    initial_temperature: Annotated[float, above(0), if_learned] = 1.0  # weight of entropy
+    # Instead of a learned one; 0 leaves entropy out.
+    fixed_temperature: Annotated[float | None, at_least(0)] = None
+    # Nats; None: minus the size of an action.
+    target_entropy: Annotated[float | None, if_learned] = None
+    # Clipped, before tanh.
+    log_std_bounds: Annotated[tuple[float, float], increasing()] = (-5.0, 2.0)
 
 
 # --- the equations, one transition ---
 
 
-def target(transition: Transition, next_q: Array, next_log_prob: Array, *, gamma: float, temperature: Array) -> Array:
-    """What all critics regress to, `r + gamma discount (min_i Q_i(s', a') - temperature log pi(a'|s'))`, `[]`.
+def target(
+    transition: Transition,
+    next_q: Array,
+    next_log_prob: Array,
+    *,
+    gamma: float,
+    temperature: Array,
+) -> Array:
+    """What all critics regress to, `[]`.
+
+    `r + gamma discount (min_i Q_i(s', a') - temperature log pi(a'|s'))`.
 
     Args:
       transition: of the data.
@@ -88,33 +91,55 @@ def target(transition: Transition, next_q: Array, next_log_prob: Array, *, gamma
     Source: arXiv:1812.05905, equations 3 and 5, with the minimum of its section 6.
     """
     chex.assert_rank([transition.reward, transition.discount, next_q, next_log_prob], [0, 0, 1, 0])
-    return transition.reward + gamma * transition.discount * (jnp.min(next_q) - temperature * next_log_prob)
-
-
-def critic_loss(q: Array, target: Array) -> Array:
-    """`sum_i (Q_i - target)^2 / 2`, `[]`, from `[N]` critics and a target `[]`: each critic learns as if alone."""
-    chex.assert_rank([q, target], [1, 0])
-    return 0.5 * jnp.sum(jnp.square(q - target))
+    value = jnp.min(next_q) - temperature * next_log_prob
+    return transition.reward + gamma * transition.discount * value
 
 
 def actor_loss(q: Array, log_prob: Array, *, temperature: Array) -> Array:
-    """`temperature log pi(a|s) - min_i Q_i(s, a)`, `[]`, at the policy's own action (arXiv:1812.05905, equation 7).
+    """`temperature log pi(a|s) - min_i Q_i(s, a)`, `[]`, at the policy's own action.
 
     Args:
       q: `[N]` critics at that action.
       log_prob: `[]` of it.
       temperature: `[]`.
+
+    Source: arXiv:1812.05905, equation 7.
     """
     chex.assert_rank([q, log_prob], [1, 0])
     return temperature * log_prob - jnp.min(q)
 
 
-def temperature_loss(log_temperature: Array, log_prob: Array, *, target_entropy: float) -> Array:
-    """`-log temperature (log pi(a|s) + target entropy)`, `[]`: up while the policy is too certain, down otherwise.
+# --- the parts of an update ---
 
-    Source: arXiv:1812.05905, equation 18, in its released form, by the logarithm.
-    """
-    return -log_temperature * (log_prob + target_entropy)
+
+def soft_backup(gamma: float) -> actor_critic.Backup:
+    """`target` at a fresh action of the policy, by the target critics; `[B]`."""
+
+    def backup(agent: Agent, context: Context, batch: Transition, key: Key) -> Array:
+        del context
+        action, log_prob = actor_critic.sample_actions(agent.policy, batch.next_observation, key)
+        next_q = agent.target_critics(batch.next_observation, action)
+
+        def per_transition(transition: Transition, q: Array, log_prob: Array) -> Array:
+            return target(transition, q, log_prob, gamma=gamma, temperature=agent.temperature)
+
+        return jax.vmap(per_transition, (0, 1, 0))(batch, next_q, log_prob)
+
+    return backup
+
+
+def soft_objective(agent: Agent, context: Context, batch: Transition, key: Key) -> ActorLoss:
+    """The mean of `actor_loss` over a batch."""
+    del context
+    action, log_prob = actor_critic.sample_actions(agent.policy, batch.observation, key)
+    q = agent.critics(batch.observation, action)
+
+    def per_transition(q: Array, log_prob: Array) -> Array:
+        return actor_loss(q, log_prob, temperature=agent.temperature)
+
+    return ActorLoss(
+        loss=jnp.mean(jax.vmap(per_transition, (1, 0))(q, log_prob)), log_prob=log_prob
+    )
 
 
 # --- assembly ---
@@ -127,24 +152,62 @@ def networks(config: Config, spec: EnvironmentSpec) -> Networks:
       UsageError: the actions are discrete.
     """
     size = action_size(spec, "sac")
-    num_inputs = sum(leaf.size for leaf in jax.tree.leaves(spec.observation))
+    num_inputs = torsos.flat_size(spec.observation)
     actor = torsos.MLP((*config.actor_layers, 2 * size))
     critic = torsos.MLP((*config.critic_layers, 1))
 
-    def policy(params: PyTree, observation: PyTree) -> distributions.SquashedNormal:
-        outputs = torsos.apply(actor, params, torsos.flat(observation))
-        return heads.squashed_normal(outputs, lambda raw: jnp.clip(raw, *config.log_std_bounds))
+    def init_actor(key: Key) -> Params:
+        return torsos.init(actor, key, jnp.zeros(num_inputs))
 
-    def one(params: PyTree, observation: PyTree, action: Array) -> Array:
-        return torsos.apply(critic, params, jnp.concatenate([torsos.flat(observation), action]))[0]
+    def clip(log_std: Array) -> Array:
+        return jnp.clip(log_std, *config.log_std_bounds)
 
+    def policy(params: Params, observation: Observation) -> distributions.SquashedNormal:
+        return heads.squashed_normal(torsos.apply(actor, params, torsos.flat(observation)), clip)
+
+    def init_critic(key: Key) -> Params:
+        return torsos.init(critic, key, jnp.zeros(num_inputs + size))
+
+    def q(params: Params, observation: Observation, action: Action) -> Array:
+        inputs = jnp.concatenate([torsos.flat(observation), action])
+        return torsos.apply(critic, params, inputs)[0]
+
+    critics = ensemble.make(init_critic, jax.vmap(q, (None, 0, 0)), config.num_critics)
     return Networks(
-        init_actor=lambda key: torsos.init(actor, key, jnp.zeros(num_inputs)),
-        policy=policy,
-        critics=ensemble.make(
-            lambda key: torsos.init(critic, key, jnp.zeros(num_inputs + size)),
-            jax.vmap(one, (None, 0, 0)), config.num_critics),
-    )  # fmt: skip
+        init_actor=init_actor, policy=policy, init_critics=critics.init, critics=critics.apply
+    )
+
+
+def temperature(config: Config, spec: EnvironmentSpec) -> Temperature:
+    """The weight of entropy that a config asks for."""
+    if config.fixed_temperature is not None:
+        return Temperature(initial=config.fixed_temperature)
+    target_entropy = config.target_entropy
+    if target_entropy is None:
+        target_entropy = -float(action_size(spec, "sac"))
+    return Temperature(
+        initial=config.initial_temperature,
+        target_entropy=target_entropy,
+        optimizer=optax.adam(config.temperature_learning_rate),
+    )
+
+
+def method(config: Config, spec: EnvironmentSpec) -> Method:
+    """The method, whose parts others replace.
+
+    Raises:
+      UsageError: the actions are discrete, or a setting makes no learner.
+    """
+    settings.require_valid(config, "sac", spec)
+    return Method(
+        networks=networks(config, spec),
+        backup=soft_backup(config.gamma),
+        actor_objective=soft_objective,
+        actor_optimizer=optax.adam(config.actor_learning_rate),
+        critic_optimizer=optax.adam(config.critic_learning_rate),
+        follow=actor_critic.polyak(config.tau),
+        temperature=temperature(config, spec),
+    )
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
@@ -153,102 +216,4 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     Raises:
       UsageError: the actions are discrete, or a setting makes no learner.
     """
-    _check(config)
-    nets, size = networks(config, spec), action_size(spec, "sac")
-    target_entropy = -float(size) if config.target_entropy is None else config.target_entropy
-    for_actor, for_critic, for_temperature = (optax.adam(rate) for rate in (
-        config.actor_learning_rate, config.critic_learning_rate, config.temperature_learning_rate))  # fmt: skip
-
-    def init(key: Array, example: Transition, context: Context) -> State:
-        del example, context  # raw observations
-        key_actor, key_critic = jax.random.split(key)
-        actor, critic = nets.init_actor(key_actor), nets.critics.init(key_critic)
-        first = config.initial_temperature if config.fixed_temperature is None else config.fixed_temperature
-        log_temperature = jnp.log(jnp.asarray(first, jnp.float32))
-        return State(actor, critic, critic, log_temperature, for_actor.init(actor), for_critic.init(critic),
-                     for_temperature.init(log_temperature))  # fmt: skip
-
-    def learn_temperature(state: State, log_prob: Array) -> tuple[Array, optax.OptState]:
-        loss = lambda x: jnp.mean(jax.vmap(  # noqa: E731
-            lambda one: temperature_loss(x, one, target_entropy=target_entropy))(log_prob))  # fmt: skip
-        gradient = jax.grad(loss)(state.log_temperature)
-        return _descend(for_temperature, gradient, state.temperature_opt_state, state.log_temperature)
-
-    def step(state: State, context: Context, batch: Transition, key: Array) -> tuple[State, Metrics]:
-        del context
-        key_target, key_actor = jax.random.split(key)
-        targets = _targets(config, nets, state, batch, key_target)
-        (critic_value, q), critic_gradient = jax.value_and_grad(_critic_objective, has_aux=True)(
-            state.critic, nets, batch, targets)  # fmt: skip
-        # With respect to the actor alone: no gradient of the critics' weights is computed.
-        (actor_value, log_prob), actor_gradient = jax.value_and_grad(_actor_objective, has_aux=True)(
-            state.actor, nets, state, batch, key_actor)  # fmt: skip
-        actor, actor_opt_state = _descend(for_actor, actor_gradient, state.actor_opt_state, state.actor)
-        critic, critic_opt_state = _descend(for_critic, critic_gradient, state.critic_opt_state, state.critic)
-        log_temperature, temperature_opt_state = state.log_temperature, state.temperature_opt_state
-        if config.fixed_temperature is None:
-            log_temperature, temperature_opt_state = learn_temperature(state, log_prob)
-        metrics = {
-            "loss/total": critic_value + actor_value, "loss/critic": critic_value, "loss/actor": actor_value,
-            "temperature": jnp.exp(state.log_temperature), "entropy": -jnp.mean(log_prob), "q/mean": q,
-        }  # fmt: skip
-        target_critic = optax.incremental_update(critic, state.target_critic, config.tau)
-        return State(actor, critic, target_critic, log_temperature, actor_opt_state, critic_opt_state,
-                     temperature_opt_state), metrics  # fmt: skip
-
-    def validate(state: State, context: Context, batch: Transition, key: Array) -> Metrics:
-        return step(state, context, batch, key)[1]
-
-    return Learner(
-        sample=memory.Transitions(config.batch_size), init=init, step=step, validate=validate,
-        policy=distributions.as_policy(nets.policy), policy_params=lambda state, context: state.actor,
-    )  # fmt: skip
-
-
-# --- over a batch ---
-
-
-def _act(nets: Networks, actor: PyTree, observations: PyTree, key: Array) -> tuple[Array, Array]:
-    """Fresh actions `[B, A]` and their log probabilities `[B]`."""
-    keys = jax.random.split(key, jax.tree.leaves(observations)[0].shape[0])
-    return jax.vmap(lambda seen, seed: nets.policy(actor, seen).sample_and_log_prob(seed=seed))(observations, keys)
-
-
-def _targets(config: Config, nets: Networks, state: State, batch: Transition, key: Array) -> Array:
-    """`[B]`."""
-    action, log_prob = _act(nets, state.actor, batch.next_observation, key)
-    next_q = nets.critics.apply(state.target_critic, batch.next_observation, action)
-    temperature = jnp.exp(state.log_temperature)
-    one = lambda *args: target(*args, gamma=config.gamma, temperature=temperature)  # noqa: E731
-    return jax.vmap(one, (0, 1, 0))(batch, next_q, log_prob)
-
-
-def _critic_objective(critic: PyTree, nets: Networks, batch: Transition, targets: Array) -> tuple[Array, Array]:
-    """Mean loss, and the mean over critics and batch."""
-    q = nets.critics.apply(critic, batch.observation, batch.action)
-    return jnp.mean(jax.vmap(critic_loss, (1, 0))(q, targets)), jnp.mean(q)
-
-
-def _actor_objective(actor: PyTree, nets: Networks, state: State, batch: Transition, key: Array) -> tuple[Array, Array]:
-    """Mean loss, and the log probabilities `[B]` of the actions drawn."""
-    action, log_prob = _act(nets, actor, batch.observation, key)
-    q = nets.critics.apply(state.critic, batch.observation, action)
-    temperature = jnp.exp(state.log_temperature)
-    return jnp.mean(jax.vmap(lambda *args: actor_loss(*args, temperature=temperature), (1, 0))(q, log_prob)), log_prob
-
-
-def _descend(
-    optimizer: optax.GradientTransformation, gradient: PyTree, opt_state: optax.OptState, params: PyTree
-) -> tuple[PyTree, optax.OptState]:
-    updates, opt_state = optimizer.update(gradient, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
-
-
-def _check(config: Config) -> None:
-    low, high = config.log_std_bounds
-    if config.num_critics < 1 or not low < high:
-        raise UsageError(f"sac: give at least 1 critic and increasing log_std_bounds, got {config.num_critics} and "
-                         f"{config.log_std_bounds}")  # fmt: skip
-    if not config.initial_temperature > 0 or not (config.fixed_temperature or 0.0) >= 0:
-        raise UsageError(f"sac: initial_temperature must be above 0 and fixed_temperature at least 0, got "
-                         f"{config.initial_temperature} and {config.fixed_temperature}")  # fmt: skip
+    return actor_critic.make(method(config, spec), memory.Transitions(config.batch_size))

@@ -99,7 +99,7 @@ def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
     size = num_actions(spec, "the latent model")
     if config.num_bins < 2:
         raise UsageError("the latent model needs at least two bins")
-    deep = residual.chosen(config.torso, config.resnet, spec.observation)
+    deep = residual.chosen(config.torso, spec.observation)
     parts = _residual(config, size) if deep else _mlp(config, size)
 
     def init(key: Array) -> PyTree:

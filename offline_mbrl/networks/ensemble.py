@@ -1,21 +1,21 @@
-"""Ensembles of one network: a pair of functions over one member's parameters becomes a pair over all of them."""
+"""Ensembles of one network: functions over one member's parameters, applied to all members."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from offline_mbrl.types import Array, PyTree
+from offline_mbrl.types import Key, Params
 
 
 class Ensemble(NamedTuple):
     """All members at once; every leaf of the parameters has a leading axis [E]."""
 
-    init: Callable[[Array], PyTree]  # (key) -> params
-    apply: Callable[..., Any]  # (params, *inputs) -> what each member says, with a leading axis [E]
+    init: Callable[[Key], Params]
+    apply: Callable[..., Any]  # (params, *inputs) -> outputs with a leading axis [E]
 
 
-def make(init: Callable[[Array], PyTree], apply: Callable[..., Any], num_members: int) -> Ensemble:
+def make(init: Callable[[Key], Params], apply: Callable[..., Any], num_members: int) -> Ensemble:
     """An ensemble of independently initialized members that see the same inputs.
 
     Args:
@@ -23,7 +23,11 @@ def make(init: Callable[[Array], PyTree], apply: Callable[..., Any], num_members
       apply: `(params, *inputs) -> output` of one member.
       num_members: E.
     """
-    return Ensemble(
-        init=lambda key: jax.vmap(init)(jax.random.split(key, num_members)),
-        apply=lambda params, *inputs: jax.vmap(apply, (0, *[None] * len(inputs)))(params, *inputs),
-    )
+
+    def init_all(key: Key) -> Params:
+        return jax.vmap(init)(jax.random.split(key, num_members))
+
+    def apply_all(params: Params, *inputs: Any) -> Any:
+        return jax.vmap(apply, (0, *[None] * len(inputs)))(params, *inputs)
+
+    return Ensemble(init=init_all, apply=apply_all)

@@ -1,25 +1,34 @@
-"""The optimizer of the latent family: Adam with decoupled decay on kernels, a global-norm clip, and a schedule."""
+"""The optimizer of the latent family, and the descent by any optimizer.
+
+The family's is Adam with decoupled decay on kernels, a global-norm clip, and a schedule.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import optax
 
-from offline_mbrl.types import PyTree, UsageError
+from offline_mbrl.settings import Scope, at_least, read_if
+from offline_mbrl.types import Params, PyTree, UsageError
+
+
+def _is_staircase(scope: Scope) -> bool:
+    return scope.config.schedule == "staircase"
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """ROSMO's released values (`sail-sg/rosmo`, both suites)."""
 
-    learning_rate: float = 7e-4  # peak
+    learning_rate: Annotated[float, at_least(0)] = 7e-4  # peak
     schedule: Literal["staircase", "cosine"] = "staircase"  # cosine: MuZero Unplugged
-    warmup_updates: int = 1_000  # linear from 0
-    decay_updates: int = 100_000  # of one stair, or of the whole cosine to 0; counted from the end of the warm-up
-    decay_rate: float = 0.1  # of one stair
-    weight_decay: float = 1e-4  # decoupled, times the learning rate, on kernels only
-    max_grad_norm: float = 5.0  # 0: gradients are not clipped
+    warmup_updates: Annotated[int, at_least(0)] = 1_000  # linear from 0
+    # One stair, or the whole cosine to 0; counted from the end of the warm-up.
+    decay_updates: Annotated[int, at_least(1)] = 100_000
+    decay_rate: Annotated[float, at_least(0), read_if(_is_staircase, "schedule staircase")] = 0.1
+    weight_decay: Annotated[float, at_least(0)] = 1e-4  # times the learning rate, kernels only
+    max_grad_norm: Annotated[float, at_least(0)] = 5.0  # 0: gradients are not clipped
 
 
 def schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -28,18 +37,26 @@ def schedule(config: OptimizerConfig) -> optax.Schedule:
     Raises:
       UsageError: an unknown schedule.
     """
+    rate = config.learning_rate
     if config.schedule == "cosine":
-        cosine = optax.cosine_decay_schedule(config.learning_rate, config.decay_updates)
-        warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_updates)
-        return optax.join_schedules([warmup, cosine], [config.warmup_updates]) if config.warmup_updates else cosine
+        cosine = optax.cosine_decay_schedule(rate, config.decay_updates)
+        if not config.warmup_updates:
+            return cosine
+        warmup = optax.linear_schedule(0.0, rate, config.warmup_updates)
+        return optax.join_schedules([warmup, cosine], [config.warmup_updates])
     if config.schedule != "staircase":
         raise UsageError(f"unknown schedule {config.schedule!r}: choose staircase or cosine")
     return optax.warmup_exponential_decay_schedule(
-        0.0, config.learning_rate, config.warmup_updates, config.decay_updates, config.decay_rate, staircase=True
+        init_value=0.0,
+        peak_value=rate,
+        warmup_steps=config.warmup_updates,
+        transition_steps=config.decay_updates,
+        decay_rate=config.decay_rate,
+        staircase=True,
     )
 
 
-def kernels(params: PyTree) -> PyTree:
+def kernels(params: Params) -> PyTree:
     """True on weight matrices, false on biases and normalization parameters."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
@@ -48,9 +65,30 @@ def make(config: OptimizerConfig) -> optax.GradientTransformation:
     """The optimizer as one optax transformation.
 
     Raises:
-      UsageError: an unknown schedule, a negative norm, or a decay that takes no update.
+      UsageError: an unknown schedule.
     """
-    if config.decay_updates < 1 or not config.max_grad_norm >= 0:
-        raise UsageError("optimizer: decay_updates must be at least 1 and max_grad_norm at least 0")
     adam = optax.adamw(schedule(config), weight_decay=config.weight_decay, mask=kernels)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam) if config.max_grad_norm else adam
+    if not config.max_grad_norm:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+
+
+def descend(
+    optimizer: optax.GradientTransformation,
+    gradient: Params,
+    opt_state: optax.OptState,
+    params: Params,
+) -> tuple[Params, optax.OptState]:
+    """One update of parameters.
+
+    Args:
+      optimizer: the transformation of gradients.
+      gradient: of the loss.
+      opt_state: the optimizer's state before the update.
+      params: parameters before the update.
+
+    Returns:
+      (params, opt_state) after it.
+    """
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state

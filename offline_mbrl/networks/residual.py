@@ -1,52 +1,54 @@
-"""Residual convolutions for pixels (ResNet v2): ROSMO's Atari networks, as flax modules over one observation.
+"""Residual convolutions for pixels (ResNet v2): ROSMO's Atari networks, as flax modules.
 
-Everything works on one image `[H, W, C]`; vmap makes one batched convolution of it. Convolutions have no bias and
-padding SAME. Layer normalization takes its statistics over height, width and channels jointly and has one scale and
-offset per channel, as the released code has it.
+Everything works on one image `[H, W, C]`; vmap makes one batched convolution of it. Convolutions
+have no bias and padding SAME. Layer normalization takes its statistics over height, width and
+channels jointly and has one scale and offset per channel, as the released code has it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from offline_mbrl.networks import heads, torsos
-from offline_mbrl.types import Array, PyTree, UsageError
+from offline_mbrl.settings import at_least, sizes
+from offline_mbrl.types import Array, Observation, PyTree, UsageError
 
-Torso = Literal["auto", "mlp", "resnet"]  # auto: resnet for one image [H, W, C], mlp for everything else
+# auto: resnet for one image [H, W, C], mlp for everything else
+Torso = Literal["auto", "mlp", "resnet"]
 
 
 @dataclass(frozen=True)
 class ResNetConfig:
     """The sizes of ROSMO's Atari release; used where observations are images."""
 
-    channels: int = 64  # of the embedding; the first stage has half
-    blocks_representation: int = 6  # after the last pooling
-    blocks_transition: int = 2
-    blocks_prediction: int = 2  # shared by policy and value
-    head_channels: int = 128  # of the 1x1 convolution that each head begins with
-    head_layers: tuple[int, ...] = (128, 128)
+    channels: Annotated[int, at_least(2)] = 64  # of the embedding; the first stage has half
+    blocks_representation: Annotated[int, at_least(0)] = 6  # after the last pooling
+    blocks_transition: Annotated[int, at_least(0)] = 2
+    blocks_prediction: Annotated[int, at_least(0)] = 2  # shared by policy and value
+    head_channels: Annotated[int, at_least(1)] = 128  # of the 1x1 convolution that heads begin with
+    head_layers: Annotated[tuple[int, ...], sizes()] = (128, 128)
 
 
-def chosen(torso: Torso, config: ResNetConfig, observation: PyTree) -> bool:
+def chosen(torso: Torso, observation: PyTree) -> bool:
     """Whether observations of this shape go through residual convolutions.
 
     Raises:
-      UsageError: convolutions are asked for something that is no image, or their sizes make no network.
+      UsageError: convolutions are asked for something that is not an image.
     """
     leaves = jax.tree.leaves(observation)
-    image = len(leaves) == 1 and len(leaves[0].shape) == 3
-    if torso == "mlp" or (torso == "auto" and not image):
+    is_image = len(leaves) == 1 and len(leaves[0].shape) == 3
+    if torso == "mlp" or (torso == "auto" and not is_image):
         return False
-    if not image:
+    if not is_image:
         shapes = ", ".join(str(leaf.shape) for leaf in leaves)
-        raise UsageError(f"torso resnet needs one image [H, W, C], but observations have shape {shapes}: use torso mlp")
-    blocks = (config.blocks_representation, config.blocks_transition, config.blocks_prediction)
-    if config.channels < 2 or min(*config.head_layers, config.head_channels) < 1 or min(blocks) < 0:
-        raise UsageError("the residual network needs at least 2 channels, 1 head channel and no negative blocks")
+        raise UsageError(
+            f"torso resnet needs one image [H, W, C], but observations have shape {shapes}: "
+            "use torso mlp"
+        )
     return True
 
 
@@ -84,15 +86,19 @@ class Tower(nn.Module):
 
 
 class Representation(nn.Module):
-    """An image to an embedding a sixteenth of its height and width; `[84, 84, 4]` becomes `[6, 6, 64]`."""
+    """An image to an embedding a sixteenth of its height and width.
+
+    `[84, 84, 4]` becomes `[6, 6, 64]`.
+    """
 
     config: ResNetConfig
 
     @nn.compact
-    def __call__(self, observation: PyTree) -> Array:
+    def __call__(self, observation: Observation) -> Array:
         """One image `[H, W, C]`, bytes or floats, to `[H / 16, W / 16, channels]`, rounded up."""
         size = self.config.channels
-        x = convolve(pixels(observation), size // 2, "conv", stride=2)  # the next block activates it
+        # The next block activates it.
+        x = convolve(pixels(observation), size // 2, "conv", stride=2)
         x = ResBlock(size // 2, name="half")(x)
         x = ResBlock(size, stride=2, project=True, name="quarter_0")(x)
         x = average_pool(ResBlock(size, name="quarter_1")(x))
@@ -101,11 +107,11 @@ class Representation(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """One model step: a convolution of the activated embedding beside action planes, a residual link, and blocks.
+    """One model step: a convolution beside action planes, a residual link, and blocks.
 
-    The same function as on `A` constant one-hot planes beside the embedding: convolutions are linear, and that of a
-    constant plane is a map that only the action decides. So under a vmap over actions alone the embedding's part is
-    computed once.
+    The same function as on `A` constant one-hot planes beside the embedding: convolutions are
+    linear, and that of a constant plane is a map that only the action decides. So under a vmap over
+    actions alone the embedding's part is computed once.
     """
 
     config: ResNetConfig
@@ -117,7 +123,8 @@ class Dynamics(nn.Module):
         size = self.config.channels
         init = torsos.fan_in_normal(9 * (size + self.num_actions))
         y = convolve(activate(embedding, "norm"), size, "conv", init=init)
-        planes = _ActionPlanes(self.num_actions, size, init, name="action")(action, embedding.shape[:2])
+        action_planes = _ActionPlanes(self.num_actions, size, init, name="action")
+        planes = action_planes(action, embedding.shape[:2])
         return Tower(self.config.blocks_transition, size, name="tower")(embedding + y + planes)
 
 
@@ -129,7 +136,8 @@ class _ActionPlanes(nn.Module):
     @nn.compact
     def __call__(self, action: Array, size: tuple[int, ...]) -> Array:
         kernel = self.param("kernel", self.init, (3, 3, self.num_actions, self.channels))
-        taps = jnp.tensordot(jax.nn.one_hot(action, self.num_actions), kernel, axes=(0, 2))  # [3, 3, C]
+        one_hot = jax.nn.one_hot(action, self.num_actions)
+        taps = jnp.tensordot(one_hot, kernel, axes=(0, 2))  # [3, 3, C]
         return jnp.einsum("hi,wj,ijc->hwc", *(_inside(length) for length in size), taps)
 
 
@@ -151,7 +159,8 @@ class Head(nn.Module):
         x = convolve(activate(x, "norm_0"), self.config.head_channels, "conv", width=1)
         x = jnp.ravel(activate(x, "norm_1"))
         for i, size in enumerate(self.config.head_layers):
-            x = nn.Dense(size, use_bias=False, kernel_init=torsos.fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            init = torsos.fan_in_normal(x.shape[0])
+            x = nn.Dense(size, use_bias=False, kernel_init=init, name=f"layer_{i}")(x)
             x = nn.relu(nn.LayerNorm(epsilon=1e-5, name=f"layer_norm_{i}")(x))
         return heads.ZeroHead(self.size, name="output")(x)
 
@@ -161,43 +170,73 @@ class Head(nn.Module):
 
 def activate(x: Array, name: str) -> Array:
     """`relu(norm(x))` of `[H, W, C]`."""
-    return nn.relu(nn.LayerNorm(epsilon=1e-5, reduction_axes=(-3, -2, -1), feature_axes=-1, name=name)(x))
+    norm = nn.LayerNorm(epsilon=1e-5, reduction_axes=(-3, -2, -1), feature_axes=-1, name=name)
+    return nn.relu(norm(x))
 
 
-def convolve(x: Array, channels: int, name: str, *, width: int = 3, stride: int = 1, init: Any = None) -> Array:
-    """A convolution of `[H, W, C]` with a square kernel."""
-    init = init or torsos.fan_in_normal(width * width * x.shape[-1])
-    how = convolve_patches if jax.default_backend() == "cpu" else None  # None: the library's
-    size = (width, width)
-    return nn.Conv(channels, size, stride, use_bias=False, kernel_init=init, conv_general_dilated=how, name=name)(x)
+def convolve(
+    x: Array, channels: int, name: str, *, width: int = 3, stride: int = 1, init: Any = None
+) -> Array:
+    """A convolution with a square kernel.
+
+    Args:
+      x: `[H, W, C]`.
+      channels: of the output.
+      name: the layer's among its module's parameters.
+      width: of the kernel.
+      stride: in both directions.
+      init: initializer of the kernel; None: `torsos.fan_in_normal`.
+
+    Returns:
+      `[H / stride, W / stride, channels]`, rounded up.
+    """
+    convolution = nn.Conv(
+        features=channels,
+        kernel_size=(width, width),
+        strides=stride,
+        use_bias=False,
+        kernel_init=init or torsos.fan_in_normal(width * width * x.shape[-1]),
+        # None: the library's
+        conv_general_dilated=convolve_patches if jax.default_backend() == "cpu" else None,
+        name=name,
+    )
+    return convolution(x)
 
 
 def convolve_patches(
-    x: Array, kernel: Array, window_strides: Sequence[int], padding: str | Sequence[tuple[int, int]], **settings: Any
+    x: Array,
+    kernel: Array,
+    window_strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    **options: Any,
 ) -> Array:
     """`jax.lax.conv_general_dilated` of plain images as one matrix product with their patches.
 
-    For CPUs: inside a loop XLA compiles the gradient of a convolution by a slow path (its pass that brings it into
-    the fast form looks at the outermost computation alone); five to seven times slower, measured.
+    For CPUs: inside a loop XLA compiles the gradient of a convolution by a slow path (its pass that
+    brings it into the fast form looks at the outermost computation alone); five to seven times
+    slower, measured.
 
     Args:
       x: images `[B, H, W, C]`.
       kernel: `[K, K, C, D]`.
       window_strides: of height and width.
       padding: "SAME" or "VALID", or cells before and after.
-      settings: what flax passes besides; no dilation, no groups.
+      options: what flax passes besides; no dilation, no groups.
 
     Returns:
       `[B, H', W', D]`.
     """
-    del settings
-    size, (down, right) = kernel.shape[:2], window_strides
+    del options
+    size = kernel.shape[:2]
+    down, right = window_strides
     if isinstance(padding, str):
         padding = jax.lax.padtype_to_pads(x.shape[1:3], size, window_strides, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     height, width = (x.shape[axis + 1] - size[axis] for axis in (0, 1))
     patches = [
-        x[:, i : i + height + 1 : down, j : j + width + 1 : right] for i in range(size[0]) for j in range(size[1])
+        x[:, i : i + height + 1 : down, j : j + width + 1 : right]
+        for i in range(size[0])
+        for j in range(size[1])
     ]
     return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
 
@@ -207,8 +246,8 @@ def average_pool(x: Array) -> Array:
     return nn.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False)
 
 
-def pixels(observation: PyTree) -> Array:
-    """The one image of an observation as floats; bytes are divided by 255."""
+def pixels(observation: Observation) -> Array:
+    """The image of an observation as floats; bytes are divided by 255."""
     (image,) = jax.tree.leaves(observation)
     scale = 255.0 if jnp.issubdtype(image.dtype, jnp.integer) else 1.0
     return image.astype(jnp.float32) / scale

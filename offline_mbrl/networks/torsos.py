@@ -1,4 +1,4 @@
-"""Trunks of networks: flax modules, used through the `init` and `apply` of whoever composes them."""
+"""Trunks of networks: flax modules, used by the functions `init` and `apply` below."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.types import Array, PyTree
+from offline_mbrl.types import Array, Key, Observation, Params
 
 
 def fan_in_normal(fan_in: int) -> nn.initializers.Initializer:
-    """Normal cut at two sigma with standard deviation `1 / sqrt(fan_in)`, without variance correction (haiku's)."""
+    """Normal of deviation `1 / sqrt(fan_in)`, cut at two of them without correction (haiku's)."""
     return nn.initializers.truncated_normal(stddev=fan_in**-0.5)
 
 
@@ -23,7 +23,9 @@ def half_fan_in_normal(fan_in: int) -> nn.initializers.Initializer:
 def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
     """Uniform on `[-1, 1] / sqrt(fan_in)`, the initialization of rlkit and of CBOP."""
 
-    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> Array:
+    def init(
+        key: Key, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None
+    ) -> Array:
         del out_sharding  # flax passes it to its own initializers alone
         return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
 
@@ -36,7 +38,8 @@ class MLP(nn.Module):
     sizes: Sequence[int]
     activate_final: bool = False
     activation: Callable[[Array], Array] = nn.relu
-    kernel_init: Callable[[int], nn.initializers.Initializer] = fan_in_normal  # (fan in) -> initializer
+    # (fan in) -> initializer
+    kernel_init: Callable[[int], nn.initializers.Initializer] = fan_in_normal
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
 
     @nn.compact
@@ -52,10 +55,11 @@ class MLP(nn.Module):
 
 
 class ActionConditioned(nn.Module):
-    """Dense layers on a state beside a one-hot action, the first split into a state part and a row per action.
+    """Dense layers on a state beside a one-hot action.
 
-    The same function as on their concatenation, but under a vmap over actions alone the state part is computed
-    once, which is where most of a one-step lookahead's time would go.
+    The first layer is split into a state part and a row per action: the same function as on their
+    concatenation, but under a vmap over actions alone the state part is computed once, which is
+    where most of a one-step lookahead's time would go.
     """
 
     sizes: Sequence[int]
@@ -84,16 +88,22 @@ class _ActionRows(nn.Module):
         return jax.nn.one_hot(action, self.num_actions) @ kernel
 
 
-def init(module: nn.Module, key: Array, *inputs: Any) -> PyTree:
+def init(module: nn.Module, key: Key, *inputs: Any) -> Params:
     """Parameters of a flax module, for inputs of these shapes."""
     return module.init(key, *inputs)["params"]
 
 
-def apply(module: nn.Module, params: PyTree, *inputs: Any) -> Any:
+def apply(module: nn.Module, params: Params, *inputs: Any) -> Any:
     """A flax module as a function of its parameters and inputs."""
     return module.apply({"params": params}, *inputs)
 
 
-def flat(observation: PyTree) -> Array:
-    """Any observation as one float vector: leaves in tree order (dict keys sorted), each flattened in C order."""
-    return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(observation)])
+def flat(observation: Observation) -> Array:
+    """Any observation as one float vector: leaves in tree order (dict keys sorted), in C order."""
+    leaves = jax.tree.leaves(observation)
+    return jnp.concatenate([jnp.ravel(leaf).astype(jnp.float32) for leaf in leaves])
+
+
+def flat_size(observation: Observation) -> int:
+    """The size of `flat` for observations of these shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(observation))

@@ -1,5 +1,6 @@
 """Importance sampling of logged policies: densities of the behavior, logged or cloned, and every form of weights."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from offline_mbrl.ope.weights import importance
 from offline_mbrl.selection import fits
 from offline_mbrl.selection.fits import Data, Estimates, Policies, Settings
 from offline_mbrl.training import fit
-from offline_mbrl.types import Array, Estimate, Policy, PyTree, Trajectory
+from offline_mbrl.types import Array, BoundedActions, Estimate, Policy, PyTree, Trajectory
 
 WEIGHTINGS: Mapping[str, Callable[..., Estimate]] = {
     "ordinary": importance.ordinary, "weighted": importance.weighted,
@@ -26,8 +27,10 @@ DENSITIES = ("logged", "cloned")  # of the behavior
 
 def clone(data: Data, settings: Settings, key: Array) -> tuple[Policy, PyTree]:
     """A density of the data's actions: policy functions and parameters."""
-    continuous = bc.ContinuousConfig(layers=settings.clone_layers)
-    config = bc.Config(num_updates=settings.clone_updates, batch_size=256, continuous=continuous)
+    config = bc.Config(num_updates=settings.clone_updates, batch_size=256)
+    if isinstance(data.spec.action, BoundedActions):
+        density = bc.ContinuousConfig(layers=settings.clone_layers)
+        config = dataclasses.replace(config, continuous=density)
     learner = bc.make(config, data.spec)
     found = fit.fit(learner, data.dataset, key=key, num_updates=config.num_updates, statistics=data.statistics)
     fits.check(found, "the behavior")
