@@ -18,7 +18,7 @@ import numpy as np
 
 from offline_mbrl import environments
 from offline_mbrl.data import ring
-from offline_mbrl.types import Array, Learner, Metrics, Policy, PyTree, Transition, UsageError
+from offline_mbrl.types import Array, Context, Learner, Metrics, Policy, PyTree, Transition, UsageError
 
 Act = Callable[[np.ndarray], tuple[Any, PyTree]]  # observations [K, D] -> actions [K, A], extras [K, ...] or ()
 
@@ -52,7 +52,8 @@ def learn(learner: Learner, state: PyTree, replay: ring.Ring, new: Transition, k
 
     def update(state: PyTree, key: Array) -> tuple[PyTree, Metrics]:
         key_sample, key_step = jax.random.split(key)
-        return learner.step(state, ring.sample(replay, batch_size, key_sample), key_step)
+        batch = ring.sample(replay, batch_size, key_sample)
+        return learner.step(state, Context(), batch, key_step)
 
     state, metrics = jax.lax.scan(update, state, jax.random.split(key, num_updates))
     return state, replay, {name: jnp.mean(values) for name, values in metrics.items()}
@@ -145,13 +146,13 @@ def _train(learner: Learner, policy: Policy, simulator: str, config: Config, see
                 example = jax.tree.map(lambda column: column[0], new)
                 replay = ring.empty(example, -(-config.num_steps // round_size) * round_size)
                 # copied: JAX refuses to donate one buffer twice
-                state = jax.tree.map(jnp.copy, learner.init(key_init, new, (), ()))
-                params = learner.policy_params(state)
+                state = jax.tree.map(jnp.copy, learner.init(key_init, new, Context()))
+                params = learner.policy_params(state, Context())
             replay = save(replay, new)
         else:
             observations, new = play(running, observations, functools.partial(act, params), config.round_steps)
             state, replay, metrics = update(state, replay, new, np.uint32(step))
-            params = jax.tree.map(jnp.copy, learner.policy_params(state))  # the state is donated to the next round
+            params = jax.tree.map(jnp.copy, learner.policy_params(state, Context()))  # the state is donated to the next round
             progress(step + round_size, metrics)
         step += round_size
         while wanted and step >= wanted[0]:

@@ -51,13 +51,13 @@ def test_no_window_shows_anything_of_the_next_episode():
 def test_a_window_that_starts_on_a_final_record_is_masked_throughout():
     dataset = dataset_of([2, 5], [True, True])
     np.testing.assert_array_equal(memory.window(dataset, jnp.int32(2), length=3).mask, 0)
-    starts = memory.windows(4096, 1, start_on_final=True)(dataset, jax.random.key(0)).observation[:, 0, 0]
+    starts = memory.windows(4096, 1, start_on_final=True)(dataset, None, jax.random.key(0)).observation[:, 0, 0]
     assert set(np.asarray(starts).tolist()) == set(range(9))
 
 
 def test_transitions_never_cross_an_end_and_are_uniform_over_steps():
     dataset = dataset_of([2, 5, 1], [True, False, True])
-    batch = jax.jit(memory.transitions(8000))(dataset, jax.random.key(0))
+    batch = jax.jit(memory.transitions(8000))(dataset, None, jax.random.key(0))
     np.testing.assert_array_equal(batch.next_observation, batch.observation + 1)
     rows, counts = np.unique(np.asarray(batch.observation)[:, 0], return_counts=True)
     np.testing.assert_array_equal(rows, [0, 1, 3, 4, 5, 6, 7, 9])
@@ -66,7 +66,7 @@ def test_transitions_never_cross_an_end_and_are_uniform_over_steps():
 
 def test_windows_start_uniformly_on_transitions():
     dataset = dataset_of([2, 5, 1], [True, False, True])
-    batch = jax.jit(memory.windows(8000, 3))(dataset, jax.random.key(1))
+    batch = jax.jit(memory.windows(8000, 3))(dataset, None, jax.random.key(1))
     rows, counts = np.unique(np.asarray(batch.observation)[:, 0, 0], return_counts=True)
     np.testing.assert_array_equal(rows, dataset.starts)
     assert scipy.stats.chisquare(counts).pvalue > 1e-4

@@ -10,11 +10,12 @@ from data_examples import episode, episodes, source
 from offline_mbrl.data import memory, stream, trees
 from offline_mbrl.data.sources import ingest
 from offline_mbrl.data.store import read as store
+from offline_mbrl.streams import BatchRequest, Shard
 from offline_mbrl.types import UsageError
 
 WORDS = np.array([1, 2], np.uint32)
 FIELDS = ("observation", "action", "reward", "discount")
-ALONE = (0, 1)
+ALONE = Shard(index=0, count=1)
 
 
 def order(size, epoch=0, words=WORDS):
@@ -98,7 +99,7 @@ def test_an_epoch_is_the_in_memory_samplers_windows_each_once(built, sampler, so
     final = isinstance(sampler, memory.Windows) and sampler.start_on_final
     rows = np.arange(len(dataset.reward)) if final else dataset.starts
     updates = -(-len(rows) // 16)
-    read = stream.bind(on_disk, sampler).read(WORDS, 0, updates, updates, ALONE)
+    read = stream.bind(on_disk, sampler).read(BatchRequest(WORDS, 0, updates, updates, ALONE))
     read = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(rows)], read)
     drawn = rows[order(len(rows))]
     expected = jax.jit(sampler.gather)(jax.tree.map(jax.numpy.asarray, dataset), drawn)
@@ -123,12 +124,12 @@ def test_the_batch_of_an_update_does_not_depend_on_how_many_are_read():
     dataset = jax.tree.map(np.asarray, memory.from_columns(_aligned()))
     one = stream.bind(dataset, memory.windows(8, 3))
     words = np.array([[1, 2], [3, 4]], np.uint32)
-    whole = one.read(words, 0, 10, 10, ALONE)
+    whole = one.read(BatchRequest(words, 0, 10, 10, ALONE))
     assert whole.observation.shape[:3] == (10, 2, 8)
     for first, count in ((0, 1), (3, 4), (9, 1)):
-        part = one.read(words, first, count, 6, ALONE)
+        part = one.read(BatchRequest(words, first, count, 6, ALONE))
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:count], b[first : first + count]), part, whole)  # noqa: B023
-    alone = one.read(words[1], 0, 10, 10, ALONE)
+    alone = one.read(BatchRequest(words[1], 0, 10, 10, ALONE))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, 1]), alone, whole)
 
 
@@ -142,19 +143,19 @@ def _aligned():
 
 def test_the_parts_of_the_processes_are_the_whole_batch():
     one = stream.bind(memory.from_columns(_aligned()), memory.windows(12, 3))
-    whole = one.read(WORDS, 5, 3, 3, ALONE)
-    parts = [one.read(WORDS, 5, 3, 3, (index, 3)) for index in range(3)]
+    whole = one.read(BatchRequest(WORDS, 5, 3, 3, ALONE))
+    parts = [one.read(BatchRequest(WORDS, 5, 3, 3, Shard(index, 3))) for index in range(3)]
     assert parts[0].reward.shape[:2] == (3, 4)
     jax.tree.map(lambda leaf, *part: np.testing.assert_array_equal(np.concatenate(part, axis=1), leaf), whole, *parts)
     with pytest.raises(UsageError, match="batch of 12 cannot be split over 5 processes"):
-        one.read(WORDS, 0, 1, 1, (0, 5))
+        one.read(BatchRequest(WORDS, 0, 1, 1, Shard(0, 5)))
 
 
 def test_what_is_gathered_in_pieces_equals_what_is_gathered_at_once(monkeypatch):
     one = stream.bind(memory.from_columns(_aligned()), memory.windows(12, 3))
-    whole = one.read(WORDS, 0, 4, 5, ALONE)
+    whole = one.read(BatchRequest(WORDS, 0, 4, 5, ALONE))
     monkeypatch.setattr(stream, "GATHER_BYTES", 300)
-    jax.tree.map(np.testing.assert_array_equal, one.read(WORDS, 0, 4, 5, ALONE), whole)
+    jax.tree.map(np.testing.assert_array_equal, one.read(BatchRequest(WORDS, 0, 4, 5, ALONE)), whole)
 
 
 def test_a_dict_of_observations_becomes_one_vector_as_in_memory(tmp_path):
@@ -176,7 +177,7 @@ def test_a_learner_with_a_sampler_of_its_own_is_refused():
 
 def test_a_column_is_not_loaded_by_accident(built):
     dataset = streamed(built)
-    for load in (np.asarray, lambda column: memory.windows(4, 2)(dataset, jax.random.key(0))):
+    for load in (np.asarray, lambda column: memory.windows(4, 2)(dataset, None, jax.random.key(0))):
         with pytest.raises(UsageError, match=r"stays on the disk: train on `stream\.bind"):
             load(dataset.observation)
 
@@ -205,7 +206,7 @@ def test_only_touched_chunks_are_checked_and_a_damaged_one_never_gives_a_number(
     with pytest.raises(UsageError, match="chunk 7"):
         streamed(directory).observation[400:460]
     with pytest.raises(UsageError, match="chunk 7"):
-        stream.bind(streamed(directory), memory.windows(64, 3)).read(WORDS, 0, 30, 30, ALONE)
+        stream.bind(streamed(directory), memory.windows(64, 3)).read(BatchRequest(WORDS, 0, 30, 30, ALONE))
 
 
 def test_rows_longer_than_a_chunk_are_checked_whole(chunked):

@@ -61,13 +61,19 @@ def train(name: str, *, batch_size: int, num_updates: int) -> dict[str, float]:
     from offline_mbrl.runs import memory as process_memory
     from offline_mbrl.training.fit import fit
 
-    def step(state, batch, key):
-        del key
+    def step(state, context, batch, key):
+        del context, key
         assert batch.observation.shape[1:] == (WINDOW + 1, *FRAME[:2], FRAME_STACK)
         return state + jnp.mean(batch.observation[:, 0, ::21, ::21]) + jnp.sum(batch.mask), {"mask": batch.mask.mean()}
 
     sample = memory.windows(batch_size, WINDOW, frame_stack=FRAME_STACK)
-    learner = Learner(sample, lambda key, example, statistics, given: jnp.zeros(()), step, None, lambda state: state)
+    learner = Learner(
+        sample=sample,
+        init=lambda key, example, context: jnp.zeros(()),
+        step=step,
+        policy=None,
+        policy_params=lambda state, context: state,
+    )
     loaded, began = catalog.load(name, stream_above=2**30), time.perf_counter()
     watch, largest = process_memory.watching()
     result = fit(

@@ -18,6 +18,7 @@ from offline_mbrl.training.fit import fit, template
 KEY = jax.random.key(7)
 OPTIONS = {"num_updates": 30, "block_updates": 20, "seeds": [3, 5]}
 PROCESSES = 2
+HERE = Path(__file__).parent
 
 
 def data(learner, how):
@@ -56,7 +57,7 @@ def test_two_processes_equal_one(tmp_path, how):
     environment = {
         **os.environ,
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "PYTHONPATH": str(Path(__file__).parents[1] / "support"),
+        "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parent / "support"))),
         "JAX_PLATFORMS": "cpu",
     }
     processes = [

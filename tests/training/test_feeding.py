@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import linear_learner
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ import sparse_store
 from offline_mbrl.data import memory, stream
 from offline_mbrl.data.sources import ingest
 from offline_mbrl.data.store import read as store
+from offline_mbrl.streams import BatchRequest, Shard
 from offline_mbrl.training import blocks, feeding, sharding
 from offline_mbrl.training.checkpoint import sha256
 from offline_mbrl.training.fit import fit, init, keys_for, template, validation
-from offline_mbrl.types import UsageError
+from offline_mbrl.types import Context, UsageError
 
 KEY = jax.random.key(7)
 DATA = linear_learner.dataset(640)  # 640 transitions in batches of 16: an epoch is 40 updates
@@ -78,22 +80,23 @@ def test_another_key_or_seed_draws_other_batches():
 def test_the_loop_equals_updates_written_out_over_more_than_an_epoch():
     learner = linear_learner.make()
     one, keys = streamed(learner), keys_for(KEY, None)
-    drawing, example = feeding.drawn(learner, one)
+    drawing, example = feeding.source(learner, one)
     state = init(learner, one, key=KEY).learner
     assert sha256(state) == sha256(init(drawing, example, key=KEY).learner)
     words = np.asarray(jax.random.key_data(keys[1]))
-    step = jax.jit(lambda state, batch, key: blocks.update(drawing, state, batch, key)[0])
+    step = jax.jit(lambda state, batch, key: blocks.update(drawing, state, Context(), batch, (), key)[0])
     for t in range(45):
-        batch = jax.tree.map(lambda leaf: leaf[0], one.read(words, t, 1, 1, (0, 1)))
+        batch = jax.tree.map(lambda leaf: leaf[0], one.read(BatchRequest(words, t, 1, 1, Shard(0, 1))))
         state = step(state, batch, jax.random.fold_in(keys[1], t))
     result = run(seeds=None, num_updates=45)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), result.state.learner, state)
 
 
 def test_an_epoch_of_training_sees_every_transition_once():
-    def step(state, batch, key):
-        del key
-        return state._replace(params={"w": state.params["w"] + batch.observation.sum(axis=0), "b": 0.0}), {}
+    def step(state, context, batch, key):
+        del context, key
+        w = state.params["w"] + batch.observation.sum(axis=0)
+        return state._replace(params={"w": w, "b": jnp.zeros(())}), {}
 
     learner = linear_learner.make(step=step)
     after = run(learner, seeds=None, num_updates=40).state.learner.params["w"]
@@ -135,6 +138,10 @@ def test_the_template_has_the_shapes_of_the_state():
 # --- blocks ---
 
 
+def explode(*updates):
+    return Context(upstream={"explode_at": np.array(updates)})
+
+
 def test_step_is_traced_once_and_hooks_come_at_the_ends_of_blocks():
     traces, rows = [], []
 
@@ -151,15 +158,18 @@ def test_step_is_traced_once_and_hooks_come_at_the_ends_of_blocks():
 
 
 def test_a_refresh_that_reads_the_dataset_is_refused():
-    learner = linear_learner.make(refresh=lambda state, data, key: state._replace(best=data.reward), refresh_every=15)
+    def refresh(state, context, dataset, cache, update, key):
+        return state._replace(best=dataset.reward), cache, {}
+
+    learner = linear_learner.make(refresh=refresh, refresh_every=15)
     with pytest.raises(UsageError, match=r"refresh reads the dataset \('reward'\).*--stream never"):
         run(learner)
 
 
 def test_a_failing_seed_is_put_back_to_the_start_of_its_piece_and_the_others_do_not_notice():
     never = linear_learner.UNTIL_NEVER
-    given = {"explode_at": np.array([never, 31, never])}
-    result, healthy = run(given=given), run(given={"explode_at": np.full(3, never)})
+    result = run(context=explode(never, 31, never))
+    healthy = run(context=explode(never, never, never))
     assert result.failures == {5: "loss/value became non-finite at update 32 (between updates 29 and 32)"}
     assert int(result.state.learner.count[1]) == 29
     np.testing.assert_array_equal(result.state.learner.params["w"][2], healthy.state.learner.params["w"][2])
@@ -167,7 +177,7 @@ def test_a_failing_seed_is_put_back_to_the_start_of_its_piece_and_the_others_do_
 
 def test_when_all_seeds_failed_the_run_stops_within_the_block():
     calls = []
-    result = run(given={"explode_at": np.array([2, 2, 25])}, hooks=[lambda progress: calls.append(progress.step)])
+    result = run(context=explode(2, 2, 25), hooks=[lambda progress: calls.append(progress.step)])
     assert calls == [20, 26]
     assert "loss/value became non-finite at update 26" in (result.stopped or "")
 
@@ -187,13 +197,14 @@ def test_validation_takes_the_same_batches_each_time_and_needs_no_dataset():
     figures, again = measure(result.state), measure(result.state)
     assert sha256(result.state) == before
     np.testing.assert_array_equal(figures["loss/value"], again["loss/value"])
-    batches = one.read(np.asarray(jax.random.key_data(KEY)), 0, 3, 3, (0, 1))
-    step = jax.jit(linear_learner.step)
-    expected = [
-        step(jax.tree.map(lambda leaf: leaf[2], result.state.learner),
-                            jax.tree.map(lambda leaf: leaf[i], batches), jax.random.split(key)[1])[1]["loss/value"]  # noqa: B023
-        for i, key in enumerate(jax.random.split(KEY, 3))
-    ]  # fmt: skip
+    batches = one.read(BatchRequest(np.asarray(jax.random.key_data(KEY)), 0, 3, 3, Shard(0, 1)))
+    measure_batch = jax.jit(linear_learner.validate)
+    state = jax.tree.map(lambda leaf: leaf[2], result.state.learner)
+    expected = []
+    for index, key in enumerate(jax.random.split(KEY, 3)):
+        batch = jax.tree.map(lambda leaf, i=index: leaf[i], batches)
+        metrics = measure_batch(state, Context(), batch, jax.random.split(key)[1])
+        expected.append(metrics["loss/value"])
     np.testing.assert_allclose(figures["loss/value"][2], np.mean(expected), rtol=1e-5)
     split = validation(learner, one, key=KEY, num_batches=3, mesh=sharding.mesh())(result.state)
     np.testing.assert_allclose(split["loss/value"], figures["loss/value"], rtol=1e-5)

@@ -6,8 +6,8 @@ import pytest
 
 from offline_mbrl.training import blocks
 from offline_mbrl.training.checkpoint import sha256
-from offline_mbrl.types import Context
 from offline_mbrl.training.fit import FitState, fit, init, keys_for, policy_params, template, validation
+from offline_mbrl.types import Context
 
 KEY = jax.random.key(7)
 DATA = linear_learner.dataset()
