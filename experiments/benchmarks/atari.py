@@ -101,7 +101,9 @@ def check(games: list[str], preset: Preset) -> None:
     if not games or preset.episodes < 1:
         raise UsageError("give at least one of --games and one of --episodes")
     if "{game}" not in preset.data and len(games) > 1:
-        raise UsageError(f"--data {preset.data!r} names no {{game}}: all {len(games)} games would train on one dataset")
+        raise UsageError(
+            f"--data {preset.data!r} names no {{game}}: all {len(games)} games would train on one dataset"
+        )
     atari_scores.human_normalized(np.zeros(len(games)), games)  # names an unknown game
     for game in games:
         environments.spec(f"atari/{game}")  # and says what is missing to play it
@@ -128,7 +130,9 @@ def evaluated(preset: Preset, game: str, run: Path, console: Console) -> list[di
         exported = export.load(run / "policy")
         seeds = exported.description["seeds"]
         console.print(f"playing {simulator}: {preset.episodes} episodes, greedy and sampled")
-        play = playing.make(exported.policy, simulator, num_seeds=len(seeds), num_episodes=preset.episodes)
+        play = playing.make(
+            exported.policy, simulator, num_seeds=len(seeds), num_episodes=preset.episodes
+        )
         scores = playing.summarize(play(exported.params, seed=1), None)
         if broken := next((one for one in scores.values() if not one["complete"]), None):
             raise UsageError(f"{simulator}: {broken['message']}")
@@ -147,7 +151,10 @@ def evaluated(preset: Preset, game: str, run: Path, console: Console) -> list[di
 def normalized(game: str, score: float | None) -> dict[str, float]:
     """The two published scales; NaN for a seed that finished no game."""
     raw = np.array([np.nan if score is None else score])
-    scales = {"dqn_normalized": atari_scores.dqn_normalized, "human_normalized": atari_scores.human_normalized}
+    scales = {
+        "dqn_normalized": atari_scores.dqn_normalized,
+        "human_normalized": atari_scores.human_normalized,
+    }
     return {name: round(float(scale(raw, [game])[0]), 4) for name, scale in scales.items()}
 
 
@@ -168,15 +175,21 @@ def update_flops(run: Path) -> float:
     """Floating point operations of one update of one seed, as the compiler counts them before it simplifies."""
     exported = export.load(run / "policy")
     algorithm, spec = registry.lookup(exported.description["algorithm"]), exported.spec
-    learner = algorithm.make(export.config_from_json(algorithm.config, exported.description["config"]), spec)
+    learner = algorithm.make(
+        export.config_from_json(algorithm.config, exported.description["config"]), spec
+    )
     image = jax.tree.leaves(spec.observation)[0]
-    frame = jax.ShapeDtypeStruct((2, *image.shape[:2], image.shape[2] // spec.frame_stack), image.dtype)
+    frame = jax.ShapeDtypeStruct(
+        (2, *image.shape[:2], image.shape[2] // spec.frame_stack), image.dtype
+    )
     rows: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     values: Any = jax.ShapeDtypeStruct((2,), jnp.float32)
     dataset, key = Dataset(frame, rows, values, values, rows, rows), jax.random.key(0)
     state = jax.eval_shape(lambda key: learner.init(key, None, (), ()), key)
     update = jax.jit(lambda *inputs: blocks.update(learner, *inputs))
-    return float((update.lower(state, dataset, key).cost_analysis() or {}).get("flops", float("nan")))
+    return float(
+        (update.lower(state, dataset, key).cost_analysis() or {}).get("flops", float("nan"))
+    )
 
 
 def product_flops(size: int = 2048, chained: int = 20) -> float:
@@ -210,12 +223,18 @@ def write(results: Path, root: Path, rows: list[dict[str, Any]], games: list[str
         lines = [row for row in folder.read_rows(root / game) if row["stage"] == "train"]
         for name in sorted({name for row in lines for name in row if name.startswith("loss/")}):
             axes.plot(
-                [row["step"] for row in lines], [row.get(name) for row in lines], label=name.removeprefix("loss/")
+                [row["step"] for row in lines],
+                [row.get(name) for row in lines],
+                label=name.removeprefix("loss/"),
             )
-        scores = ", ".join(f"{row['acting']} {row['return']:.1f}" for row in rows if row["game"] == game)
+        scores = ", ".join(
+            f"{row['acting']} {row['return']:.1f}" for row in rows if row["game"] == game
+        )
         axes.set(title=f"{game}: {scores}", xlabel="updates", ylabel="training loss")
         axes.legend(fontsize=8)
-    files.write_whole(results / "learning_curve.png", lambda place: figure.savefig(place, dpi=120, format="png"))
+    files.write_whole(
+        results / "learning_curve.png", lambda place: figure.savefig(place, dpi=120, format="png")
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
@@ -225,12 +244,23 @@ def table(rows: list[dict[str, Any]]) -> Table:
              "anonymous_mib": "MiB"}  # fmt: skip
     made = Table(*names.values())
     for row in rows:
-        made.add_row(*(f"{row[name]:g}" if isinstance(row[name], float) else str(row[name]) for name in names))
+        made.add_row(
+            *(
+                f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
+                for name in names
+            )
+        )
     for how in dict.fromkeys(row["acting"] for row in rows):
-        for name, over in (("IQM", aggregate.interquartile_mean), ("median", np.median), ("mean", np.mean)):
+        for name, over in (
+            ("IQM", aggregate.interquartile_mean),
+            ("median", np.median),
+            ("mean", np.mean),
+        ):
             scales = [np.array([[row[scale]] for row in rows if row["acting"] == how]) for scale in (
                 "dqn_normalized", "human_normalized")]  # fmt: skip
-            made.add_row(f"{name} of all", how, "", "", *(f"{float(over(one)):.4g}" for one in scales))
+            made.add_row(
+                f"{name} of all", how, "", "", *(f"{float(over(one)):.4g}" for one in scales)
+            )
     return made
 
 

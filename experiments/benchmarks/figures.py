@@ -1,49 +1,85 @@
-"""Small multiples: a panel for each series of a study, scores with their intervals against what was varied."""
+"""Small multiples: one figure of panels, written whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from offline_mbrl import files
 
-Point = tuple[str, float, float, float]  # position, interquartile mean, lower and upper end of its interval
-COLUMNS = 4
-MARKS = {"greedy": ("C0", "o", -0.08), "sampled": ("C1", "s", 0.08)}  # color, marker, shift beside each other
+Panel = Callable[[Any], None]  # draws into matplotlib axes
 
 
-def draw(path: Path, title: str, axis: str, panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
-    """Writes the picture.
+class Layout(NamedTuple):
+    """Sizes in inches, and which axes the panels share."""
+
+    columns: int
+    width: float  # of a panel
+    height: float
+    head: float  # for the title, and a legend below
+    share_x: bool = False
+    share_y: bool = False
+    title_size: int = 9  # of a panel, in points
+    dpi: int = 130
+
+
+def legend_in_first(figure: Any, fontsize: int = 8) -> None:
+    """A legend in the first panel, where the panels show the same series."""
+    figure.axes[0].legend(fontsize=fontsize)
+
+
+def legend_below(figure: Any, fontsize: int = 8) -> None:
+    """One legend of all panels' series, below the figure."""
+    series = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            series[label] = handle
+    place = "outside lower center"
+    figure.legend(series.values(), series.keys(), fontsize=fontsize, loc=place, ncols=2)
+
+
+def draw(
+    path: Path,
+    title: str,
+    panels: Mapping[str, Panel],
+    layout: Layout,
+    *,
+    vertical: str,
+    horizontal: str = "",
+    legend: Callable[[Any], None] = legend_in_first,
+) -> None:
+    """Writes the figure.
 
     Args:
       path: of the PNG.
       title: of the whole.
-      axis: what was varied.
-      panels: series -> way of acting -> points in order.
+      panels: title -> what draws the panel; at least one.
+      layout: sizes and shared axes.
+      vertical: label of the vertical axes, at the first of each row.
+      horizontal: label of the horizontal axes; in the last row alone where they are shared.
+      legend: adds the legend to the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(COLUMNS, len(panels))
+    columns = min(layout.columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(3.1 * columns + 0.4, 2.5 * rows + 0.7), layout="constrained")
+    size = (layout.width * columns + 0.4, layout.height * rows + layout.head)
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    all_axes = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    for axes, (series, curves) in zip(all_axes.flat, panels.items(), strict=False):
-        for how, points in curves.items():
-            color, marker, shift = MARKS[how]
-            middle = [point[1] for point in points]
-            errors = [[point[1] - point[2] for point in points], [point[3] - point[1] for point in points]]
-            where = [index + shift for index in range(len(points))]
-            axes.errorbar(where, middle, errors, color=color, marker=marker, capsize=3, linewidth=1, label=how)
-        positions = [point[0] for point in next(iter(curves.values()))]
-        axes.set_xticks(range(len(positions)), positions)
-        axes.set_title(series, fontsize=9)
-        axes.set_xlabel(axis, fontsize=8)
+    table = figure.subplots(
+        rows, columns, sharex=layout.share_x, sharey=layout.share_y, squeeze=False
+    )
+    for axes, (name, panel) in zip(table.flat, panels.items(), strict=False):
+        panel(axes)
+        axes.set_title(name, fontsize=layout.title_size)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
-    for axes in list(all_axes.flat)[len(panels) :]:
+    for axes in list(table.flat)[len(panels) :]:
         axes.set_visible(False)
-    for row in all_axes:
-        row[0].set_ylabel("normalized score", fontsize=8)
-    all_axes[0][0].legend(fontsize=8)
+    for axes in table[-1] if layout.share_x else table.flat:
+        axes.set_xlabel(horizontal, fontsize=8)
+    for axes in table[:, 0]:
+        axes.set_ylabel(vertical, fontsize=8)
+    legend(figure)
     figure.suptitle(title, fontsize=11)
-    files.write_whole(path, lambda place: figure.savefig(place, dpi=130, format="png"))
+    files.write_whole(path, lambda place: figure.savefig(place, dpi=layout.dpi, format="png"))

@@ -3,13 +3,14 @@
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.training.blocks import run_block, update
+from offline_mbrl.types import Array, Context, Learner, PyTree
 
 
 def one_core(core: int | None) -> int:
@@ -19,29 +20,50 @@ def one_core(core: int | None) -> int:
     return core
 
 
-def scanned(learner: Any, dataset: Any) -> tuple[Callable[[int], None], float]:
-    """(run n updates in one dispatch, FLOPs per update as the compiler counts them)."""
+class Timed(NamedTuple):
+    """A learner's updates, compiled."""
+
+    run: Callable[[int], None]  # runs n updates in one dispatch
+    flops: float  # per update, as the compiler counts them
+
+
+def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> Timed:
+    """Updates of a learner without a cache, in one compiled loop.
+
+    Args:
+      learner: whose updates.
+      dataset: on the device.
+      context: constants.
+    """
     key = jax.random.key(0)
-    batch = learner.sample(dataset, key)
-    states = [learner.init(key, batch, (), ())]
+    batch = learner.sample(dataset, (), key)
+    states = [copied(learner.init(key, batch, context))]
 
-    def block(state, dataset, num_updates):
-        return run_block(learner, state, dataset, key, start=0, num_steps=num_updates)[0]
+    def block(state: PyTree, context: Context, dataset: PyTree, num_updates: Array) -> PyTree:
+        return run_block(learner, state, context, dataset, (), key, start=0, num_steps=num_updates)[
+            0
+        ]
 
-    compiled = jax.jit(block, donate_argnums=0).lower(copied(states[0]), dataset, np.int32(1)).compile()
-    states = [copied(states[0])]
-    one = jax.jit(lambda state, dataset: update(learner, state, dataset, key)).lower(states[0], dataset).compile()
+    def single(state: PyTree, context: Context, dataset: PyTree) -> PyTree:
+        return update(learner, state, context, dataset, (), key)
+
+    inputs = (states[0], context, dataset)
+    compiled = jax.jit(block, donate_argnums=0).lower(*inputs, np.int32(1)).compile()
+    analysis = jax.jit(single).lower(*inputs).compile().cost_analysis()
 
     def run(num_updates: int) -> None:
-        states[0] = jax.block_until_ready(compiled(states[0], dataset, np.int32(num_updates)))
+        state = compiled(states[0], context, dataset, np.int32(num_updates))
+        states[0] = jax.block_until_ready(state)
 
-    return run, one.cost_analysis()["flops"]
+    return Timed(run=run, flops=analysis["flops"])
 
 
 def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[float, float]:
     """(CPU seconds of one call inside a compiled loop, its FLOPs). Each turn depends on the one before it."""
     flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
-    floats = lambda tree: [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]  # noqa: E731
+    floats = lambda tree: [
+        leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]  # noqa: E731
 
     def loop(arguments, num_turns):
         def turn(_, carry):

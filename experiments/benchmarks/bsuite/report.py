@@ -1,196 +1,241 @@
-"""Tables, pictures and paragraphs of the studies, from the table of runs alone."""
+"""Tables, figures and paragraphs of the studies, from the table of runs alone."""
 
-import os
-import platform
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.benchmarks import figures
-from experiments.benchmarks.bsuite import findings, grid
-from experiments.benchmarks.bsuite import runs as study
-from offline_mbrl import files, provenance
+from experiments.benchmarks import claims, figures, pages
+from experiments.benchmarks.bsuite import claims as bsuite_claims
+from experiments.benchmarks.bsuite import grid, observations
+from experiments.benchmarks.bsuite.grid import Preset, Setting, Study
+from experiments.benchmarks.bsuite.runs import WAYS, Row, finished, size_of
+from experiments.benchmarks.claims import Claim, Interval
 from offline_mbrl.evaluation import aggregate
 
-SUMMARY = "summary.md"
-Runs = Mapping[grid.Setting, Mapping[int, study.Row]]
+LAYOUT = figures.Layout(columns=4, width=3.1, height=2.5, head=0.7, share_y=True)
 
-
-class Cell(NamedTuple):
-    """What is shown of a setting under one way of acting."""
-
-    mean: float  # interquartile
-    low: float
-    high: float
-    values: np.ndarray  # [S, environments]
+Runs = Mapping[Setting, Mapping[int, Row]]
+Scores = Mapping[str, bsuite_claims.Scores]  # way of acting -> scores
+Claims = Mapping[str, Sequence[Claim]]  # way of acting -> claims
 
 
 def write(
-    folder: Path, preset: grid.Preset, names: Iterable[str], rows: Sequence[study.Row], size: study.Size,
-    *, preset_name: str,
-) -> None:  # fmt: skip
-    """Writes `<study>.md`, `<study>.png` and the summary."""
-    runs = study.finished(rows, size)
-    scores = {how: complete_scores(runs, preset, how) for how in study.WAYS}
-    verdicts = {
-        how: [findings.judge(claim, scores[how]) for claim in findings.claims(preset)] for how in study.WAYS
-    }  # fmt: skip
+    folder: Path, preset: Preset, names: Iterable[str], table: Sequence[Row], *, preset_name: str
+) -> Path:
+    """Writes `<study>.md`, `<study>.png` and the summary, whose path is returned.
+
+    Args:
+      folder: of the results.
+      preset: how much was to run.
+      names: of the studies.
+      table: all rows.
+      preset_name: for the summary.
+    """
+    runs = finished(table, size_of(preset))
+    scores = {way: complete_scores(runs, preset, way) for way in WAYS}
+    comparisons = observations.comparisons(preset)
+    judged = {
+        way: [bsuite_claims.judge(comparison, scores[way]) for comparison in comparisons]
+        for way in WAYS
+    }
+    studies = grid.studies(preset)
     for name in names:
-        one = grid.studies(preset)[name]
-        picture = draw(folder, name, one, scores)
-        text = "\n\n".join([
-            f"# {one.title}", "\n".join(table(one, scores, runs, preset)),
-            *([f"![{one.title}]({picture})"] if picture else []), *paragraphs(name, verdicts)])  # fmt: skip
-        write_text(folder / f"{name}.md", text)
-    write_text(folder / SUMMARY, summary(preset, preset_name, runs, verdicts, size))
+        study = studies[name]
+        parts = [f"# {study.title}", scores_table(study, scores, runs, preset)]
+        if draw(folder / f"{name}.png", study, scores):
+            parts.append(f"![{study.title}]({name}.png)")
+        pages.write(folder / f"{name}.md", "\n\n".join([*parts, *paragraphs(name, judged)]))
+    pages.write(folder / pages.SUMMARY, summary(preset, preset_name, runs, judged))
+    return folder / pages.SUMMARY
 
 
-def complete_scores(runs: Runs, preset: grid.Preset, how: str) -> dict[grid.Setting, np.ndarray]:
-    """Setting (in the first environment) -> `[S, environments]` of the seeds that have run in all environments."""
-    found = {}
+def complete_scores(runs: Runs, preset: Preset, way: str) -> dict[Setting, np.ndarray]:
+    """Setting (in the first environment) -> `[S, environments]`.
+
+    Args:
+      runs: all.
+      preset: its environments, and how many seeds.
+      way: of acting; only seeds that have run in all environments count.
+    """
+    scores = {}
     for setting in runs:
         if setting.environment != preset.environments[0]:
             continue
-        each = [runs.get(setting._replace(environment=one), {}) for one in preset.environments]
-        seeds = sorted(seed for seed in set.intersection(*map(set, each)) if seed < preset.seeds)
+        tables = [runs.get(there, {}) for there in everywhere(setting, preset)]
+        common = set.intersection(*map(set, tables))
+        seeds = sorted(seed for seed in common if seed < preset.seeds)
         if seeds:
-            first = setting._replace(environment=grid.Setting._field_defaults["environment"])
-            found[first] = np.array([[getattr(of[seed], how) for of in each] for seed in seeds])
-    return found
+            first = setting._replace(environment=Setting._field_defaults["environment"])
+            values = [[getattr(table[seed], way) for table in tables] for seed in seeds]
+            scores[first] = np.array(values)
+    return scores
 
 
-# --- tables and pictures ---
+def everywhere(setting: Setting, preset: Preset) -> list[Setting]:
+    """A setting in each environment."""
+    return [setting._replace(environment=environment) for environment in preset.environments]
 
 
-def cell(values: np.ndarray) -> Cell:
-    """Interquartile mean over runs, with its interval where there are two seeds."""
+# --- tables and figures ---
+
+
+def interval(values: np.ndarray) -> Interval:
+    """Interquartile mean over runs `[S, environments]`, with ends where there are two seeds."""
     mean = float(aggregate.interquartile_mean(values))
-    low, high = aggregate.stratified_bootstrap(values) if len(values) > 1 else (np.nan, np.nan)
-    return Cell(mean, low, high, values)
+    if len(values) < 2:
+        return Interval(mean)
+    return Interval(mean, *aggregate.stratified_bootstrap(values))
 
 
-def table(
-    one: grid.Study, scores: Mapping[str, findings.Scores], runs: Runs, preset: grid.Preset
-) -> list[str]:  # fmt: skip
-    """Markdown: a line per setting; normalized scores, intervals of 95 %, the value of every seed."""
-    header = [
-        "series",
-        one.axis,
-        *(f"{how}: {what}" for how in study.WAYS for what in ("IQM", "95 %", "seeds")),
-        "CPU s",
-    ]
-    lines = [header, ["---"] * len(header)]
-    for series, settings in one.series.items():
+def scores_table(study: Study, scores: Scores, runs: Runs, preset: Preset) -> str:
+    """Markdown: a line per setting; normalized scores, 95 % intervals, the value of every seed.
+
+    Args:
+      study: which settings.
+      scores: by way of acting.
+      runs: for their CPU seconds.
+      preset: its environments.
+    """
+    columns = [f"{way}: {column}" for way in WAYS for column in ("IQM", "95 %", "seeds")]
+    lines = []
+    for series, settings in study.series.items():
         for setting in settings:
-            if setting not in scores[study.WAYS[0]]:
-                continue
-            cells = [cell(scores[how][setting]) for how in study.WAYS]
-            told = [text for shown in cells for text in _shown(shown, preset)]
-            lines.append([series, grid.position(one, setting), *told, f"{_seconds(runs, setting, preset):.0f}"])
-    return [f"| {' | '.join(line)} |" for line in lines]
+            if setting in scores[WAYS[0]]:
+                cells = [cell for way in WAYS for cell in shown(scores[way][setting], preset)]
+                seconds = f"{mean_seconds(runs, setting, preset):.0f}"
+                lines.append([series, grid.position(study, setting), *cells, seconds])
+    return pages.markdown(["series", study.axis, *columns, "CPU s"], lines)
 
 
-def _shown(shown: Cell, preset: grid.Preset) -> list[str]:
-    interval = f"{shown.low:.2f} to {shown.high:.2f}" if np.isfinite(shown.low) else "-"
+def shown(values: np.ndarray, preset: Preset) -> list[str]:
+    """Cells of a setting: mean, interval, seeds of each environment."""
+    mean, low, high = interval(values)
     several = len(preset.environments) > 1
-    seeds = "<br>".join(
-        (f"{environment}: " if several else "") + ", ".join(f"{value:.2f}" for value in values)
-        for environment, values in zip(preset.environments, shown.values.T, strict=True))  # fmt: skip
-    return [f"{shown.mean:.2f}", interval, seeds]
+    seeds = []
+    for environment, column in zip(preset.environments, values.T, strict=True):
+        numbers = ", ".join(f"{value:.2f}" for value in column)
+        seeds.append(f"{environment}: {numbers}" if several else numbers)
+    ends = f"{low:.2f} to {high:.2f}" if np.isfinite(low) else "-"
+    return [f"{mean:.2f}", ends, "<br>".join(seeds)]
 
 
-def _seconds(runs: Runs, setting: grid.Setting, preset: grid.Preset) -> float:
-    """CPU seconds of one run, on average."""
-    return float(np.mean([
-        row.cpu_seconds for environment in preset.environments
-        for row in runs[setting._replace(environment=environment)].values()]))  # fmt: skip
+def mean_seconds(runs: Runs, setting: Setting, preset: Preset) -> float:
+    """CPU seconds of a run, on average over environments and seeds."""
+    seconds = [
+        row.cpu_seconds for there in everywhere(setting, preset) for row in runs[there].values()
+    ]
+    return float(np.mean(seconds))
 
 
-def draw(folder: Path, name: str, one: grid.Study, scores: Mapping[str, findings.Scores]) -> str:
-    """The picture's name; empty where there is nothing to show."""
+class Curve(NamedTuple):
+    """Scores of a series under one way of acting."""
+
+    label: str
+    color: str
+    marker: str
+    shift: float  # beside the other curve
+    points: list[Interval]
+
+
+def draw(path: Path, study: Study, scores: Scores) -> bool:
+    """Draws a panel for each series; false, and no figure, where no series has scores."""
+    marks = {"greedy": ("C0", "o", -0.08), "sampled": ("C1", "s", 0.08)}
     panels = {}
-    for series, settings in one.series.items():
-        there = [setting for setting in settings if setting in scores[study.WAYS[0]]]
-        if there:
-            panels[series] = {
-                how: [_point(one, setting, scores[how][setting]) for setting in there] for how in study.WAYS
-            }
-    if not panels:
-        return ""
-    figures.draw(folder / f"{name}.png", one.title, one.axis, panels)
-    return f"{name}.png"
+    for series, settings in study.series.items():
+        present = [setting for setting in settings if setting in scores[WAYS[0]]]
+        if present:
+            positions = [grid.position(study, setting) for setting in present]
+            curves = [
+                Curve(way, *marks[way], [interval(scores[way][setting]) for setting in present])
+                for way in WAYS
+            ]
+            panels[series] = functools.partial(draw_curves, positions, curves)
+    if panels:
+        figures.draw(
+            path,
+            study.title,
+            panels,
+            LAYOUT,
+            vertical="normalized score",
+            horizontal=study.axis,
+        )
+    return bool(panels)
 
 
-def _point(one: grid.Study, setting: grid.Setting, values: np.ndarray) -> figures.Point:
-    shown = cell(values)
-    low, high = (shown.low, shown.high) if np.isfinite(shown.low) else (shown.mean, shown.mean)
-    return grid.position(one, setting), shown.mean, min(low, shown.mean), max(high, shown.mean)
+def draw_curves(positions: Sequence[str], curves: Sequence[Curve], axes: Any) -> None:
+    """The panel of one series."""
+    for curve in curves:
+        mean, low, high = np.array(curve.points).T
+        errors = np.nan_to_num([np.maximum(mean - low, 0.0), np.maximum(high - mean, 0.0)])
+        axes.errorbar(
+            np.arange(len(mean)) + curve.shift,
+            mean,
+            errors,
+            color=curve.color,
+            marker=curve.marker,
+            capsize=3,
+            linewidth=1,
+            label=curve.label,
+        )
+    axes.set_xticks(range(len(positions)), positions)
 
 
 # --- words ---
 
 
-def paragraphs(name: str, verdicts: Mapping[str, Sequence[findings.Verdict]]) -> list[str]:
+def paragraphs(name: str, judged: Claims) -> list[str]:
     """Per observation that the study is about and per way of acting, what the numbers say."""
-    told = []
-    for number, observation in findings.OBSERVATIONS.items():
-        for how in study.WAYS:
-            mine = [one for one in verdicts[how] if one.claim.observation == number and one.claim.study == name]
-            if mine:
-                lines = findings.lines(mine)
-                told.append(f"**Observation {number}: {observation}. Acting {how}:**\n\n" + "\n".join(lines))
-    return told
+    texts = []
+    for number, observation in observations.OBSERVATIONS.items():
+        for way in WAYS:
+            own = [c for c in judged[way] if c.source == number and c.study == name]
+            if own:
+                heading = f"**Observation {number}: {observation}. Acting {way}:**"
+                texts.append("\n".join([heading, "", *claims.sentences(own)]))
+    return texts
 
 
-def summary(
-    preset: grid.Preset, preset_name: str, runs: Runs, verdicts: Mapping[str, Sequence[findings.Verdict]],
-    size: study.Size,
-) -> str:  # fmt: skip
-    """The page that says what was run, how, and what became of each observation."""
-    rows = [row for of in runs.values() for row in of.values()]
-    lines = ["# BSuite studies", "", "| observation | greedy | sampled |", "|---|---|---|"]
-    for number, observation in findings.OBSERVATIONS.items():
-        told = [
-            findings.summary([one for one in verdicts[how] if one.claim.observation == number]) for how in study.WAYS
-        ]
-        lines.append(f"| {number}. {observation} | {' | '.join(told)} |")
-    named = grid.studies(preset)
-    lines += ["", "Studies: " + ", ".join(f"[{one.title}]({name}.md)" for name, one in named.items()), "", METHOD, ""]
-    lines += [f"- failed: {row.arm}, {row.environment}, seed {row.seed}: {row.failure}" for row in rows if row.failure]
-    environments = ", ".join(preset.environments)
-    lines += [
-        f"- preset: {preset_name}; {environments}; {preset.seeds} seeds, {size.updates} updates at batch "
-        f"{size.batch_size}, learning rate {grid.LEARNING_RATE:g}, "
-        f"{size.episodes} episodes of evaluation a seed and way of acting",
-        f"- runs: {len(rows)}, {sum(row.cpu_seconds for row in rows) / 60:.0f} CPU minutes",
-        *(f"- command: `{command}`" for command in sorted({row.command for row in rows})),
-        *(f"- code: {revision}" for revision in sorted({row.revision for row in rows})),
-        f"- report made on: {os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version}" for name, version in provenance.versions().items()),
+def summary(preset: Preset, preset_name: str, runs: Runs, judged: Claims) -> str:
+    """The page that says what was run, how, and what became of each observation.
+
+    Args:
+      preset: how much was to run.
+      preset_name: its name.
+      runs: all.
+      judged: claims by way of acting.
+    """
+    table = [row for seeds in runs.values() for row in seeds.values()]
+    verdicts = []
+    for number, observation in observations.OBSERVATIONS.items():
+        ways = [[claim for claim in judged[way] if claim.source == number] for way in WAYS]
+        cells = [bsuite_claims.summary(own) for own in ways]
+        verdicts.append([f"{number}. {observation}", *cells])
+    studies = grid.studies(preset).items()
+    links = ", ".join(f"[{study.title}]({name}.md)" for name, study in studies)
+    method = pages.method(__file__, margin=observations.MARGIN, learned=bsuite_claims.LEARNED)
+    minutes = sum(row.cpu_seconds for row in table) / 60
+    lines = [
+        *(
+            f"- failed: {row.arm}, {row.environment}, seed {row.seed}: {row.failure}"
+            for row in table
+            if row.failure
+        ),
+        f"- preset: {preset_name}; {', '.join(preset.environments)}; {preset.seeds} seeds, "
+        f"{preset.updates} updates at batch {preset.batch_size}, learning rate "
+        f"{grid.LEARNING_RATE:g}, {preset.episodes} episodes of evaluation a seed and way of "
+        "acting",
+        f"- runs: {len(table)}, {minutes:.0f} CPU minutes",
+        *pages.origins(table),
     ]
-    return "\n".join(lines)
-
-
-METHOD = f"""Scores are normalized: 0 is a random policy, 1 the online DQN. Every arm but behavior cloning and CRR is
-one algorithm with one operator: network, optimizer, schedule, target period, n-step value targets, batch and number of
-updates are the same, and each acts by its own operator (one-step sampled: by its policy head). Behavior cloning sees
-single transitions, the others windows of several. The learning rate is not the published 7e-4, which took ROSMO three
-times as many updates to get as far. All seeds learn from one dataset a condition, so that intervals do not tell how
-another dataset of that size would do. The final parameters are evaluated, in an environment as noisy as the data's. A
-run that became non-finite counts as a random policy.
-
-IQM: interquartile mean over seeds and environments; with three seeds and one environment that is the mean. Intervals
-in tables and pictures: stratified bootstrap, 95 %; with three seeds they are too narrow. A claim says on which side of
-a threshold a difference lies: it holds if the whole interval is there, does not hold if the whole interval is on the
-other side, and otherwise cannot be told. The figures behind a claim are that difference and its interval, widened for
-few seeds (variance of a sample, Student's t), and reflected where the difference between the best and the worst is
-meant, which chance widens. Where losses and such spreads are judged, less than {findings.MARGIN:g} is taken for none.
-An arm that stays below {findings.LEARNED:g} everywhere in a claim about losses or spreads has nothing to lose, so that
-the claim cannot be told. Many claims are judged, each by itself, so that some of the verdicts are chance."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """The whole file or nothing."""
-    files.write_whole(path, lambda place: place.write_text(text + "\n"))
+    return "\n\n".join(
+        [
+            "# BSuite studies",
+            pages.markdown(["observation", *WAYS], verdicts, rule="---"),
+            f"Studies: {links}",
+            method,
+            "\n".join(lines),
+        ]
+    )

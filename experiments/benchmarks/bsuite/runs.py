@@ -1,4 +1,4 @@
-"""Runs pieces of a study on BSuite: one row a run, in the table of `rows`."""
+"""Runs settings of the studies on BSuite: one row a run, in the study's table."""
 
 import dataclasses
 import time
@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.benchmarks.bsuite import grid
+from experiments.benchmarks import rows
+from experiments.benchmarks.bsuite.grid import ARMS, LEARNING_RATE, Preset, Setting
+from experiments.benchmarks.command import Origin
 from offline_mbrl import registry
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.catalog.names import Variant, local_name
 from offline_mbrl.evaluation import aggregate, episodes
 from offline_mbrl.training import fit
-from offline_mbrl.types import Learner, UsageError
+from offline_mbrl.types import Context, Learner, Params, UsageError
 
 WAYS = ("greedy", "sampled")  # of acting
 
@@ -40,7 +42,7 @@ class Row(NamedTuple):
     sampled_return: float
     cpu_seconds: float  # of seeds that are trained together, each has its share
     wall_seconds: float
-    failure: str  # what became non-finite, if anything; the scores are then those of a random policy
+    failure: str  # which figure became non-finite; the scores are then those of a random policy
     revision: str
     command: str
 
@@ -53,97 +55,161 @@ class Size(NamedTuple):
     episodes: int  # of evaluation, a seed and a way of acting
 
 
-# --- what was run ---
+class Scores(NamedTuple):
+    """Of one run."""
 
-
-def setting_of(row: Row) -> grid.Setting:
-    """What was run."""
-    return grid.Setting(*(getattr(row, name) for name in grid.Setting._fields))
-
-
-def finished(rows: Iterable[Row], size: Size) -> dict[grid.Setting, dict[int, Row]]:
-    """setting -> seed -> run of this length; of two rows of one run, the last."""
-    found: dict[grid.Setting, dict[int, Row]] = {}
-    for row in rows:
-        if (row.updates, row.batch_size, row.episodes) == size:
-            found.setdefault(setting_of(row), {})[row.seed] = row
-    return found
-
-
-# --- one setting ---
+    greedy: float
+    sampled: float
+    greedy_return: float
+    sampled_return: float
 
 
 class Prepared(NamedTuple):
     """A setting that is ready to run, for any seed."""
 
-    setting: grid.Setting
+    setting: Setting
     learner: Learner
     data: catalog.Loaded
     evaluators: dict[str, Callable[..., episodes.Evaluation]]
 
 
-def configure(setting: grid.Setting, size: Size) -> Any:
+def size_of(preset: Preset) -> Size:
+    """The length of a preset's runs."""
+    return Size(updates=preset.updates, batch_size=preset.batch_size, episodes=preset.episodes)
+
+
+def finished(table: Iterable[Row], size: Size) -> dict[Setting, dict[int, Row]]:
+    """Setting -> seed -> run of this length; of two rows of one run, the last."""
+    same = [row for row in table if (row.updates, row.batch_size, row.episodes) == size]
+    return rows.by_setting(same, Setting)
+
+
+# --- one setting ---
+
+
+def configure(setting: Setting, size: Size) -> Any:
     """The algorithm's settings: its defaults, apart from what the study is about."""
-    arm = grid.ARMS[setting.arm]
-    cls = registry.lookup(arm.algorithm).config
-    config = cls(num_updates=size.updates, batch_size=size.batch_size)
-    optimizer = dataclasses.replace(config.optimizer, learning_rate=grid.LEARNING_RATE)
+    arm = ARMS[setting.arm]
+    kind = registry.lookup(arm.algorithm).config
+    config = kind(num_updates=size.updates, batch_size=size.batch_size)
+    optimizer = dataclasses.replace(config.optimizer, learning_rate=LEARNING_RATE)
     config = dataclasses.replace(config, optimizer=optimizer)
     if arm.algorithm == "bc":
         return config
     config = dataclasses.replace(config, unroll_steps=setting.unroll)
     if not arm.operator:
         return config
-    which = "depth" if arm.operator.startswith("lookahead") else "max_depth"
-    given = {"operator": arm.operator, which: setting.depth}
-    search = dataclasses.replace(config.search, **given, num_simulations=setting.simulations or 1)
+    limit = "depth" if arm.operator.startswith("lookahead") else "max_depth"
+    search = dataclasses.replace(
+        config.search,
+        operator=arm.operator,
+        num_simulations=setting.simulations or 1,
+        **{limit: setting.depth},
+    )
     return dataclasses.replace(config, search=search, behavior_coef=arm.behavior_coef)
 
 
-def prepare(setting: grid.Setting, size: Size, load: Callable[[str], catalog.Loaded]) -> Prepared:
-    """Loads the data and builds learner and evaluators."""
-    facts = catalog.lookup(f"local/{setting.environment}").variant
-    variant = Variant(setting.noise, setting.fraction, facts.episodes)
+def prepare(setting: Setting, size: Size, load: Callable[[str], catalog.Loaded]) -> Prepared:
+    """The data, the learner and the evaluators of a setting.
+
+    Args:
+      setting: what is run.
+      size: of its runs.
+      load: dataset by name.
+    """
+    default = catalog.lookup(f"local/{setting.environment}").variant
+    variant = Variant(setting.noise, setting.fraction, default.episodes)
     data = load(local_name(setting.environment, variant))
-    learner = registry.lookup(grid.ARMS[setting.arm].algorithm).make(configure(setting, size), data.spec)
+    algorithm = registry.lookup(ARMS[setting.arm].algorithm)
+    learner = algorithm.make(configure(setting, size), data.spec)
     evaluators = {
-        how: episodes.make_evaluator(
-            learner.policy, data.simulator or "", num_episodes=size.episodes, greedy=how == "greedy")
-        for how in WAYS
-    }  # fmt: skip
-    return Prepared(setting, learner, data, evaluators)
+        way: episodes.make_evaluator(
+            learner.policy,
+            data.simulator or "",
+            num_episodes=size.episodes,
+            greedy=way == "greedy",
+        )
+        for way in WAYS
+    }
+    return Prepared(setting=setting, learner=learner, data=data, evaluators=evaluators)
 
 
-def groups(setting: grid.Setting, seeds: Sequence[int]) -> list[list[int]]:
-    """Seeds that are trained together: all, but for a tree search."""
-    return [[seed] for seed in seeds] if grid.ARMS[setting.arm].tree else [list(seeds)] if seeds else []
-
-
-def run(prepared: Prepared, study: str, seeds: Sequence[int], size: Size, *, revision: str, command: str) -> list[Row]:
+def run(
+    prepared: Prepared, study: str, seeds: Sequence[int], size: Size, origin: Origin
+) -> list[Row]:
     """Trains and evaluates seeds together; a row each.
 
     A seed's random numbers are the same whether it runs alone or with others.
+
+    Args:
+      prepared: the setting.
+      study: that owns it.
+      seeds: at least one.
+      size: of the runs.
+      origin: of the rows.
     """
-    learner, data, key = prepared.learner, prepared.data, jax.random.key(0)
-    cpu, wall = time.process_time(), time.perf_counter()
-    alone = len(seeds) == 1
-    result = fit.fit(
-        learner, data.dataset, key=jax.random.fold_in(key, seeds[0]) if alone else key, num_updates=size.updates,
-        seeds=None if alone else seeds, statistics=data.statistics)  # fmt: skip
-    failures = dict(zip(seeds, result.failures.values(), strict=False)) if alone else result.failures
-    params = fit.policy_params(learner, result.state)
-    each = [params] if alone else [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(len(seeds))]
-    scores = [score(prepared, one, seed, failures.get(seed, "")) for one, seed in zip(each, seeds, strict=True)]
-    seconds = (time.process_time() - cpu) / len(seeds), (time.perf_counter() - wall) / len(seeds)
+    cpu = time.process_time()
+    wall = time.perf_counter()
+    params, failures = train(prepared, seeds, size)
+    scores = [
+        score(prepared, own, seed, failures.get(seed, ""))
+        for own, seed in zip(params, seeds, strict=True)
+    ]
+    cpu_seconds = round((time.process_time() - cpu) / len(seeds), 1)
+    wall_seconds = round((time.perf_counter() - wall) / len(seeds), 1)
     return [
-        Row(study, *prepared.setting, seed, *size, *numbers, *(round(one, 1) for one in seconds),
-            failures.get(seed, ""), revision, command)
-        for seed, numbers in zip(seeds, scores, strict=True)
-    ]  # fmt: skip
+        Row(
+            study=study,
+            **prepared.setting._asdict(),
+            seed=seed,
+            **size._asdict(),
+            **own._asdict(),
+            cpu_seconds=cpu_seconds,
+            wall_seconds=wall_seconds,
+            failure=failures.get(seed, ""),
+            **origin._asdict(),
+        )
+        for seed, own in zip(seeds, scores, strict=True)
+    ]
 
 
-def score(prepared: Prepared, params: Any, seed: int, failure: str) -> list[float]:
-    """[greedy, sampled, greedy return, sampled return]; a run that failed scores as a random policy.
+def train(
+    prepared: Prepared, seeds: Sequence[int], size: Size
+) -> tuple[list[Params], dict[int, str]]:
+    """Parameters of each seed's policy, and the reasons of those that failed.
+
+    Args:
+      prepared: the setting.
+      seeds: a single seed runs without an axis of seeds.
+      size: of the runs.
+    """
+    key = jax.random.key(0)
+    alone = len(seeds) == 1
+    context = Context(statistics=prepared.data.statistics)
+    result = fit.fit(
+        prepared.learner,
+        prepared.data.dataset,
+        key=jax.random.fold_in(key, seeds[0]) if alone else key,
+        num_updates=size.updates,
+        seeds=None if alone else seeds,
+        context=context,
+    )
+    params = fit.policy_params(prepared.learner, result.state, context)
+    if alone:
+        reasons = list(result.failures.values())
+        return [params], {seeds[0]: reasons[0]} if reasons else {}
+    apart = [jax.tree.map(lambda leaf, row=row: leaf[row], params) for row in range(len(seeds))]
+    return apart, result.failures
+
+
+def score(prepared: Prepared, params: Params, seed: int, failure: str) -> Scores:
+    """Normalized scores and mean returns; a run that failed scores as a random policy.
+
+    Args:
+      prepared: the setting.
+      params: of the policy.
+      seed: of the evaluation.
+      failure: why training failed, if it did.
 
     Raises:
       UsageError: an evaluation did not finish.
@@ -151,11 +217,19 @@ def score(prepared: Prepared, params: Any, seed: int, failure: str) -> list[floa
     reference = prepared.data.reference
     if reference is None:
         raise UsageError(f"{prepared.data.name} has no reference scores")
-    returns = [reference.random] * len(WAYS)
+    returns = dict.fromkeys(WAYS, reference.random)
     if not failure:
-        played = [prepared.evaluators[how](params, seed=seed) for how in WAYS]
-        if unfinished := [one.message for one in played if not one.complete]:
-            raise UsageError(f"{unfinished[0]}; the same command tries this piece again")
-        returns = [float(np.mean(one.returns)) for one in played]
-    normalized = [float(aggregate.normalized_score(value, *reference)) for value in returns]
-    return [round(value, 4) for value in (*normalized, *returns)]
+        for way in WAYS:
+            evaluation = prepared.evaluators[way](params, seed=seed)
+            if not evaluation.complete:
+                raise UsageError(f"{evaluation.message}; the same command tries this piece again")
+            returns[way] = float(np.mean(evaluation.returns))
+    normalized = {
+        way: float(aggregate.normalized_score(value, *reference)) for way, value in returns.items()
+    }
+    return Scores(
+        greedy=round(normalized["greedy"], 4),
+        sampled=round(normalized["sampled"], 4),
+        greedy_return=round(returns["greedy"], 4),
+        sampled_return=round(returns["sampled"], 4),
+    )

@@ -1,44 +1,35 @@
-"""Held-out likelihood of dynamics models: feedforward against autoregressive, on control tasks. For example
+"""Held-out likelihood of dynamics models: feedforward against autoregressive, on control tasks.
 
     python experiments/benchmarks/likelihood/main.py --preset quick
-    python experiments/benchmarks/likelihood/main.py --preset quick --studies time --tasks cheetah_run --max-minutes 20
+    python experiments/benchmarks/likelihood/main.py --studies time --tasks cheetah_run
     python experiments/benchmarks/likelihood/main.py --preset quick --report-only
 
-Three studies: models at equal training time; likelihood against the number of parameters; the best of a sweep. Every
-run is a row of `runs.csv` in the results' folder, added when the run is finished. The same command goes on where an
-earlier one was stopped or killed. A process uses one core; start it twice to use two, the processes share the work.
-Training times are CPU seconds of updates: how many fit in is measured first, once, for all models of a task in turn.
+Three studies: models at equal training time; likelihood against the number of parameters; the best
+of a sweep. Every run is a row of `runs.csv` in the results' folder, added when the run is finished.
+The same command goes on where an earlier one was stopped or killed. A process uses one core; start
+it twice to use two, the processes share the work. Training times are CPU seconds of updates: how
+many fit in is measured first, once, for all models of a task in turn.
 """
 
 import dataclasses
-import os
-import shlex
+import functools
 import sys
-import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[3])
-    os.environ["XLA_FLAGS"] = (
-        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    )
 
-import filelock
-from rich.console import Console
-
-from experiments.benchmarks import rows as table
+from experiments.benchmarks import command, rows
 from experiments.benchmarks.likelihood import report, runs, settings
-from experiments.benchmarks.likelihood.settings import Architecture, Preset, Setting
-from offline_mbrl import provenance
-from offline_mbrl.commands import arguments, datasets
-from offline_mbrl.training import compilation
-from offline_mbrl.types import UsageError
+from experiments.benchmarks.likelihood.runs import Data, Rate, Row
+from experiments.benchmarks.likelihood.settings import Architecture, Piece, Preset, Setting
+from offline_mbrl.commands import datasets
+from offline_mbrl.data.catalog.load import Loaded
 
-RESULTS = Path(__file__).resolve().parents[2] / "results" / "dynamics_nll"
+SCRIPT = "experiments/benchmarks/likelihood/main.py"
 RATES = "rates"  # folder of the table of updates per second
-PIECE_SECONDS = 9.0  # of compiling and evaluation, a run
-RATE_SECONDS = 8.0  # an architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,192 +43,136 @@ class Options:
     fresh: bool = False  # forget the runs that are there of these studies and tasks
     report_only: bool = False  # from the table alone
     folder: Path | None = None  # of the results; default: under experiments/results/dynamics_nll
-    seeds: int | None = None  # the rest differs from the preset: give another folder too
+    seeds: int | None = None  # default: the preset's; if not, give another folder too
     seconds: float | None = None  # of training, studies `time` and `parameters`
     grid_seconds: float | None = None
 
 
 def main(options: Options) -> int:
     """Runs what is missing, then reports; the exit code."""
-    console = Console(highlight=False, soft_wrap=True)
-    preset = preset_of(options)
-    ahead = preset._replace(tasks=tuple(chosen("task", options.tasks, list(preset.tasks))))
-    studies = chosen("study", options.studies, list(settings.TITLES))
-    folder = options.folder or RESULTS / options.preset
-    folder.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "experiments/benchmarks/likelihood/main.py", *sys.argv[1:]])
-    if not options.report_only:
-        if options.fresh:
-            forget(folder, ahead, options)
-        compilation.enable()
-        work(options, ahead, studies, folder, command, console)
-    report.write(folder, preset, studies, table.read(folder, runs.Row), preset_name=options.preset)
-    console.print(f"written: {folder / report.SUMMARY}")
-    return 0
+    console = command.screen()
+    load = functools.partial(datasets.load, console=console)
+    names = ("seeds", "seconds", "grid_seconds")
+    changes = command.changes(options, names, folder=options.folder)
+    preset = settings.PRESETS[options.preset]._replace(**changes)
+    folder = options.folder or command.RESULTS / "dynamics_nll" / options.preset
+    return command.carry_out(make(options, preset, folder, load), folder, options, console)
 
 
-def preset_of(options: Options) -> Preset:
-    """The preset with what was given in its place.
+def make(
+    options: Options, preset: Preset, folder: Path, load: Callable[[str], Loaded]
+) -> command.Study:
+    """The work and the report.
 
-    Raises:
-      UsageError: it differs from the preset, and the results would go to the preset's folder.
-    """
-    given = {name: value for name in ("seeds", "seconds", "grid_seconds")
-             if (value := getattr(options, name)) is not None}  # fmt: skip
-    if given and options.folder is None:
-        raise UsageError(f"--{next(iter(given)).replace('_', '-')} differs from the preset: give a --folder as well")
-    return settings.PRESETS[options.preset]._replace(**given)
-
-
-def chosen(what: str, given: str, known: list[str]) -> list[str]:
-    """Which of these a comma-separated list names; all where it is empty.
+    Args:
+      options: which studies and tasks.
+      preset: how much is run.
+      folder: of the results.
+      load: dataset by name.
 
     Raises:
-      UsageError: it names something else.
+      UsageError: a study or a task is unknown.
     """
-    names = [name for name in given.split(",") if name]
-    if unknown := [name for name in names if name not in known]:
-        raise UsageError(f"unknown {what} {unknown[0]!r}: choose from {', '.join(known)}")
-    return [name for name in known if name in (names or known)]
+    studies = command.chosen("study", options.studies, settings.TITLES)
+    tasks = tuple(command.chosen("task", options.tasks, preset.tasks))
+    pieces = settings.pieces(preset._replace(tasks=tasks), studies)
+    origin = command.origin(SCRIPT)
+
+    @functools.cache
+    def data_of(task: str) -> Data:
+        return runs.split(load(f"local/control/{task}"), task, preset)
+
+    @functools.cache
+    def rates_of(task: str) -> dict[Architecture, float]:
+        models = [settings.architecture(piece.setting) for piece in pieces]
+        own = list(dict.fromkeys(model for model in models if model.task == task))
+        return rates(folder / RATES, own, data_of(task), preset)
+
+    def is_done(piece: Piece) -> bool:
+        table = runs.finished(rows.read(folder, Row))
+        return piece.seed in table.get(piece.setting, {})
+
+    def run(piece: Piece) -> str:
+        setting = piece.setting
+        rate = rates_of(setting.task)[settings.architecture(setting)]
+        row = runs.run(piece, data_of(setting.task), preset, rate, origin)
+        rows.append(folder, Row, [row])
+        return describe(row)
+
+    def write_report() -> Path:
+        table = rows.read(folder, Row)
+        return report.write(folder, preset, studies, table, preset_name=options.preset)
+
+    return command.Study(
+        pieces=pieces,
+        is_done=is_done,
+        run=run,
+        forget=lambda: forget(folder, pieces, options),
+        report=write_report,
+    )
 
 
-def forget(folder: Path, preset: Preset, options: Options) -> None:
-    """Takes rows out of the tables: all of the given tasks, or of the given studies those that they would run.
+def rates(
+    folder: Path, models: Sequence[Architecture], data: Data, preset: Preset
+) -> dict[Architecture, float]:
+    """Updates per second, measured where they are missing; other processes wait for them.
 
-    Rates are measured for all models of a task in turn, so that a choice of studies leaves them. Where neither is
-    given, the tables go as they are, even damaged ones.
+    Args:
+      folder: of the table of rates.
+      models: of one task.
+      data: of that task.
+      preset: its batch size.
+    """
+
+    def table() -> dict[Architecture, float]:
+        return {
+            rows.setting_of(row, Architecture): row.updates_per_second
+            for row in rows.read(folder, Rate)
+            if row.batch_size == preset.batch_size
+        }
+
+    with rows.locked(folder, f"rates of {models[0].task}", wait=True):
+        measured = table()
+        missing = [model for model in models if model not in measured]
+        if missing:
+            rows.append(folder, Rate, runs.measure_rates(missing, data, preset))
+    return table()
+
+
+def forget(folder: Path, pieces: Sequence[Piece], options: Options) -> None:
+    """Takes rows out of the tables: all of the named tasks, or those of the named studies.
+
+    Rates are measured for all models of a task in turn, so that a choice of studies leaves them.
+    Where neither is named, the tables go as they are, even damaged ones.
 
     Args:
       folder: of the results.
-      preset: with the given tasks alone.
-      options: what was given.
+      pieces: of the named studies and tasks.
+      options: which were named.
 
     Raises:
       UsageError: a table is damaged, and only some of its rows are to go.
     """
     if options.studies:
-        studies = chosen("study", options.studies, list(settings.TITLES))
-        planned = {piece[1:] for piece in settings.pieces(preset, studies)}
-        table.discard(folder, runs.Row, lambda row: (runs.setting_of(row), row.seed) in planned)
+        planned = {(piece.setting, piece.seed) for piece in pieces}
+        rows.discard(folder, Row, lambda row: (rows.setting_of(row, Setting), row.seed) in planned)
         return
-    for place, kind in ((folder, runs.Row), (folder / RATES, runs.Rate)):
+    tasks = {piece.setting.task for piece in pieces}
+    for place, kind in ((folder, Row), (folder / RATES, Rate)):
         if options.tasks:
-            table.discard(place, kind, lambda row: row.task in preset.tasks)
+            rows.discard(place, kind, lambda row: row.task in tasks)
         else:
-            (place / table.TABLE).unlink(missing_ok=True)
+            rows.clear(place)
 
 
-# --- the work ---
-
-
-def work(options: Options, preset: Preset, studies: list[str], folder: Path, command: str, console: Console) -> None:
-    """Runs every piece that is missing and that no other process is at."""
-    began = time.perf_counter()
-    over = lambda: options.max_minutes and time.perf_counter() - began > 60 * options.max_minutes  # noqa: E731
-    pieces = list(settings.pieces(preset, studies))
-    announce(pieces, preset, folder, console)
-    data: dict[str, runs.Data] = {}
-    if over() or not rates(pieces, preset, folder, data, console, over):
-        return console.print("the time is up; the same command goes on from here")
-    known, revision = runs.rates(folder / RATES), provenance.revision() or "not under version control"
-    for number, (study, one, seed) in enumerate(pieces):
-        if over():
-            return console.print("the time is up; the same command goes on from here")
-        try:
-            claim = table.locked(folder, repr((one, seed)))
-        except filelock.Timeout:
-            continue  # another process is at it
-        with claim:
-            if there(folder, one, seed):
-                continue
-            rate = known[architecture(one), preset.batch_size]
-            row = runs.run(study, one, seed, loaded(data, one.task, preset, console), preset,
-                           updates_per_second=rate, revision=revision, command=command)  # fmt: skip
-            table.append(folder, runs.Row, [row])
-        left = estimate(missing(pieces[number:], folder)) / 60
-        console.print(f"{describe(row)}  about {left:.0f} CPU min left")
-
-
-def there(folder: Path, one: Setting, seed: int) -> bool:
-    """Whether this run has a row."""
-    return seed in runs.finished(table.read(folder, runs.Row)).get(one, {})
-
-
-def missing(pieces: list[tuple[str, Setting, int]], folder: Path) -> list[tuple[str, Setting, int]]:
-    """Pieces that have no row yet."""
-    found = runs.finished(table.read(folder, runs.Row))
-    return [piece for piece in pieces if piece[2] not in found.get(piece[1], {})]
-
-
-def architecture(one: Setting) -> Architecture:
-    """What decides the speed of a run."""
-    return Architecture(one.task, one.family, one.hidden, one.depth)
-
-
-def loaded(data: dict[str, runs.Data], task: str, preset: Preset, console: Console) -> runs.Data:
-    """The task's data, read once."""
-    if task not in data:
-        data[task] = runs.split(datasets.load(f"local/control/{task}", console), task, preset)
-    return data[task]
-
-
-def rates(
-    pieces: list[tuple[str, Setting, int]], preset: Preset, folder: Path, data: dict[str, runs.Data],
-    console: Console, over,
-) -> bool:  # fmt: skip
-    """Measures what is missing of the updates per second, tasks that no other process is at first; whether all are."""
-    needed: dict[str, list[Architecture]] = {}
-    for _, one, _ in missing(pieces, folder):
-        needed.setdefault(one.task, []).append(architecture(one))
-    place = folder / RATES
-    for wait in (False, True):  # the second time for those that another process had
-        for task, all_of in needed.items():
-            if over():
-                return False
-            try:
-                claim = table.locked(place, f"rates of {task}", wait=wait)
-            except filelock.Timeout:
-                continue
-            with claim:
-                known = runs.rates(place)
-                new = [one for one in dict.fromkeys(all_of) if (one, preset.batch_size) not in known]
-                if new:
-                    measured = runs.measure_rates(new, loaded(data, task, preset, console), preset)
-                    table.append(place, runs.Rate, measured)
-                    console.print(f"{task}: " + ", ".join(
-                        f"{one.family} {one.depth} x {one.hidden}: {one.updates_per_second:.0f}" for one in measured
-                    ) + " updates a CPU second")  # fmt: skip
-    return True
-
-
-def estimate(pieces: list[tuple[str, Setting, int]]) -> float:
-    """CPU seconds, about; the training time is given, so that this holds on any machine."""
-    return sum(one.seconds + PIECE_SECONDS for _, one, _ in pieces)
-
-
-def announce(pieces: list[tuple[str, Setting, int]], preset: Preset, folder: Path, console: Console) -> None:
-    """What there is to do, study by study."""
-    ahead = missing(pieces, folder)
-    for study in dict.fromkeys(study for study, _, _ in pieces):
-        mine = [piece for piece in ahead if piece[0] == study]
-        count = sum(piece[0] == study for piece in pieces)
-        console.print(f"{study}: {len(mine)} runs of {count} to do, about {estimate(mine) / 60:.0f} CPU minutes")
-    known = runs.rates(folder / RATES)
-    unknown = {architecture(one) for _, one, _ in ahead if (architecture(one), preset.batch_size) not in known}
-    total = estimate(ahead) + RATE_SECONDS * len(unknown)
-    console.print(f"in all about {total / 60:.0f} CPU minutes, {len(unknown)} measurements of speed included; two "
-                  f"processes share them")  # fmt: skip
-
-
-def describe(row: runs.Row) -> str:
+def describe(row: Row) -> str:
     """One line for what has just been finished."""
-    return (f"{row.study}: {row.task} {row.family} {row.depth} x {row.hidden} lr {row.learning_rate:g} seed "
-            f"{row.seed}: NLL {row.nll_z:.3f} (median {row.median_z:.3f}) after {row.updates} updates, "
-            f"{row.train_seconds:.0f} of {row.cpu_seconds:.0f} s of CPU")  # fmt: skip
+    return (
+        f"{row.study}: {row.task} {row.family} {row.depth} x {row.hidden} "
+        f"lr {row.learning_rate:g} seed {row.seed}: NLL {row.nll_z:.3f} "
+        f"(median {row.median_z:.3f}) after {row.updates} updates in {row.train_seconds:.0f} s"
+    )
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(arguments.parse(Options, sys.argv[1:], prog="dynamics_nll.py", description=__doc__)))
-    except UsageError as error:
-        sys.exit(f"error: {error}")
+    command.run_script(main, Options, __doc__)

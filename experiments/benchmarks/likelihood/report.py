@@ -1,203 +1,313 @@
-"""Tables, pictures and paragraphs of the likelihood study, from the table of runs alone."""
+"""Tables, figures and paragraphs of the likelihood study, from the table of runs alone."""
 
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
+from experiments.benchmarks import claims, pages, rows
+from experiments.benchmarks.claims import Claim, Interval
+from experiments.benchmarks.likelihood import claims as likelihood_claims
+from experiments.benchmarks.likelihood import figures, runs, settings
+from experiments.benchmarks.likelihood.claims import BEST, SOURCES, Runs, values
+from experiments.benchmarks.likelihood.figures import Line
+from experiments.benchmarks.likelihood.settings import FAMILIES, TASKS, TITLES, Preset, Setting
 
-from experiments.benchmarks.bsuite.report import write_text
-from experiments.benchmarks.likelihood import figures, findings, settings
-from experiments.benchmarks.likelihood import runs as nll_runs
-from experiments.benchmarks.likelihood.findings import Gap, Runs, Verdict
-from experiments.benchmarks.likelihood.settings import FAMILIES, TASKS, Preset, Setting
-from offline_mbrl import provenance
+HEADER = [
+    "parameters",
+    "updates",
+    "CPU s",
+    "NLL",
+    "95 %",
+    "seeds",
+    "median",
+    "p99",
+    "reward",
+    "NLL unit",
+    "NLL raw",
+    "floor",
+    "inside 50 / 90 %",
+]
+MEANS = ("median_z", "p99_z", "reward_z", "nll_unit", "nll_raw", "floor_z")
 
-SUMMARY = "summary.md"
 
+def write(
+    folder: Path,
+    preset: Preset,
+    studies: Iterable[str],
+    table: Sequence[runs.Row],
+    *,
+    preset_name: str,
+) -> Path:
+    """Writes `<study>.md`, `<study>.png` and the summary, whose path is returned.
 
-def write(folder: Path, preset: Preset, studies: Iterable[str], rows: Sequence[nll_runs.Row], *,
-          preset_name: str) -> None:  # fmt: skip
-    """Writes `<study>.md`, `<study>.png` and the summary."""
-    runs = nll_runs.finished(rows)
-    told = findings.verdicts(runs, preset)
-    make = {"time": time_page, "parameters": parameters_page, "grid": grid_page}
+    Args:
+      folder: of the results.
+      preset: how much was to run.
+      studies: their names.
+      table: all rows.
+      preset_name: for the summary.
+    """
+    finished = runs.finished(table)
+    judged = likelihood_claims.judge(finished, preset)
+    makers = {"time": time_page, "parameters": parameters_page, "grid": grid_page}
     for study in studies:
-        picture = folder / f"{study}.png"
-        picture.unlink(missing_ok=True)
-        text = [f"# {settings.TITLES[study]}", *make[study](picture, runs, preset)]
-        if picture.exists():
-            text.append(f"![{settings.TITLES[study]}]({picture.name})")
-        for claim, words in findings.CLAIMS.items():
-            mine = [one for one in told if one.claim == claim and one.study == study]
-            if mine:
-                text.append(f"**{words[0].upper()}{words[1:]}:**\n\n" + "\n".join(findings.lines(mine)))
-        write_text(folder / f"{study}.md", "\n\n".join(text))
-    write_text(folder / SUMMARY, summary(preset, preset_name, runs, told))
+        figure = folder / f"{study}.png"
+        text = [f"# {TITLES[study]}", *makers[study](figure, finished, preset)]
+        if figure.exists():
+            text.append(f"![{TITLES[study]}]({figure.name})")
+        for source, words in SOURCES.items():
+            own = [claim for claim in judged if claim.source == source and claim.study == study]
+            if own:
+                heading = f"**{words[0].upper()}{words[1:]}:**"
+                text.append("\n".join([heading, "", *claims.sentences(own)]))
+        pages.write(folder / f"{study}.md", "\n\n".join(text))
+    pages.write(folder / pages.SUMMARY, summary(preset, preset_name, finished, judged))
+    return folder / pages.SUMMARY
 
 
-def markdown(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [header, ["---"] * len(header), *lines])
+# --- cells ---
 
 
-def shown(found: Gap, *, digits: int = 2) -> list[str]:
+def shown(measured: Interval | None) -> list[str]:
     """Cells: the mean and its interval."""
-    if np.isnan(found.value):
+    if measured is None:
         return ["-", "-"]
-    interval = f"{found.low:.{digits}f} to {found.high:.{digits}f}" if np.isfinite(found.low) else "one run"
-    return [f"{found.value:.{digits}f}", interval]
+    value, low, high = measured
+    return [f"{value:.2f}", f"{low:.2f} to {high:.2f}" if low == low else "one run"]
 
 
-def figures_of(runs: Runs, one: Setting) -> list[str]:
-    """Cells of a setting: NLL in z with its interval and seeds, then means over seeds of everything else."""
-    nll = findings.values(runs, one)
-    mean = lambda figure: findings.values(runs, one, figure).mean()  # noqa: E731
+def figures_of(finished: Runs, setting: Setting) -> list[str]:
+    """Cells of a setting: NLL with its interval and seeds, means over seeds of everything else."""
+    nll = values(finished, setting)
+
+    def mean(figure: str) -> float:
+        return values(finished, setting, figure).mean()
+
     return [
-        f"{mean('parameters') / 1e3:.0f}k", f"{mean('updates'):.0f}", f"{mean('train_seconds'):.0f}",
-        *shown(findings.interval(nll)), ", ".join(f"{value:.2f}" for value in nll),
-        *(f"{mean(name):.2f}" for name in ("median_z", "p99_z", "reward_z", "nll_unit", "nll_raw", "floor_z")),
-        f"{mean('coverage_50'):.0%} / {mean('coverage_90'):.0%}"]  # fmt: skip
+        f"{mean('parameters') / 1e3:.0f}k",
+        f"{mean('updates'):.0f}",
+        f"{mean('train_seconds'):.0f}",
+        *shown(likelihood_claims.interval(nll)),
+        ", ".join(f"{value:.2f}" for value in nll),
+        *(f"{mean(name):.2f}" for name in MEANS),
+        f"{mean('coverage_50'):.0%} / {mean('coverage_90'):.0%}",
+    ]
 
 
-HEADER = ["parameters", "updates", "CPU s", "NLL", "95 %", "seeds", "median", "p99", "reward", "NLL unit", "NLL raw",
-          "floor", "inside 50 / 90 %"]  # fmt: skip
-
-
-def name(one: Setting) -> str:
+def name(setting: Setting) -> str:
     """Family and size."""
-    return f"{FAMILIES[one.family].label}, {one.depth} x {one.hidden}"
+    return f"{FAMILIES[setting.family].label}, {setting.depth} x {setting.hidden}"
+
+
+def line(finished: Runs, family: str, x: Sequence[float], models: Sequence[Setting]) -> Line:
+    """Models of one family, all of which have runs, as a line of a figure."""
+    samples = [values(finished, setting) for setting in models]
+    points = [likelihood_claims.interval(sample) for sample in samples]
+    return Line(family=family, x=x, points=[point for point in points if point is not None])
 
 
 # --- study: equal training time ---
 
 
-def time_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
+def time_page(figure: Path, finished: Runs, preset: Preset) -> list[str]:
     """Every model's figures, then the gaps."""
-    lines, gaps, panels = [], [], {}
+    lines = []
+    gaps = []
+    panels = {}
     for task in preset.tasks:
-        models = settings.equal_time(preset, task)
-        there = {family: one for family, one in models.items() if len(findings.values(runs, one))}
-        lines += [[task, name(one), *figures_of(runs, one)] for one in there.values()]
-        for family in (family for family in there if family != "feedforward" and "feedforward" in there):
-            of = lambda one, figure, there=there: findings.values(runs, there[one], figure)  # noqa: E731
-            both = [findings.gap(of("feedforward", one), of(family, one)) for one in ("nll_z", "median_z")]
-            source = TASKS[task].top_1[0] - TASKS[task].top_1[1]
-            gaps.append([task, name(there[family]), *(cell for one in both for cell in shown(one)), f"{source:.2f}"])
-        if there:
+        models = {
+            family: setting
+            for family, setting in settings.equal_time(preset, task).items()
+            if len(values(finished, setting))
+        }
+        lines += [[task, name(own), *figures_of(finished, own)] for own in models.values()]
+        gaps += gap_lines(finished, task, models)
+        if models:
             panels[task] = [
-                figures.Line(FAMILIES[family].label, FAMILIES[family].color, [point(runs, one, position)], joined=False)
-                for position, (family, one) in enumerate(there.items())
-            ]  # fmt: skip
-    if panels:
-        figures.draw(picture, settings.TITLES["time"], "", panels, ticks=list(preset.widths))
-    gap_header = ["task", "against feedforward", "gap of means", "95 %", "gap of medians", "95 %", "source, top-1"]
-    return [markdown(["task", "model", *HEADER], lines), "Gaps, nats per entry, positive where feedforward is worse:",
-            markdown(gap_header, gaps)]  # fmt: skip
+                line(finished, family, [position], [setting])
+                for position, (family, setting) in enumerate(models.items())
+            ]
+    figures.draw(figure, TITLES["time"], panels, ticks=list(preset.widths))
+    gap_header = [
+        "task",
+        "against feedforward",
+        "gap of means",
+        "95 %",
+        "gap of medians",
+        "95 %",
+        "source, top-1",
+    ]
+    return [
+        pages.markdown(["task", "model", *HEADER], lines),
+        "Gaps, nats per entry, positive where feedforward is worse:",
+        pages.markdown(gap_header, gaps),
+    ]
 
 
-def point(runs: Runs, one: Setting, x: float) -> figures.Point:
-    """A setting in a picture."""
-    return figures.Point(x, *findings.interval(findings.values(runs, one)))
+def gap_lines(finished: Runs, task: str, models: dict[str, Setting]) -> list[list[str]]:
+    """A line for each model against feedforward; none where that was not run.
+
+    Args:
+      finished: all runs.
+      task: of the models.
+      models: by family, those with runs.
+    """
+    if "feedforward" not in models:
+        return []
+    source = TASKS[task].top_1[0] - TASKS[task].top_1[1]
+    lines = []
+    for family, setting in models.items():
+        if family != "feedforward":
+            cells = []
+            for figure in ("nll_z", "median_z"):
+                base = values(finished, models["feedforward"], figure)
+                cells += shown(likelihood_claims.gap(base, values(finished, setting, figure)))
+            lines.append([task, name(setting), *cells, f"{source:.2f}"])
+    return lines
 
 
 # --- study: parameters ---
 
 
-def parameters_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
+def parameters_page(figure: Path, finished: Runs, preset: Preset) -> list[str]:
     """All sizes; those of study `time` belong to the curves too."""
-    lines, panels = [], {}
+    lines = []
+    panels: dict[str, list[Line]] = {}
     for task in preset.tasks:
-        found: dict[str, list[Setting]] = {}
-        for family, like in settings.equal_time(preset, task).items():
-            found.setdefault(family, []).append(like)
-        for family, of in settings.curves(preset, task).items():
-            found.setdefault(family, []).extend(of.values())
-        for family, all_of in found.items():
-            there = sorted({one for one in all_of if len(findings.values(runs, one))}, key=lambda one: one.hidden)
-            lines += [[task, name(one), *figures_of(runs, one)] for one in there]
-            if there:
-                points = [point(runs, one, float(findings.values(runs, one, "parameters")[0])) for one in there]
-                panels.setdefault(task, []).append(figures.Line(FAMILIES[family].label, FAMILIES[family].color, points))
-    if panels:
-        figures.draw(picture, settings.TITLES["parameters"], "parameters", panels, log=True)
-    return [markdown(["task", "model", *HEADER], lines)]
+        for family, models in all_sizes(finished, preset, task).items():
+            lines += [[task, name(own), *figures_of(finished, own)] for own in models]
+            if models:
+                sizes = [float(values(finished, own, "parameters")[0]) for own in models]
+                panels.setdefault(task, []).append(line(finished, family, sizes, models))
+    figures.draw(figure, TITLES["parameters"], panels, horizontal="parameters")
+    return [pages.markdown(["task", "model", *HEADER], lines)]
+
+
+def all_sizes(finished: Runs, preset: Preset, task: str) -> dict[str, list[Setting]]:
+    """Family -> models with runs, the smallest first."""
+    models = {family: {own} for family, own in settings.equal_time(preset, task).items()}
+    for family, curve in settings.curves(preset, task).items():
+        models.setdefault(family, set()).update(curve.values())
+    return {
+        family: sorted(
+            (own for own in group if len(values(finished, own))), key=lambda own: own.hidden
+        )
+        for family, group in models.items()
+    }
 
 
 # --- study: the best of a sweep ---
 
 
-def grid_page(picture: Path, runs: Runs, preset: Preset) -> list[str]:
+def grid_page(figure: Path, finished: Runs, preset: Preset) -> list[str]:
     """Top-1 and top-5 beside the source's, then every configuration."""
-    lines, every, panels = [], [], {}
+    lines = []
+    every = []
+    panels: dict[str, list[Line]] = {}
     for task in preset.tasks:
         for family in preset.grid_families:
-            rows = findings.ranked(runs, preset, task, family)
-            every += [
-                [task, f"{FAMILIES[family].label}, {row.depth} x {row.hidden}", f"{row.learning_rate:g}",
-                 f"{row.weight_decay:g}", f"{row.parameters / 1e3:.0f}k", f"{row.updates}", f"{row.train_seconds:.0f}",
-                 f"{row.selection_z:.2f}", f"{row.nll_z:.2f}", f"{row.median_z:.2f}"] for row in rows]  # fmt: skip
-            if not rows:
+            ranked = likelihood_claims.ranked(finished, preset, task, family)
+            every += [configuration(row) for row in ranked]
+            if not ranked:
                 continue
-            source = [pair[family != "feedforward"] for pair in (TASKS[task].top_1, TASKS[task].top_5)]
-            ours = [float(findings.top(rows, count).mean()) for count in (1, findings.BEST)]
-            best = f"{rows[0].depth} x {rows[0].hidden}, {rows[0].learning_rate:g}"
-            lines.append([task, FAMILIES[family].label, *(f"{one:.2f}" for one in (*ours, *source)), best])
-            points = [figures.Point(x, value, np.nan, np.nan) for x, value in enumerate((*ours, *source))]
-            panels.setdefault(task, []).append(
-                figures.Line(FAMILIES[family].label, FAMILIES[family].color, points, joined=False))  # fmt: skip
-    if panels:
-        ticks = ["top-1", "top-5", "source\ntop-1", "source\ntop-5"]
-        figures.draw(picture, settings.TITLES["grid"], "", panels, ticks=ticks)
-    header = ["task", "model", "top-1", "top-5", "source: top-1", "source: top-5", "best: layers, learning rate"]
-    all_header = ["task", "model", "learning rate", "decay", "parameters", "updates", "CPU s", "median, selecting",
-                  "NLL", "median"]  # fmt: skip
-    return [markdown(header, lines), "Every configuration, the best of each model first:", markdown(all_header, every)]
+            best = ranked[0]
+            pairs = (TASKS[task].top_1, TASKS[task].top_5)
+            source = [pair[family != "feedforward"] for pair in pairs]
+            ours = [float(likelihood_claims.top(ranked, count).mean()) for count in (1, BEST)]
+            cells = [f"{value:.2f}" for value in (*ours, *source)]
+            size = f"{best.depth} x {best.hidden}, {best.learning_rate:g}"
+            lines.append([task, FAMILIES[family].label, *cells, size])
+            points = [Interval(value) for value in (*ours, *source)]
+            panels.setdefault(task, []).append(Line(family, range(4), points))
+    ticks = ["top-1", "top-5", "source\ntop-1", "source\ntop-5"]
+    figures.draw(figure, TITLES["grid"], panels, ticks=ticks)
+    header = [
+        "task",
+        "model",
+        "top-1",
+        "top-5",
+        "source: top-1",
+        "source: top-5",
+        "best: layers, learning rate",
+    ]
+    every_header = [
+        "task",
+        "model",
+        "learning rate",
+        "decay",
+        "parameters",
+        "updates",
+        "CPU s",
+        "median, selecting",
+        "NLL",
+        "median",
+    ]
+    return [
+        pages.markdown(header, lines),
+        "Every configuration, the best of each model first:",
+        pages.markdown(every_header, every),
+    ]
+
+
+def configuration(row: runs.Row) -> list[str]:
+    """Cells of one run of a sweep."""
+    return [
+        row.task,
+        f"{FAMILIES[row.family].label}, {row.depth} x {row.hidden}",
+        f"{row.learning_rate:g}",
+        f"{row.weight_decay:g}",
+        f"{row.parameters / 1e3:.0f}k",
+        f"{row.updates}",
+        f"{row.train_seconds:.0f}",
+        f"{row.selection_z:.2f}",
+        f"{row.nll_z:.2f}",
+        f"{row.median_z:.2f}",
+    ]
 
 
 # --- the summary ---
 
 
-def summary(preset: Preset, preset_name: str, runs: Runs, told: Sequence[Verdict]) -> str:
-    """The page that says what was run, how, and what became of each claim."""
-    rows = [row for of in runs.values() for row in of.values()]
-    lines = ["# Likelihood of dynamics models", "", "| claim | here |", "|---|---|"]
-    lines += [f"| {words} | {findings.summary([one for one in told if one.claim == claim])} |"
-              for claim, words in findings.CLAIMS.items()]  # fmt: skip
-    lines += ["", "Studies: " + ", ".join(f"[{title}]({study}.md)" for study, title in settings.TITLES.items()), ""]
-    lines += [METHOD, "", *(f"- failed: {name(nll_runs.setting_of(row))}, {row.task}, seed {row.seed}: {row.failure}"
-                            for row in rows if row.failure)]  # fmt: skip
-    spent = sum(row.cpu_seconds for row in rows) / 60
-    lines += [
-        f"- preset: {preset_name}; {', '.join(preset.tasks)}; {preset.seeds} seeds; {preset.seconds:g} s of updates a "
-        f"run, {preset.grid_seconds:g} s in the sweep"
-        + "".join(f", {share:g} of that on {task}" for task, share in preset.short_tasks.items()),
-        f"- runs: {len(rows)}, {spent:.0f} CPU minutes",
-        *(f"- command: `{command}`" for command in sorted({row.command for row in rows})),
-        *(f"- code: {revision}" for revision in sorted({row.revision for row in rows})),
-        f"- report made on: {os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}, "
-        + ", ".join(f"{library} {version}" for library, version in provenance.versions().items()),
-    ]  # fmt: skip
-    return "\n".join(lines)
+def summary(preset: Preset, preset_name: str, finished: Runs, judged: Sequence[Claim]) -> str:
+    """The page that says what was run, how, and what became of each claim.
 
-
-METHOD = f"""Negative log-likelihoods are means over the entries of (next state, reward) that vary, in nats, lower is
-better. Without another word they are in units in which each entry of the state, and the reward, has standard deviation
-1 over the training data: those of the source's table. `unit`: units in which the change of each entry has; `raw`: the
-data's. The log standard deviation of every conditional is bounded below, softly, at {nll_runs.LOWEST_LOG_STD:g} in
-`unit`, for all models alike; `floor` is the lowest mean that allows. Control tasks are nearly deterministic, so that
-this bound is part of every figure, and the source's is not known; nor are its data, which other agents collected.
-
-Data: `local/control/<task>`. A tenth of the transitions, uniform over transitions, is held out. A quarter of that (at
-most {nll_runs.SELECTED}) chooses each run's best parameters and ranks the configurations of a sweep, by its median,
-since one transition of a thousand can decide a mean; all figures are of the rest. The split is the same for all; seeds
-differ in first parameters and minibatches, so that intervals do not tell how other data would do. With a split by
-transition, neighbours of a held-out transition are trained on.
-
-Training time is CPU seconds of updates on one core, batch {settings.PRESETS["quick"].batch_size}, AdamW, the learning
-rate falling linearly to 2 %. How many updates that is was measured for all models of a task in turn, before any run.
-Each run then does that number, and its `CPU s` say what it took, held-out scores included; they differ where the
-machine was busier. Parameters count as they are stored, those that a mask holds at zero included. A sweep's
-configurations are single runs. `inside`: share of the held-out entries that lie in the central 50 % and 90 % intervals
-of their conditionals, given the true entries before."""
+    Args:
+      preset: how much was to run.
+      preset_name: its name.
+      finished: all runs.
+      judged: all claims.
+    """
+    table = [row for seeds in finished.values() for row in seeds.values()]
+    verdicts = []
+    for source, words in SOURCES.items():
+        own = [claim for claim in judged if claim.source == source]
+        verdicts.append([words, claims.summary(own, "cases")])
+    links = ", ".join(f"[{title}]({study}.md)" for study, title in TITLES.items())
+    method = pages.method(
+        __file__,
+        lowest_log_std=runs.LOWEST_LOG_STD,
+        selected=runs.SELECTED,
+        batch_size=settings.PRESETS["quick"].batch_size,
+    )
+    short = "".join(f", {share:g} of that on {task}" for task, share in preset.short_tasks.items())
+    minutes = sum(row.cpu_seconds for row in table) / 60
+    lines = [
+        *(
+            f"- failed: {name(rows.setting_of(row, Setting))}, {row.task}, seed {row.seed}: "
+            f"{row.failure}"
+            for row in table
+            if row.failure
+        ),
+        f"- preset: {preset_name}; {', '.join(preset.tasks)}; {preset.seeds} seeds; "
+        f"{preset.seconds:g} s of updates a run, {preset.grid_seconds:g} s in the sweep{short}",
+        f"- runs: {len(table)}, {minutes:.0f} CPU minutes",
+        *pages.origins(table),
+    ]
+    return "\n\n".join(
+        [
+            "# Likelihood of dynamics models",
+            pages.markdown(["claim", "here"], verdicts, rule="---"),
+            f"Studies: {links}",
+            method,
+            "\n".join(lines),
+        ]
+    )

@@ -1,12 +1,13 @@
-"""What the likelihood study compares: models, settings, presets, and the figures that it is put beside. Nothing runs.
+"""What the likelihood study compares: models, settings, presets, and published figures.
 
-Every run is given a training time, not a number of updates, so that a preset takes about as long on any machine.
+Nothing is run here. Every run has a training time, not a number of updates, so that a preset takes
+about as long on any machine.
 """
 
 import bisect
 import functools
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -17,22 +18,22 @@ from offline_mbrl.types import UsageError
 
 
 class Family(NamedTuple):
-    """One way of making a density; `hidden` and `depth` are width and number of hidden layers."""
+    """One way of making a density."""
 
     label: str
-    color: str  # in pictures
+    color: str  # in figures
 
 
 FAMILIES = {
-    "feedforward": Family("feedforward", "C0"),
-    "masked": Family("masked autoregressive", "C3"),
-    "shared": Family("shared autoregressive", "C2"),
+    "feedforward": Family(label="feedforward", color="C0"),
+    "masked": Family(label="masked autoregressive", color="C3"),
+    "shared": Family(label="shared autoregressive", color="C2"),
 }
 AUTOREGRESSIVE = ("masked", "shared")
 
 
 class Task(NamedTuple):
-    """Sizes, and what the source reports: held-out NLL, (feedforward, autoregressive) of the best and the best five."""
+    """Sizes, and the source's held-out NLL, (feedforward, autoregressive), of the best models."""
 
     state_size: int
     action_size: int
@@ -40,7 +41,8 @@ class Task(NamedTuple):
     top_5: tuple[float, float]
 
 
-# "Autoregressive models for offline policy evaluation + optimization" (Zhang et al., slides of arXiv:2104.13877)
+# "Autoregressive models for offline policy evaluation + optimization" (Zhang et al., slides of
+# arXiv:2104.13877).
 TASKS = {
     "cheetah_run": Task(17, 6, (-4.90, -6.36), (-4.85, -6.32)),
     "walker_walk": Task(24, 6, (-3.84, -4.17), (-3.81, -4.15)),
@@ -51,7 +53,16 @@ TASKS = {
     "walker_stand": Task(24, 6, (-4.52, -4.73), (-4.49, -4.71)),
     "manipulator_insert_ball": Task(44, 5, (-4.74, -5.62), (-4.64, -5.58)),
     "manipulator_insert_peg": Task(44, 5, (-4.34, -5.73), (-4.31, -5.29)),
-}  # fmt: skip
+}
+
+
+class Architecture(NamedTuple):
+    """What decides how many updates a second there are."""
+
+    task: str
+    family: str
+    hidden: int  # width of the hidden layers
+    depth: int  # how many there are
 
 
 class Setting(NamedTuple):
@@ -66,26 +77,17 @@ class Setting(NamedTuple):
     seconds: float = 0.0  # of updates, of one core
 
 
-class Architecture(NamedTuple):
-    """What decides how many updates a second there are."""
-
-    task: str
-    family: str
-    hidden: int
-    depth: int
-
-
 class Preset(NamedTuple):
     """How much is run."""
 
     tasks: tuple[str, ...]
     seeds: int
     seconds: float  # of updates of one run, studies `time` and `parameters`
-    short_tasks: dict[str, float]  # share of all seconds, where less is enough
-    grid_seconds: float  # likewise, study `grid`
-    widths: dict[str, int]  # of the models that are compared at equal time
+    short_tasks: Mapping[str, float]  # share of all seconds, where less is enough
+    grid_seconds: float  # of updates of one run, study `grid`
+    widths: Mapping[str, int]  # of the models that are compared at equal time
     curve: tuple[int, ...]  # feedforward's other widths in the curve over parameters
-    curve_families: tuple[str, ...]  # the others get as many parameters
+    curve_families: tuple[str, ...]  # the others have as many parameters
     curve_seeds: int  # at those other widths
     grid_families: tuple[str, ...]
     hidden: tuple[int, ...]
@@ -102,13 +104,40 @@ class Preset(NamedTuple):
 WIDTHS = {"feedforward": 256, "masked": 512, "shared": 256}
 PRESETS = {
     "quick": Preset(
-        ("cheetah_run", "walker_walk", "cartpole_swingup"), 3, 80.0, {"cartpole_swingup": 0.5}, 20.0, WIDTHS,
-        (128, 512), ("feedforward", "masked"), 1,
-        ("feedforward", "masked"), (256, 512), (2, 3), (3e-4, 1e-3), (1e-4,), 10_000),
+        tasks=("cheetah_run", "walker_walk", "cartpole_swingup"),
+        seeds=3,
+        seconds=80.0,
+        short_tasks={"cartpole_swingup": 0.5},
+        grid_seconds=20.0,
+        widths=WIDTHS,
+        curve=(128, 512),
+        curve_families=("feedforward", "masked"),
+        curve_seeds=1,
+        grid_families=("feedforward", "masked"),
+        hidden=(256, 512),
+        depth=(2, 3),
+        learning_rate=(3e-4, 1e-3),
+        weight_decay=(1e-4,),
+        most_judged=10_000,
+    ),
     "full": Preset(
-        tuple(TASKS), 5, 900.0, {}, 300.0, WIDTHS, (64, 128, 512, 1024),
-        tuple(FAMILIES), 5, tuple(FAMILIES), (128, 256, 512), (2, 3, 4), (3e-4, 1e-3), (0.0, 1e-4), 50_000),
-}  # fmt: skip
+        tasks=tuple(TASKS),
+        seeds=5,
+        seconds=900.0,
+        short_tasks={},
+        grid_seconds=300.0,
+        widths=WIDTHS,
+        curve=(64, 128, 512, 1024),
+        curve_families=tuple(FAMILIES),
+        curve_seeds=5,
+        grid_families=tuple(FAMILIES),
+        hidden=(128, 256, 512),
+        depth=(2, 3, 4),
+        learning_rate=(3e-4, 1e-3),
+        weight_decay=(0.0, 1e-4),
+        most_judged=50_000,
+    ),
+}
 TITLES = {
     "time": "Equal training time",
     "parameters": "Negative log-likelihood and the number of parameters, equal training time",
@@ -119,95 +148,146 @@ TITLES = {
 # --- densities ---
 
 
-def density(one: Setting | Architecture, state_size: int, action_size: int) -> Density:
+def density(model: Setting | Architecture, state_size: int, action_size: int) -> Density:
     """The density of a setting; a masked network has one block fewer than it has hidden layers.
+
+    Args:
+      model: its family, width and depth.
+      state_size: entries of the observation.
+      action_size: entries of the action.
 
     Raises:
       UsageError: the family is unknown.
     """
-    layers, sizes = (one.hidden,) * one.depth, (state_size, action_size)
-    if one.family == "feedforward":
-        return feedforward.make(feedforward.Config(hidden_layers=layers), *sizes)
-    if one.family == "masked":
-        config = autoregressive.MaskedConfig(hidden_size=one.hidden, num_blocks=one.depth - 1)
-        return autoregressive.masked(config, *sizes)
-    if one.family == "shared":
-        return autoregressive.shared(autoregressive.SharedConfig(hidden_layers=layers), *sizes)
-    raise UsageError(f"unknown family {one.family!r}: choose from {', '.join(FAMILIES)}")
+    layers = (model.hidden,) * model.depth
+    if model.family == "feedforward":
+        config = feedforward.Config(hidden_layers=layers)
+        return feedforward.make(config, state_size, action_size)
+    if model.family == "masked":
+        config = autoregressive.MaskedConfig(hidden_size=model.hidden, num_blocks=model.depth - 1)
+        return autoregressive.masked(config, state_size, action_size)
+    if model.family == "shared":
+        config = autoregressive.SharedConfig(hidden_layers=layers)
+        return autoregressive.shared(config, state_size, action_size)
+    raise UsageError(f"unknown family {model.family!r}: choose from {', '.join(FAMILIES)}")
+
+
+def architecture(setting: Setting) -> Architecture:
+    """What decides the speed of a run."""
+    return Architecture(
+        task=setting.task, family=setting.family, hidden=setting.hidden, depth=setting.depth
+    )
 
 
 @functools.cache
-def num_parameters(one: Architecture) -> int:
+def num_parameters(model: Architecture) -> int:
     """Parameters that are stored, those that a mask holds at zero included."""
-    made = density(one, *TASKS[one.task][:2])
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(made.init, jax.random.key(0))))
+    task = TASKS[model.task]
+    init = density(model, task.state_size, task.action_size).init
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
 
 
 def equal_width(preset: Preset, task: str, family: str, like: int) -> int:
     """The width with which a family has about as many parameters as feedforward of width `like`.
 
-    The family's own width where that is within a tenth, so that its runs serve twice; else a multiple of 8.
+    The family's own width where that is within a tenth, so that its runs serve twice; else a
+    multiple of 8.
+
+    Args:
+      preset: for the family's own width.
+      task: whose sizes count.
+      family: of models.
+      like: feedforward's width.
     """
-    count = lambda family, width: num_parameters(Architecture(task, family, width, 3))  # noqa: E731
-    wanted = count("feedforward", like)
-    if abs(count(family, preset.widths[family]) / wanted - 1) < 0.1:
+
+    def count(family: str, width: int) -> int:
+        return num_parameters(Architecture(task=task, family=family, hidden=width, depth=3))
+
+    target = count("feedforward", like)
+    if abs(count(family, preset.widths[family]) / target - 1) < 0.1:
         return preset.widths[family]
     least = TASKS[task].state_size + 1  # a masked network needs a unit for each entry
     widths = range(-(-least // 8) * 8, 16 * max(like, least), 8)
-    above = bisect.bisect_left(widths, wanted, key=lambda width: count(family, width))
-    return min(widths[max(above - 1, 0) : above + 1], key=lambda width: abs(count(family, width) - wanted))
+    above = bisect.bisect_left(widths, target, key=lambda width: count(family, width))
+    nearest = widths[max(above - 1, 0) : above + 1]
+    return min(nearest, key=lambda width: abs(count(family, width) - target))
 
 
 # --- settings of the studies ---
 
 
-def seconds(preset: Preset, task: str, *, grid: bool = False) -> float:
-    """Training time of a run."""
-    return (preset.grid_seconds if grid else preset.seconds) * preset.short_tasks.get(task, 1.0)
-
-
 def equal_time(preset: Preset, task: str) -> dict[str, Setting]:
     """The models of study `time` by family."""
-    time = seconds(preset, task)
-    return {family: Setting(task, family, width, seconds=time) for family, width in preset.widths.items()}
+    seconds = preset.seconds * preset.short_tasks.get(task, 1.0)
+    return {
+        family: Setting(task, family, width, seconds=seconds)
+        for family, width in preset.widths.items()
+    }
 
 
 def curves(preset: Preset, task: str) -> dict[str, dict[int, Setting]]:
-    """Family -> feedforward's width -> the setting with about as many parameters as feedforward of that width."""
-    time = seconds(preset, task)
+    """Family -> feedforward's width -> the setting with about as many parameters as that."""
+    seconds = preset.seconds * preset.short_tasks.get(task, 1.0)
     likes = sorted({preset.widths["feedforward"], *preset.curve})
-    width = lambda family, like: like if family == "feedforward" else equal_width(preset, task, family, like)  # noqa: E731
+
+    def width(family: str, like: int) -> int:
+        return like if family == "feedforward" else equal_width(preset, task, family, like)
+
     return {
-        family: {like: Setting(task, family, width(family, like), seconds=time) for like in likes}
+        family: {
+            like: Setting(task, family, width(family, like), seconds=seconds) for like in likes
+        }
         for family in preset.curve_families
     }
 
 
 def sweep(preset: Preset, task: str, family: str) -> list[Setting]:
     """All configurations of study `grid`."""
-    given = itertools.product(preset.hidden, preset.depth, preset.learning_rate, preset.weight_decay)
-    return [Setting(task, family, *one, seconds(preset, task, grid=True)) for one in given]
+    seconds = preset.grid_seconds * preset.short_tasks.get(task, 1.0)
+    values = itertools.product(
+        preset.hidden, preset.depth, preset.learning_rate, preset.weight_decay
+    )
+    return [Setting(task, family, *configuration, seconds) for configuration in values]
 
 
-def pieces(preset: Preset, studies: Iterable[str]) -> Iterator[tuple[str, Setting, int]]:
-    """(study, setting, seed) of all runs, each once, what decides most first."""
-    done: set[tuple[Setting, int]] = set()
-    for study in (study for study in TITLES if study in set(studies)):
-        for setting, seed in wanted(preset, study):
-            if (setting, seed) not in done:
-                done.add((setting, seed))
-                yield study, setting, seed
+class Piece(NamedTuple):
+    """One run."""
+
+    study: str
+    setting: Setting
+    seed: int
 
 
-def wanted(preset: Preset, study: str) -> Iterator[tuple[Setting, int]]:
+def pieces(preset: Preset, studies: Iterable[str]) -> list[Piece]:
+    """All runs of these studies, each once, what decides most first.
+
+    The study that comes with a run is the first of all that reads it, whichever are asked for.
+    """
+    asked = set(studies)
+    owners: dict[tuple[Setting, int], str] = {}
+    for study in TITLES:
+        for setting, seed in runs_of(preset, study):
+            owners.setdefault((setting, seed), study)
+    ordered = dict.fromkeys(
+        run for study in TITLES if study in asked for run in runs_of(preset, study)
+    )
+    return [
+        Piece(study=owners[setting, seed], setting=setting, seed=seed) for setting, seed in ordered
+    ]
+
+
+def runs_of(preset: Preset, study: str) -> Iterator[tuple[Setting, int]]:
     """(setting, seed) of all runs that a study reads."""
     for task in preset.tasks:
         if study == "time":
-            yield from itertools.product(equal_time(preset, task).values(), range(preset.seeds))
+            models = equal_time(preset, task).values()
+            yield from itertools.product(models, range(preset.seeds))
         elif study == "grid":
-            yield from ((one, 0) for family in preset.grid_families for one in sweep(preset, task, family))
+            for family in preset.grid_families:
+                yield from ((setting, 0) for setting in sweep(preset, task, family))
         else:
-            for settings in curves(preset, task).values():
-                for like, one in settings.items():
+            for family in curves(preset, task).values():
+                for like, setting in family.items():
                     middle = like == preset.widths["feedforward"]
-                    yield from ((one, seed) for seed in range(preset.seeds if middle else preset.curve_seeds))
+                    num_seeds = preset.seeds if middle else preset.curve_seeds
+                    yield from ((setting, seed) for seed in range(num_seeds))
