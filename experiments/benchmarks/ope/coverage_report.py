@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.benchmarks import rows as table
-from experiments.benchmarks.bsuite.report import write_text
+from experiments.benchmarks import pages
 from offline_mbrl.types import Estimate, UsageError
 
 NORMAL_95 = 1.959964
@@ -89,4 +89,4 @@ def report(folder: Path, *, members: int) -> None:
         f"{row.rmse:.3f} | {row.width_over_error:.1f} |" for row in done]  # fmt: skip
     lines += ["", f"Made by `{done[-1].command}` at revision {done[-1].revision}; "
               f"{sum({row.piece: row.cpu_seconds for row in done}.values()) / 60:.0f} CPU minutes."]  # fmt: skip
-    write_text(folder / "summary.md", "\n".join(lines))
+    pages.write(folder / "summary.md", "\n".join(lines))

@@ -1,18 +1,18 @@
-"""Pieces of the benchmark of estimators: the true values of a task's policies, and the estimates of one group."""
+"""Pieces of the benchmark of estimators: true values of policies, and estimates of them."""
 
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
-from experiments.benchmarks import rows as table
+from experiments.benchmarks import rows
+from experiments.benchmarks.command import Origin
 from offline_mbrl.collect import control
-from offline_mbrl.commands import datasets
+from offline_mbrl.data.catalog.load import Loaded
 from offline_mbrl.evaluation import episodes
 from offline_mbrl.ope import support
 from offline_mbrl.selection import estimators
@@ -30,26 +30,75 @@ class Preset:
     settings: estimators.Settings
     seeds: int = 3
     policies: int = 16  # of a task, at most
-    fewer: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of a task whose estimates cost more
+    # Of a task whose estimates cost more.
+    fewer: Mapping[str, int] = dataclasses.field(default_factory=dict)
     episodes: int = 200  # of each policy, for its true value
 
 
 PRESETS = {
     "quick": Preset(
-        ("cartpole_swingup", "cheetah_run"),
-        estimators.Settings(distributional_updates=30_000, ratio_updates=15_000), fewer={"cheetah_run": 10}),
+        tasks=("cartpole_swingup", "cheetah_run"),
+        settings=estimators.Settings(distributional_updates=30_000, ratio_updates=15_000),
+        fewer={"cheetah_run": 10},
+    ),
     "full": Preset(
-        ("cartpole_swingup", "cheetah_run"),
-        estimators.Settings(
-            model_updates=100_001, model_members=7, masked_units=512, fqe_updates=1_000_000,
-            distributional_updates=1_000_000, fqe_layers=(256, 256),
-            ratio_updates=100_000, ratio_layers=(256, 256), ratio_batch=2048, clone_updates=100_000),
-        seeds=5, policies=100, episodes=1000),
-}  # fmt: skip
+        tasks=("cartpole_swingup", "cheetah_run"),
+        settings=estimators.Settings(
+            model_updates=100_001,
+            model_members=7,
+            masked_units=512,
+            fqe_updates=1_000_000,
+            distributional_updates=1_000_000,
+            fqe_layers=(256, 256),
+            ratio_updates=100_000,
+            ratio_layers=(256, 256),
+            ratio_batch=2048,
+            clone_updates=100_000,
+        ),
+        seeds=5,
+        policies=100,
+        episodes=1000,
+    ),
+}
+
+# Fields of the settings in the key of rows, in its order; the rows that are there have these.
+KEY_FIELDS = (
+    "model_updates",
+    "model_members",
+    "model_layers",
+    "masked_units",
+    "model_beta",
+    "fqe_updates",
+    "distributional_updates",
+    "fqe_layers",
+    "ratio_updates",
+    "ratio_layers",
+    "ratio_batch",
+    "clone_updates",
+    "clone_layers",
+    "side_by_side",
+    "bootstrap",
+)
+
+
+def settings_key(settings: estimators.Settings) -> str:
+    """The settings as they stand in rows: values by name.
+
+    A field that is newer than `KEY_FIELDS` is named where it differs from its default, so that
+    older rows stay valid.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    newer = [
+        name
+        for name, default in defaults.items()
+        if name not in KEY_FIELDS and getattr(settings, name) != default
+    ]
+    parts = [f"{name}={getattr(settings, name)!r}" for name in (*KEY_FIELDS, *newer)]
+    return f"Settings({', '.join(parts)})"
 
 
 class Truth(NamedTuple):
-    """What a policy is worth, played in the simulator with sampled actions."""
+    """The value of a policy, played in the simulator with sampled actions."""
 
     task: str
     policy: int  # number, by its mean return in training
@@ -63,21 +112,21 @@ class Truth(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One estimate. The fields up to `policy` say which."""
+    """One estimate. The fields up to `settings` say which."""
 
     task: str
     group: str
     estimator: str
     seed: int
     policy: int
-    settings: str
+    settings: str  # `settings_key`
     value: float
     stderr: float
-    low_support: float  # 1 where the estimator says that the data do not support the policy, NaN where it cannot tell
+    low_support: float  # 1 where the data do not support the policy, NaN where no sign tells
     cpu_seconds: float  # of the group's fit and estimates, shared out over policies
     revision: str
     command: str
-    unsettled: float = math.nan  # 1 where the fit says it had too few updates, NaN where none says, as in old tables
+    unsettled: float = math.nan  # 1 where the fit had too few updates, NaN where no sign tells
 
 
 class Piece(NamedTuple):
@@ -97,104 +146,208 @@ class Prepared(NamedTuple):
     simulator: str
 
 
-def pieces(preset: Preset, groups: list[str]) -> list[Piece]:
-    """All pieces, in order; importance weights come from the logged density whatever the seed, and are cloned anew."""
-    found = [Piece(task, TRUTH, 0) for task in preset.tasks]
-    for seed in range(preset.seeds):
-        found += [Piece(task, group, seed) for task in preset.tasks for group in groups]
-    return sorted(found, key=lambda piece: (preset.tasks.index(piece.task), piece.group != TRUTH, piece.seed))
+def pieces(preset: Preset, groups: Sequence[str]) -> list[Piece]:
+    """All pieces: of each task the true values first, then the groups of each seed."""
+    work = []
+    for task in preset.tasks:
+        work.append(Piece(task=task, group=TRUTH, seed=0))
+        for seed in range(preset.seeds):
+            work += [Piece(task=task, group=group, seed=seed) for group in groups]
+    return work
 
 
-def prepare(task: str, preset: Preset, console: Console) -> Prepared:
-    """Loads the task's data, builds them first where they are absent, and its policies.
+def prepare(task: str, preset: Preset, load: Callable[[str], Loaded]) -> Prepared:
+    """The task's data and policies.
+
+    Args:
+      task: its name.
+      preset: how many policies.
+      load: dataset by name.
 
     Raises:
-      UsageError: what `datasets.load` raises; the data have no simulator.
+      UsageError: the data have no simulator.
     """
-    data = datasets.load(f"local/control/{task}", console)
+    data = load(f"local/control/{task}")
     if data.simulator is None:
-        raise UsageError(f"{data.name} has no simulator: no true value can be had")
+        raise UsageError(f"{data.name} has no simulator: there is no way to a true value")
     targets = control.target_policies(task)
     most = min(preset.policies, preset.fewer.get(task, preset.policies))
     if len(targets.names) > most:
         targets = control.target_policies(task, most)
-    return Prepared(task, targets, estimators.prepare(data.dataset, data.spec), data.simulator)
+    return Prepared(
+        task=task,
+        targets=targets,
+        data=estimators.prepare(data.dataset, data.spec),
+        simulator=data.simulator,
+    )
 
 
 def is_done(folder: Path, piece: Piece, preset: Preset) -> bool:
     """Whether the tables have all of a piece."""
     if piece.group == TRUTH:
-        return any(row.task == piece.task and row.episodes == preset.episodes for row in truths(folder))
-    return any((row.task, row.group, row.seed, row.settings) == (*piece, repr(preset.settings))
-               for row in table.read(folder, Row))  # fmt: skip
+        return any(
+            row.task == piece.task and row.episodes == preset.episodes for row in truths(folder)
+        )
+    key = settings_key(preset.settings)
+    return any(
+        rows.setting_of(row, Piece) == piece and row.settings == key
+        for row in rows.read(folder, Row)
+    )
 
 
 def truths(folder: Path) -> list[Truth]:
-    """The true values that are known."""
-    return table.read(folder / TRUTH, Truth)
+    """The true values that are there."""
+    return rows.read(folder / TRUTH, Truth)
 
 
-def run(folder: Path, piece: Piece, ready: Prepared, preset: Preset, *, revision: str, command: str) -> None:
+def run(folder: Path, piece: Piece, ready: Prepared, preset: Preset, origin: Origin) -> None:
     """Does a piece and adds its rows.
 
+    Args:
+      folder: of the results.
+      piece: what is done.
+      ready: its task.
+      preset: how much is run.
+      origin: of the rows.
+
     Raises:
-      UsageError: the true values in the folder are of other policies; what `true_values` or an estimator raises.
+      UsageError: the true values in the folder are of other policies; what `true_values` or an
+        estimator raises.
     """
     if piece.group == TRUTH:
-        (folder / TRUTH).mkdir(parents=True, exist_ok=True)
-        table.append(folder / TRUTH, Truth, [
-            Truth(*row, revision, command) for row in true_values(ready, preset.episodes)])  # fmt: skip
+        rows.append(folder / TRUTH, Truth, true_values(ready, preset.episodes, origin))
         return
-    known = [row.name for row in sorted(truths(folder), key=lambda row: row.policy) if row.task == piece.task]
-    if known and known != list(ready.targets.names):
-        raise UsageError(f"the true values of {piece.task} in {folder / TRUTH / table.TABLE} are of other policies: "
-                         "choose another --folder, or start over with --fresh")  # fmt: skip
+    check_policies(folder, ready)
     began = time.process_time()
+    estimates = estimated(piece, ready, preset)
+    seconds = time.process_time() - began
+    rows.append(folder, Row, rows_of(piece, estimates, preset, seconds, origin))
+
+
+def check_policies(folder: Path, ready: Prepared) -> None:
+    """Refuses to add estimates beside true values of other policies.
+
+    Raises:
+      UsageError: see above.
+    """
+    own = [row for row in truths(folder) if row.task == ready.task]
+    names = [row.name for row in sorted(own, key=lambda row: row.policy)]
+    if names and names != list(ready.targets.names):
+        raise UsageError(
+            f"the true values of {ready.task} in {folder / TRUTH / rows.TABLE} are of other "
+            "policies: choose another --folder, or start over with --fresh"
+        )
+
+
+def estimated(piece: Piece, ready: Prepared, preset: Preset) -> estimators.Estimates:
+    """Estimates of a group for all policies, by estimator, every field `[P, ...]`."""
     policies = estimators.Policies(ready.targets.policy, ready.targets.params)
     learned = estimators.learn(piece.group, ready.data, preset.settings, seed=piece.seed)
-    estimates = estimators.estimate(
-        piece.group, learned, ready.data, policies, preset.settings, seed=piece.seed)  # fmt: skip
-    size = policies.count
-    seconds = round((time.process_time() - began) / size, 2)
-    rows = []
-    for name, found in estimates.items():
-        low, unsettled = flags(found)
-        rows += [Row(*piece[:2], name, piece.seed, policy, repr(preset.settings), float(found.value[policy]),
-                     float(found.stderr[policy]), float(low[policy]), seconds, revision, command,
-                     float(unsettled[policy])) for policy in range(size)]  # fmt: skip
-    table.append(folder, Row, rows)
+    return estimators.estimate(
+        piece.group, learned, ready.data, policies, preset.settings, seed=piece.seed
+    )
 
 
-def flags(found: Estimate) -> tuple[np.ndarray, np.ndarray]:
+def rows_of(
+    piece: Piece,
+    estimates: Mapping[str, Estimate],
+    preset: Preset,
+    seconds: float,
+    origin: Origin,
+) -> list[Row]:
+    """A row for each estimator and policy.
+
+    Args:
+      piece: what was done.
+      estimates: by estimator, every field `[P, ...]`.
+      preset: for the settings' key.
+      seconds: of CPU, of all estimates together.
+      origin: of the rows.
+    """
+    key = settings_key(preset.settings)
+    new = []
+    for name, estimate in estimates.items():
+        low_support, unsettled = flags(estimate)
+        size = len(low_support)
+        for policy in range(size):
+            new.append(
+                Row(
+                    task=piece.task,
+                    group=piece.group,
+                    estimator=name,
+                    seed=piece.seed,
+                    policy=policy,
+                    settings=key,
+                    value=float(estimate.value[policy]),
+                    stderr=float(estimate.stderr[policy]),
+                    low_support=float(low_support[policy]),
+                    cpu_seconds=round(seconds / size, 2),
+                    revision=origin.revision,
+                    command=origin.command,
+                    unsettled=float(unsettled[policy]),
+                )
+            )
+    return new
+
+
+def flags(estimate: Estimate) -> tuple[np.ndarray, np.ndarray]:
     """Whether support is low by any of an estimate's signs, and whether its fit is unsettled.
 
     Args:
-      found: every field `[P, ...]`.
+      estimate: every field `[P, ...]`.
 
     Returns:
       `[P]` each, 0 or 1; NaN where there is no sign of it.
     """
-    told, shape = found.diagnostics, np.shape(found.value)
+    diagnostics = estimate.diagnostics
+    shape = np.shape(estimate.value)
     signs = {"low_support", *(field.name for field in dataclasses.fields(support.Limits))}
-    merged = support.with_signs(found, told).diagnostics["low_support"] if signs & told.keys() else np.nan
-    both = merged, told.get("updates_too_few", np.nan)
-    low, unsettled = (np.broadcast_to(np.asarray(flag, np.float64), shape) for flag in both)
-    return low, unsettled
+    low = np.nan
+    if signs & diagnostics.keys():
+        low = support.with_signs(estimate, diagnostics).diagnostics["low_support"]
+    unsettled = diagnostics.get("updates_too_few", np.nan)
+    return (
+        np.broadcast_to(np.asarray(low, np.float64), shape),
+        np.broadcast_to(np.asarray(unsettled, np.float64), shape),
+    )
 
 
-def true_values(ready: Prepared, num_episodes: int) -> list[tuple[str, int, str, int, float, float, float]]:
-    """The fields of `Truth` up to gamma, a policy each.
+def true_values(ready: Prepared, num_episodes: int, origin: Origin) -> list[Truth]:
+    """Mean discounted returns, a policy each.
+
+    Args:
+      ready: the task.
+      num_episodes: of each policy.
+      origin: of the rows.
 
     Raises:
       UsageError: an episode was not finished.
     """
-    size, gamma = len(ready.targets.names), ready.data.gamma
+    names = ready.targets.names
+    gamma = ready.data.gamma
     play = episodes.make_evaluator(
-        ready.targets.policy, ready.simulator, num_episodes=num_episodes, greedy=False, num_seeds=size,
-        batch_size=min(WIDTH, num_episodes), gamma=gamma)  # fmt: skip
-    found = play(ready.targets.params, seed=1)
-    if not found.complete:
-        raise UsageError(f"{found.message}; the same command tries this piece again")
-    error = found.returns.std(axis=1, ddof=1) / np.sqrt(num_episodes)
-    return [(ready.task, policy, name, num_episodes, float(found.returns[policy].mean()), float(error[policy]), gamma)
-            for policy, name in enumerate(ready.targets.names)]  # fmt: skip
+        ready.targets.policy,
+        ready.simulator,
+        num_episodes=num_episodes,
+        greedy=False,
+        num_seeds=len(names),
+        batch_size=min(WIDTH, num_episodes),
+        gamma=gamma,
+    )
+    evaluation = play(ready.targets.params, seed=1)
+    if not evaluation.complete:
+        raise UsageError(f"{evaluation.message}; the same command tries this piece again")
+    errors = evaluation.returns.std(axis=1, ddof=1) / np.sqrt(num_episodes)
+    return [
+        Truth(
+            task=ready.task,
+            policy=policy,
+            name=name,
+            episodes=num_episodes,
+            value=float(evaluation.returns[policy].mean()),
+            stderr=float(errors[policy]),
+            gamma=gamma,
+            **origin._asdict(),
+        )
+        for policy, name in enumerate(names)
+    ]
