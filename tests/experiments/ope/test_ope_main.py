@@ -11,7 +11,7 @@ from experiments.benchmarks import rows as table
 from experiments.benchmarks.ope import main as ope
 from experiments.benchmarks.ope import report as ope_report
 from experiments.benchmarks.ope import runs as ope_runs
-from offline_mbrl.collect import control, policy_set
+from offline_mbrl.collect import control, control_policies, policy_set
 from offline_mbrl.selection import estimators as estimating
 from offline_mbrl.selection import metrics
 from offline_mbrl.types import Estimate, UsageError
@@ -75,7 +75,8 @@ def test_the_quick_preset_is_what_was_promised():
     assert min(QUICK.fewer.values()) >= 10
     for task in TASKS:
         targets = control.target_policies(task, QUICK.fewer.get(task, QUICK.policies))
-        behavior = policy_set.with_role(policy_set.load(control.training.location(task)), policy_set.BEHAVIOR)
+        policies = policy_set.load(control_policies.location(task))
+        behavior = policy_set.with_role(policies, policy_set.BEHAVIOR)
         assert not set(targets.info.run) & set(behavior.run)
 
 
