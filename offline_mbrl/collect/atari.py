@@ -1,9 +1,11 @@
-"""Atari episodes of scripted behavior of several strengths, in the layout of RL Unplugged's Atari data.
+"""Atari episodes of scripted behavior of several strengths, in the layout of RL Unplugged's Atari
+data.
 
-Nothing is learned here. In Pong and Breakout the script sends the paddle to where the ball will arrive
-(`collect.trackers`); in every other game it repeats the previous action. Each episode replaces the script's action by
-a uniform one with its own epsilon, which goes round `EPSILONS`: so the data hold random play, good play and what lies
-between.
+Nothing is learned here. In Pong and Breakout the script sends the paddle to where the ball will
+arrive (`collect.trackers`); in every other game it repeats the previous action. Each episode
+replaces the script's action by
+a uniform one with its own epsilon, which goes round `EPSILONS`: so the data hold random play, good
+play and what lies between.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,9 +21,13 @@ from offline_mbrl.types import UsageError
 
 
 def collect(
-    game: str, *, num_steps: int, num_episodes: int = 0, seed: int = 0,
+    game: str,
+    *,
+    num_steps: int,
+    num_episodes: int = 0,
+    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+) -> Iterator[dict[str, Any]]:
     """Plays episodes until there are enough steps, and yields them in order.
 
     Args:
@@ -32,22 +38,34 @@ def collect(
       progress: called after every 100 steps and every episode with the steps done and `num_steps`.
 
     Returns:
-      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return", "unclipped_return", "epsilon"}}`. Steps
-      are RLDS records `[T + 1, ...]`: `observation` `[84, 84, 1]` uint8, the newest frame alone; `action` int64 of the
-      minimal set; `reward` float32 clipped to [-1, 1], and `unclipped_reward` as the game gave it; `discount`; flags;
-      and `behavior_log_prob` float32, of `action` given the episode's epsilon (and the previous action, where the
-      script repeats it). On the last record only the observation and the flags mean anything.
+      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return", "unclipped_return",
+      "epsilon"}}`. Steps are RLDS records `[T + 1, ...]`: `observation` `[84, 84, 1]` uint8, the
+      newest frame alone; `action` int64 of the minimal set; `reward` float32 clipped to [-1, 1],
+      and `unclipped_reward` as the game gave it; `discount`; flags; and `behavior_log_prob`
+      float32, of `action` given the episode's epsilon (and the previous action, where the script
+      repeats it). On the last record only the observation and the flags mean anything.
 
     Raises:
       UsageError: the game is unknown, or a number is out of range.
     """
     if num_steps < 1 or num_episodes < 0:
-        raise UsageError(f"num_steps must be at least 1 and num_episodes not negative, got {num_steps}, {num_episodes}")
-    return _run(game, environments.make(f"atari/{game}", seed=seed), num_steps, num_episodes, seed, progress)
+        raise UsageError(
+            f"num_steps must be at least 1 and num_episodes not negative, got {num_steps}, "
+            f"{num_episodes}"
+        )
+    return _run(
+        game, environments.make(f"atari/{game}", seed=seed), num_steps, num_episodes, seed, progress
+    )
 
 
-def _run(game: str, simulation: dm_env.Environment, num_steps: int, num_episodes: int, seed: int,
-         progress: Callable[[int, int], None]) -> Iterator[dict[str, Any]]:  # fmt: skip
+def _run(
+    game: str,
+    simulation: dm_env.Environment,
+    num_steps: int,
+    num_episodes: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng([seed, 2])
     steps = episode = 0
     while steps < num_steps and (not num_episodes or episode < num_episodes):
@@ -56,20 +74,32 @@ def _run(game: str, simulation: dm_env.Environment, num_steps: int, num_episodes
         columns = _episode(game, simulation, epsilon, num_steps - steps, rng, show)
         steps += len(columns["reward"]) - 1
         progress(steps, num_steps)
-        totals = {name: float(columns[of].sum(dtype=np.float64))
-                  for name, of in (("episode_return", "reward"), ("unclipped_return", "unclipped_reward"))}  # fmt: skip
+        totals = {
+            name: float(columns[of].sum(dtype=np.float64))
+            for name, of in (("episode_return", "reward"), ("unclipped_return", "unclipped_reward"))
+        }
         yield {"steps": columns, "metadata": {"episode_id": episode, **totals, "epsilon": epsilon}}
         episode += 1
 
 
-def _episode(game: str, simulation: dm_env.Environment, epsilon: float, limit: int, rng: np.random.Generator,
-             show: Callable[[int], None]) -> dict[str, np.ndarray]:  # fmt: skip
+def _episode(
+    game: str,
+    simulation: dm_env.Environment,
+    epsilon: float,
+    limit: int,
+    rng: np.random.Generator,
+    show: Callable[[int], None],
+) -> dict[str, np.ndarray]:
     """One episode of at most `limit` steps, as columns."""
     action_spec: Any = simulation.action_spec()
     num_actions = int(action_spec.num_values)
     records, timestep, action = [], simulation.reset(), 0
     while not timestep.last() and len(records) < limit:
-        scripted = atari_scripts.act(game, timestep.observation) if game in atari_scripts.FIELDS else action
+        scripted = (
+            atari_scripts.act(game, timestep.observation)
+            if game in atari_scripts.FIELDS
+            else action
+        )
         action, log_prob = epsilon_greedy(scripted, num_actions, epsilon, rng)
         following = simulation.step(action)
         records.append(_record(timestep, action, log_prob, following))
@@ -80,18 +110,22 @@ def _episode(game: str, simulation: dm_env.Environment, epsilon: float, limit: i
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
 
-def epsilon_greedy(scripted: int, num_actions: int, epsilon: float, rng: np.random.Generator) -> tuple[int, float]:
+def epsilon_greedy(
+    scripted: int, num_actions: int, epsilon: float, rng: np.random.Generator
+) -> tuple[int, float]:
     """The scripted action, or with probability `epsilon` a uniform one; and its log probability."""
     action = int(rng.integers(num_actions)) if rng.random() < epsilon else scripted
     return action, float(np.log(epsilon / num_actions + (1 - epsilon) * (action == scripted)))
 
 
-def _record(timestep: dm_env.TimeStep, action: int, log_prob: float, following: dm_env.TimeStep | None
-            ) -> dict[str, Any]:  # fmt: skip
+def _record(
+    timestep: dm_env.TimeStep, action: int, log_prob: float, following: dm_env.TimeStep | None
+) -> dict[str, Any]:
     """One RLDS record; `following` is what the action led to, None on the episode's last record."""
     reward = float(following.reward) if following else 0.0
     return {
-        "observation": timestep.observation[..., -1:].copy(),  # not a view that keeps the whole stack
+        # Not a view that keeps the whole stack
+        "observation": timestep.observation[..., -1:].copy(),
         "action": np.int64(action),
         "reward": np.float32(np.clip(reward, -1, 1)),
         "unclipped_reward": np.float32(reward),

@@ -1,7 +1,9 @@
-"""Scripted play of two Atari games from frames alone: the paddle goes to where the ball will arrive.
+"""Scripted play of two Atari games from frames alone: the paddle goes to where the ball will
+arrive.
 
-Both games are the same problem with exchanged axes: find the ball in the field and the paddle on its line, extrapolate
-the ball's last motion to that line with reflections at the walls, and steer. Positions are in pixels of 84 x 84 frames.
+Both games are the same problem with exchanged axes: find the ball in the field and the paddle on
+its line, extrapolate the ball's last motion to that line with reflections at the walls, and steer.
+Positions are in pixels of 84 x 84 frames.
 """
 
 from collections.abc import Mapping
@@ -11,7 +13,8 @@ import numpy as np
 
 
 class Field(NamedTuple):
-    """Where a game shows what, and its actions (of the minimal set) for going up the paddle's axis and down it."""
+    """Where a game shows what, and its actions (of the minimal set) for going up the paddle's axis
+    and down it."""
 
     along: tuple[int, int]  # pixels on the paddle's axis, between the walls
     across: tuple[int, int]  # pixels on the other axis, up to the paddle
@@ -27,7 +30,8 @@ class Field(NamedTuple):
 
 FIELDS: Mapping[str, Field] = {
     "Pong": Field((15, 76), (12, 72), 73, True, 87, 1, forward=3, back=2, lost=0, slack=2.0),
-    "Breakout": Field((5, 79), (38, 75), 76, False, 0, 60, forward=2, back=3, lost=1, slack=4.0),  # lost: a new ball
+    # lost: a new ball
+    "Breakout": Field((5, 79), (38, 75), 76, False, 0, 60, forward=2, back=3, lost=1, slack=4.0),
 }
 
 
@@ -55,7 +59,8 @@ def act(game: str, frames: np.ndarray) -> int:
 
 
 def reflected(position: float, low: float, high: float) -> float:
-    """Where a straight path that ends at `position` ends when walls at `low` and `high` reflect it."""
+    """Where a straight path that ends at `position` ends when walls at `low` and `high` reflect
+    it."""
     span = high - low
     offset = (position - low) % (2 * span)
     return low + min(offset, 2 * span - offset)
@@ -68,4 +73,6 @@ def _look(field: Field, frame: np.ndarray) -> tuple[np.ndarray, float] | None:
     paddle = np.flatnonzero(np.abs(picture[slice(*field.along), field.line]) >= field.contrast)
     if not len(rows) or not len(paddle):
         return None
-    return np.array([rows.mean() + field.along[0], columns.mean() + field.across[0]]), paddle.mean() + field.along[0]
+    return np.array(
+        [rows.mean() + field.along[0], columns.mean() + field.across[0]]
+    ), paddle.mean() + field.along[0]

@@ -1,7 +1,9 @@
-"""Complete logs of a DQN that learns online on BSuite: the recipe of RL Unplugged's BSuite data, by seed.
+"""Complete logs of a DQN that learns online on BSuite: the recipe of RL Unplugged's BSuite data, by
+seed.
 
-Every episode of the run is kept, from the first random one to the last good one. With noise, the environment
-replaces actions at random; the log holds the action the agent chose, and beside it the one that was executed.
+Every episode of the run is kept, from the first random one to the last good one. With noise, the
+environment replaces actions at random; the log holds the action the agent chose, and beside it the
+one that was executed.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,33 +24,42 @@ EPISODES = {"catch": 2000, "cartpole": 1000, "mountain_car": 500}  # of the publ
 
 
 def collect(
-    environment: str, *, num_episodes: int, noise: float = 0.0, fraction: int = 100, seed: int = 0,
-    config: dqn.Config = dqn.Config(), progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    environment: str,
+    *,
+    num_episodes: int,
+    noise: float = 0.0,
+    fraction: int = 100,
+    seed: int = 0,
+    config: dqn.Config = dqn.Config(),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[dict[str, Any]]:
     """Runs DQN online from scratch and yields its episodes, in order.
 
     Args:
       environment: `catch`, `cartpole` or `mountain_car`.
       num_episodes: episodes of the run; `EPISODES` has the published numbers.
       noise: probability that the environment replaces an action by a uniform one.
-      fraction: percent of the episodes to yield, a divisor of 100: one random episode of every block of
-        `100 // fraction`; they span the whole run, whose length does not change.
+      fraction: percent of the episodes to yield, a divisor of 100: one random episode of every
+        block of `100 // fraction`; they span the whole run, whose length does not change.
       seed: fixes everything; the same seed gives the same bytes on one machine.
       config: the agent's settings.
       progress: called after every episode of the run with the number done and `num_episodes`.
 
     Returns:
-      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return"}}`. Steps are RLDS records
-      `[T + 1, ...]`: `observation`, `reward` and `discount` float32 (the latter two caused by the record's own
-      action), `action` and `executed_action` int32, `is_first`, `is_last`, `is_terminal`, and `behavior_log_prob`
-      float32, of `action` under the epsilon-greedy policy. On the last record only the observation and the flags
-      mean anything.
+      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return"}}`. Steps are RLDS
+      records `[T + 1, ...]`: `observation`, `reward` and `discount` float32 (the latter two caused
+      by the record's own action), `action` and `executed_action` int32, `is_first`, `is_last`,
+      `is_terminal`, and `behavior_log_prob` float32, of `action` under the epsilon-greedy policy.
+      On the last record only the observation and the flags mean anything.
 
     Raises:
-      UsageError: the environment is unknown, a number is out of range, or the fraction does not divide 100.
+      UsageError: the environment is unknown, a number is out of range, or the fraction does not
+        divide 100.
     """
     if environment not in bsuite.ENVIRONMENTS:
-        raise UsageError(f"unknown environment {environment!r}: expected one of {', '.join(bsuite.ENVIRONMENTS)}")
+        raise UsageError(
+            f"unknown environment {environment!r}: expected one of {', '.join(bsuite.ENVIRONMENTS)}"
+        )
     if num_episodes < 1:
         raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
     if not 0 <= noise <= 1:
@@ -67,14 +78,23 @@ def kept_episodes(num_episodes: int, fraction: int, *, seed: int) -> np.ndarray:
     return kept
 
 
-def _run(simulator: str, kept: np.ndarray, seed: int, config: dqn.Config, progress: Callable[[int, int], None]
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+def _run(
+    simulator: str,
+    kept: np.ndarray,
+    seed: int,
+    config: dqn.Config,
+    progress: Callable[[int, int], None],
+) -> Iterator[dict[str, Any]]:
     """The online run itself: act, log, and one update every `update_period` steps."""
     spec = environments.spec(simulator)
     simulation: Any = environments.make(simulator, seed=seed)
     agent = dqn.make(config, spec)
     key_init, key_act = jax.random.split(jax.random.key(seed))
-    act = jax.jit(lambda params, observation, t: agent.act(params, observation, jax.random.fold_in(key_act, t)))
+    act = jax.jit(
+        lambda params, observation, t: agent.act(
+            params, observation, jax.random.fold_in(key_act, t)
+        )
+    )
     learn = jax.jit(agent.step)
     rng = np.random.default_rng([seed, 2])
     state = agent.init(key_init)
@@ -85,7 +105,11 @@ def _run(simulator: str, kept: np.ndarray, seed: int, config: dqn.Config, progre
         while not timestep.last():
             action, log_prob = act(state.params, timestep.observation, np.uint32(num_steps))
             following = simulation.step(int(action))
-            records.append(_record(timestep, int(action), simulation.executed_action, float(log_prob), following))
+            records.append(
+                _record(
+                    timestep, int(action), simulation.executed_action, float(log_prob), following
+                )
+            )
             timestep = following
             num_steps += 1
             if num_steps % config.update_period == 0 and num_stored >= config.batch_size:
@@ -97,11 +121,19 @@ def _run(simulator: str, kept: np.ndarray, seed: int, config: dqn.Config, progre
         progress(episode + 1, len(kept))
         if kept[episode]:
             episode_return = float(steps["reward"].sum(dtype=np.float64))
-            yield {"steps": steps, "metadata": {"episode_id": episode, "episode_return": episode_return}}
+            yield {
+                "steps": steps,
+                "metadata": {"episode_id": episode, "episode_return": episode_return},
+            }
 
 
-def _record(timestep: dm_env.TimeStep, action: int, executed_action: int, log_prob: float,
-            following: dm_env.TimeStep | None) -> dict[str, Any]:  # fmt: skip
+def _record(
+    timestep: dm_env.TimeStep,
+    action: int,
+    executed_action: int,
+    log_prob: float,
+    following: dm_env.TimeStep | None,
+) -> dict[str, Any]:
     """One RLDS record; `following` is what the action led to, None on the episode's last record."""
     return {
         "observation": np.asarray(timestep.observation, np.float32),

@@ -1,10 +1,13 @@
-"""Episodes of the DeepMind control suite in RL Unplugged's layout, made by policies of every strength.
+"""Episodes of the DeepMind control suite in RL Unplugged's layout, made by policies of every
+strength.
 
-RL Unplugged recorded whole training runs, sub-sampled them, and thinned the successful episodes by two thirds. Here the
-same is done with snapshots: `training` keeps each of several runs at evenly spaced moments, the episodes of a dataset
-are shared out evenly among those snapshots in the order of training, and snapshots that return at least `SUCCESS` of
-the best one's mean get a third of a share. Actions are sampled; one in twenty is uniform instead, so that no action has
-a vanishing density, and the density of that mixture is logged.
+RL Unplugged recorded whole training runs, sub-sampled them, and thinned the successful episodes by
+two thirds. Here the
+same is done with snapshots: `training` keeps each of several runs at evenly spaced moments, the
+episodes of a dataset are shared out evenly among those snapshots in the order of training, and
+snapshots that return at least `SUCCESS` of the best one's mean get a third of a share. Actions are
+sampled; one in twenty is uniform instead, so that no action has a vanishing density, and the
+density of that mixture is logged.
 
 The runs that make data are never those whose policies are evaluated (`target_policies`).
 """
@@ -39,24 +42,31 @@ class Targets(NamedTuple):
 
 
 def collect(
-    task: str, *, num_episodes: int, seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None, say: Callable[[str], None] = lambda line: None,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Plays the task's behavior policies and yields the episodes, from the beginning of training to its end.
+    task: str,
+    *,
+    num_episodes: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[dict[str, Any]]:
+    """Plays the task's behavior policies and yields the episodes, from the beginning of training to
+    its end.
 
     Args:
-      task: for example `cheetah_run`. Where its policies are not there yet they are trained first, once.
+      task: for example `cheetah_run`. Where its policies are not there yet they are trained first,
+        once.
       num_episodes: in all.
       seed: fixes the episodes; the policies do not depend on it.
       progress: called after every batch of episodes with the number so far and in all.
       say: called with lines about training, where there is some.
 
     Returns:
-      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return", "policy_run", "policy_step",
-      "policy_return"}}`. Steps are RLDS records `[T + 1, ...]`: `observation` `[D]`, the canonical vector; `action`
-      `[A]`, `reward` and `discount` (always 1: the time limit is no terminal); flags; and `behavior_log_prob`, the log
-      density of the action under the mixture that chose it; numbers are float32. On the last record only the
-      observation and the flags mean anything.
+      Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return", "policy_run",
+      "policy_step", "policy_return"}}`. Steps are RLDS records `[T + 1, ...]`: `observation` `[D]`,
+      the canonical vector; `action` `[A]`, `reward` and `discount` (always 1: the time limit is no
+      terminal); flags; and `behavior_log_prob`, the log density of the action under the mixture
+      that chose it; numbers are float32. On the last record only the observation and the flags mean
+      anything.
 
     Raises:
       UsageError: the task is unknown, or the number is out of range.
@@ -71,7 +81,8 @@ def target_policies(task: str, count: int | None = None) -> Targets:
     """Policies of other training runs than the data's, from weak to strong.
 
     Args:
-      task: `cartpole_swingup` or `cheetah_run`, or another one whose policies were trained with target runs.
+      task: `cartpole_swingup` or `cheetah_run`, or another one whose policies were trained with
+        target runs.
       count: so many, their mean returns spread evenly over the range; None for all.
 
     Raises:
@@ -81,23 +92,29 @@ def target_policies(task: str, count: int | None = None) -> Targets:
     path = control_policies.location(task)
     found = policy_set.with_role(policy_set.load(path), policy_set.TARGET)
     if not len(found.run):
-        raise UsageError(f"{task} has no target policies in {path}: train some with `python -m offline_mbrl.collect."
-                         f"train_policies --task {task} --target-runs 3`")  # fmt: skip
+        raise UsageError(
+            f"{task} has no target policies in {path}: train some with `python -m "
+            f"offline_mbrl.collect.train_policies --task {task} --target-runs 3`"
+        )
     found = policy_set.spread(found, count or len(found.run))
     names = tuple(f"run{run}-step{step}" for run, step in zip(found.run, found.step, strict=True))
     return Targets(control_policies.policy(found.params), found.params, names, found)
 
 
 def schedule(policies: PolicySet, num_episodes: int) -> np.ndarray:
-    """`[num_episodes]` which policy plays each episode, in the order of training; see the top of this file."""
+    """`[num_episodes]` which policy plays each episode, in the order of training; see the top of
+    this file."""
     order = np.lexsort((policies.run, policies.step))
     successful = policies.mean_return[order] >= SUCCESS * policies.mean_return.max()
     shares = np.cumsum(np.where(successful, SUCCESSFUL_SHARE, 1.0))
-    return order[np.searchsorted(shares / shares[-1], (np.arange(num_episodes) + 0.5) / num_episodes)]
+    return order[
+        np.searchsorted(shares / shares[-1], (np.arange(num_episodes) + 0.5) / num_episodes)
+    ]
 
 
 def mixed(policy: Policy, params: PyTree, observation: Array, key: Array) -> tuple[Array, Array]:
-    """An action `[A]` of the policy, or with probability `UNIFORM` a uniform one, and the mixture's log density `[]`.
+    """An action `[A]` of the policy, or with probability `UNIFORM` a uniform one, and the mixture's
+    log density `[]`.
 
     `log((1 - u) pi(a|s) + u 2^-A)` at the action itself, whichever part chose it.
     """
@@ -110,8 +127,13 @@ def mixed(policy: Policy, params: PyTree, observation: Array, key: Array) -> tup
     return action, jnp.logaddexp(chosen, jnp.log(UNIFORM) - action.size * jnp.log(2.0))
 
 
-def _run(task: str, num_episodes: int, seed: int, progress: Callable[[int, int], None],
-         say: Callable[[str], None]) -> Iterator[dict[str, Any]]:  # fmt: skip
+def _run(
+    task: str,
+    num_episodes: int,
+    seed: int,
+    progress: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
     policies = policy_set.with_role(control_policies.policies(task, say), policy_set.BEHAVIOR)
     act, order = _acting(policies, jax.random.key(seed)), schedule(policies, num_episodes)
     size, length = min(NUM_SIMULATORS, num_episodes), official.CONTROL_HORIZON
@@ -124,12 +146,18 @@ def _run(task: str, num_episodes: int, seed: int, progress: Callable[[int, int],
         observations, seen = online.play(running, observations, choose, length)
         whole = jax.tree.map(lambda leaf: leaf.reshape(length, size, *leaf.shape[1:]), seen)
         for place, row in enumerate(rows[: num_episodes - first].tolist()):
-            yield _episode(jax.tree.map(lambda leaf, place=place: leaf[:, place], whole), first + place, row, policies)
+            yield _episode(
+                jax.tree.map(lambda leaf, place=place: leaf[:, place], whole),
+                first + place,
+                row,
+                policies,
+            )
         progress(min(first + size, num_episodes), num_episodes)
 
 
 def _acting(policies: PolicySet, key: Array) -> Callable:
-    """`online.Act` for K simulators after the numbers `[K]` of their policies and a counter of calls; compiled."""
+    """`online.Act` for K simulators after the numbers `[K]` of their policies and a counter of
+    calls; compiled."""
     policy = control_policies.policy(policies.params)
 
     @jax.jit
@@ -139,7 +167,9 @@ def _acting(policies: PolicySet, key: Array) -> Callable:
         return jax.vmap(lambda *one: mixed(policy, *one))(chosen, observations, keys)
 
     params = jax.device_put(policies.params)
-    return lambda rows, counter, observations: act(params, rows, observations, np.uint32(next(counter)))
+    return lambda rows, counter, observations: act(
+        params, rows, observations, np.uint32(next(counter))
+    )
 
 
 def _episode(seen: Transition, number: int, row: int, policies: PolicySet) -> dict[str, Any]:
@@ -156,7 +186,16 @@ def _episode(seen: Transition, number: int, row: int, policies: PolicySet) -> di
         "is_terminal": np.zeros(length + 1, bool),
         "behavior_log_prob": padded(seen.extras, 0.0),
     }
-    origin = {"policy_run": int(policies.run[row]), "policy_step": int(policies.step[row]),
-              "policy_return": float(policies.mean_return[row])}  # fmt: skip
-    return {"steps": steps, "metadata": {
-        "episode_id": number, "episode_return": float(seen.reward.sum(dtype=np.float64)), **origin}}  # fmt: skip
+    origin = {
+        "policy_run": int(policies.run[row]),
+        "policy_step": int(policies.step[row]),
+        "policy_return": float(policies.mean_return[row]),
+    }
+    return {
+        "steps": steps,
+        "metadata": {
+            "episode_id": number,
+            "episode_return": float(seen.reward.sum(dtype=np.float64)),
+            **origin,
+        },
+    }

@@ -1,7 +1,7 @@
 """A small DQN as pure functions: the behavior policy of the BSuite datasets.
 
-Double Q-learning (arXiv:1509.06461) on n-step targets, epsilon-greedy, the settings of Acme's DQN for BSuite.
-Differences: uniform replay, and the update period and batch size named in `Config`.
+Double Q-learning (arXiv:1509.06461) on n-step targets, epsilon-greedy, the settings of Acme's DQN
+for BSuite. Differences: uniform replay, and the update period and batch size named in `Config`.
 """
 
 from dataclasses import dataclass
@@ -81,9 +81,13 @@ def make(config: Config, spec: EnvironmentSpec) -> DQN:
         return State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def loss(params: PyTree, target_params: PyTree, batch: Batch) -> Array:
-        q_tm1, q_t = (jax.vmap(qvalues, (None, 0))(params, seen) for seen in (batch.observation, batch[-1]))
+        q_tm1, q_t = (
+            jax.vmap(qvalues, (None, 0))(params, seen) for seen in (batch.observation, batch[-1])
+        )
         target_q_t = jax.vmap(qvalues, (None, 0))(target_params, batch.bootstrap_observation)
-        errors = jax.vmap(td_error)(q_tm1, batch.action, batch.reward, batch.discount, q_t, target_q_t)
+        errors = jax.vmap(td_error)(
+            q_tm1, batch.action, batch.reward, batch.discount, q_t, target_q_t
+        )
         return optax.huber_loss(errors).mean()
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -91,7 +95,9 @@ def make(config: Config, spec: EnvironmentSpec) -> DQN:
         updates, opt_state = optimizer.update(gradient, state.opt_state)
         params = optax.apply_updates(state.params, updates)
         num_updates = state.num_updates + 1
-        target_params = optax.periodic_update(params, state.target_params, num_updates, config.target_period)
+        target_params = optax.periodic_update(
+            params, state.target_params, num_updates, config.target_period
+        )
         return State(params, target_params, opt_state, num_updates), {"loss": value}
 
     def act(params: PyTree, observation: Array, key: Array) -> tuple[Array, Array]:
@@ -100,8 +106,11 @@ def make(config: Config, spec: EnvironmentSpec) -> DQN:
     return DQN(init, step, act)
 
 
-def td_error(q_tm1: Array, a_tm1: Array, r_t: Array, discount_t: Array, q_t: Array, target_q_t: Array) -> Array:
-    """Double Q-learning: `r + discount * target_q[argmax q] - q[a]`, the first two terms held constant.
+def td_error(
+    q_tm1: Array, a_tm1: Array, r_t: Array, discount_t: Array, q_t: Array, target_q_t: Array
+) -> Array:
+    """Double Q-learning: `r + discount * target_q[argmax q] - q[a]`, the first two terms held
+    constant.
 
     Args:
       q_tm1: `[A]` online values where the action was taken.
@@ -117,10 +126,13 @@ def td_error(q_tm1: Array, a_tm1: Array, r_t: Array, discount_t: Array, q_t: Arr
 
 
 def epsilon_greedy(qvalues: Array, key: Array, *, epsilon: float) -> tuple[Array, Array]:
-    """An action `[]` that is uniform with probability `epsilon`, else greedy, and its log probability `[]`."""
+    """An action `[]` that is uniform with probability `epsilon`, else greedy, and its log
+    probability `[]`."""
     chex.assert_rank(qvalues, 1)
     num_actions = qvalues.shape[0]
-    probabilities = jnp.full(num_actions, epsilon / num_actions).at[jnp.argmax(qvalues)].add(1.0 - epsilon)
+    probabilities = (
+        jnp.full(num_actions, epsilon / num_actions).at[jnp.argmax(qvalues)].add(1.0 - epsilon)
+    )
     log_probabilities = jnp.log(probabilities)
     action = jax.random.categorical(key, log_probabilities)
     return action, log_probabilities[action]

@@ -1,8 +1,9 @@
-"""Online training of a continuous learner in a simulator: where the control suite's behavior policies come from.
+"""Online training of a continuous learner in a simulator: where the control suite's behavior
+policies come from.
 
-Several simulators are stepped side by side: one compiled call chooses the actions of all of them, and after a round of
-steps one compiled call stores what was seen and makes all the round's updates. The learner is the offline one; only the
-data differ. Everything follows from the seed.
+Several simulators are stepped side by side: one compiled call chooses the actions of all of them,
+and after a round of steps one compiled call stores what was seen and makes all the round's updates.
+The learner is the offline one; only the data differ. Everything follows from the seed.
 """
 
 import functools
@@ -18,9 +19,19 @@ import numpy as np
 
 from offline_mbrl import environments
 from offline_mbrl.data import ring
-from offline_mbrl.types import Array, Context, Learner, Metrics, Policy, PyTree, Transition, UsageError
+from offline_mbrl.types import (
+    Array,
+    Context,
+    Learner,
+    Metrics,
+    Policy,
+    PyTree,
+    Transition,
+    UsageError,
+)
 
-Act = Callable[[np.ndarray], tuple[Any, PyTree]]  # observations [K, D] -> actions [K, A], extras [K, ...] or ()
+# Observations [K, D] -> actions [K, A], extras [K, ...] or ()
+Act = Callable[[np.ndarray], tuple[Any, PyTree]]
 
 
 @dataclass(frozen=True)
@@ -45,9 +56,18 @@ class Snapshot(NamedTuple):
 # --- updates ---
 
 
-def learn(learner: Learner, state: PyTree, replay: ring.Ring, new: Transition, key: Array, *, num_updates: int,
-          batch_size: int) -> tuple[PyTree, ring.Ring, Metrics]:  # fmt: skip
-    """Stores transitions `[N, ...]` and makes `num_updates` updates; their mean metrics. Pure: to be compiled whole."""
+def learn(
+    learner: Learner,
+    state: PyTree,
+    replay: ring.Ring,
+    new: Transition,
+    key: Array,
+    *,
+    num_updates: int,
+    batch_size: int,
+) -> tuple[PyTree, ring.Ring, Metrics]:
+    """Stores transitions `[N, ...]` and makes `num_updates` updates; their mean metrics. Pure: to
+    be compiled whole."""
     replay = ring.store(replay, new)
 
     def update(state: PyTree, key: Array) -> tuple[PyTree, Metrics]:
@@ -73,9 +93,11 @@ def reset(running: Sequence[dm_env.Environment]) -> np.ndarray:
     return np.stack([simulator.reset().observation for simulator in running])
 
 
-def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: Act, num_steps: int
-) -> tuple[np.ndarray, Transition]:  # fmt: skip
-    """Makes `num_steps` steps in each of K simulators; where an episode ends, the next one starts at once.
+def play(
+    running: Sequence[dm_env.Environment], observations: np.ndarray, act: Act, num_steps: int
+) -> tuple[np.ndarray, Transition]:
+    """Makes `num_steps` steps in each of K simulators; where an episode ends, the next one starts
+    at once.
 
     Args:
       running: the simulators.
@@ -84,7 +106,8 @@ def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: A
       num_steps: T.
 
     Returns:
-      Where they stand now, and what was seen, `[T * K, ...]` float32, all simulators' first step first.
+      Where they stand now, and what was seen, `[T * K, ...]` float32, all simulators' first step
+      first.
     """
     seen = []
     for _ in range(num_steps):
@@ -96,8 +119,10 @@ def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: A
         seen.append(Transition(observations, actions, reward, discount, following, extras))
         observations = following
         if any(one.last() for one in after):
-            begun = [simulator.reset().observation if one.last() else one.observation
-                     for simulator, one in zip(running, after, strict=True)]  # fmt: skip
+            begun = [
+                simulator.reset().observation if one.last() else one.observation
+                for simulator, one in zip(running, after, strict=True)
+            ]
             observations = np.stack(begun)
     return observations, jax.tree.map(lambda *columns: np.concatenate(columns), *seen)
 
@@ -105,8 +130,15 @@ def play(running: Sequence[dm_env.Environment], observations: np.ndarray, act: A
 # --- the run ---
 
 
-def train(learner: Learner, simulator: str, config: Config, *, seed: int, snapshots: Sequence[int],
-          progress: Callable[[int, Metrics], None] = lambda step, metrics: None) -> Iterator[Snapshot]:  # fmt: skip
+def train(
+    learner: Learner,
+    simulator: str,
+    config: Config,
+    *,
+    seed: int,
+    snapshots: Sequence[int],
+    progress: Callable[[int, Metrics], None] = lambda step, metrics: None,
+) -> Iterator[Snapshot]:
     """Trains online and yields the policy at given moments.
 
     Args:
@@ -114,25 +146,46 @@ def train(learner: Learner, simulator: str, config: Config, *, seed: int, snapsh
       simulator: for example `control/cheetah_run`.
       config: see `Config`.
       seed: fixes everything.
-      snapshots: environment steps, increasing; each is taken at the end of the round that reaches it.
+      snapshots: environment steps, increasing; each is taken at the end of the round that reaches
+        it.
       progress: called after every round with the steps done and the round's mean metrics.
 
     Raises:
-      UsageError: the learner has no policy, a snapshot lies outside the run, or the policy became non-finite.
+      UsageError: the learner has no policy, a snapshot lies outside the run, or the policy became
+        non-finite.
     """
     policy = learner.policy
     if policy is None:
         raise UsageError("a learner without a policy cannot be trained online")
-    if not snapshots or list(snapshots) != sorted(set(snapshots)) or not 0 < snapshots[0] <= snapshots[-1]:
-        raise UsageError(f"snapshots must be increasing numbers of steps, at least 1, got {list(snapshots)}")
+    if (
+        not snapshots
+        or list(snapshots) != sorted(set(snapshots))
+        or not 0 < snapshots[0] <= snapshots[-1]
+    ):
+        raise UsageError(
+            f"snapshots must be increasing numbers of steps, at least 1, got {list(snapshots)}"
+        )
     if snapshots[-1] > config.num_steps:
-        raise UsageError(f"the last snapshot is at step {snapshots[-1]}, but the run has {config.num_steps} steps")
+        raise UsageError(
+            f"the last snapshot is at step {snapshots[-1]}, but the run has {config.num_steps} "
+            "steps"
+        )
     return _train(learner, policy, simulator, config, seed, list(snapshots), progress)
 
 
-def _train(learner: Learner, policy: Policy, simulator: str, config: Config, seed: int, wanted: list[int],
-           progress: Callable[[int, Metrics], None]) -> Iterator[Snapshot]:  # fmt: skip
-    running, rng = simulators(simulator, config.num_simulators, entropy=[seed, 7]), np.random.default_rng([seed, 8])
+def _train(
+    learner: Learner,
+    policy: Policy,
+    simulator: str,
+    config: Config,
+    seed: int,
+    wanted: list[int],
+    progress: Callable[[int, Metrics], None],
+) -> Iterator[Snapshot]:
+    running, rng = (
+        simulators(simulator, config.num_simulators, entropy=[seed, 7]),
+        np.random.default_rng([seed, 8]),
+    )
     key_init, key_act, key_learn = jax.random.split(jax.random.key(seed), 3)
     round_size = config.num_simulators * config.round_steps
     act, save, update = acting(policy, key_act), *_programs(learner, config, key_learn, round_size)
@@ -150,9 +203,12 @@ def _train(learner: Learner, policy: Policy, simulator: str, config: Config, see
                 params = learner.policy_params(state, Context())
             replay = save(replay, new)
         else:
-            observations, new = play(running, observations, functools.partial(act, params), config.round_steps)
+            observations, new = play(
+                running, observations, functools.partial(act, params), config.round_steps
+            )
             state, replay, metrics = update(state, replay, new, np.uint32(step))
-            params = jax.tree.map(jnp.copy, learner.policy_params(state, Context()))  # the state is donated to the next round
+            # The state is donated to the next round
+            params = jax.tree.map(jnp.copy, learner.policy_params(state, Context()))
             progress(step + round_size, metrics)
         step += round_size
         while wanted and step >= wanted[0]:
@@ -166,28 +222,46 @@ def _finite(params: PyTree, step: int) -> PyTree:
     return params
 
 
-def _programs(learner: Learner, config: Config, key: Array, round_size: int) -> tuple[Callable, Callable]:
-    """Compiled: storing alone, and storing with a round's updates. States and replays are donated."""
+def _programs(
+    learner: Learner, config: Config, key: Array, round_size: int
+) -> tuple[Callable, Callable]:
+    """Compiled: storing alone, and storing with a round's updates. States and replays are
+    donated."""
     num_updates = round(round_size * config.updates_per_step)
 
-    def update(state: PyTree, replay: ring.Ring, new: Transition, step: Array) -> tuple[PyTree, ring.Ring, Metrics]:
-        return learn(learner, state, replay, new, jax.random.fold_in(key, step), num_updates=num_updates,
-                     batch_size=config.batch_size)  # fmt: skip
+    def update(
+        state: PyTree, replay: ring.Ring, new: Transition, step: Array
+    ) -> tuple[PyTree, ring.Ring, Metrics]:
+        return learn(
+            learner,
+            state,
+            replay,
+            new,
+            jax.random.fold_in(key, step),
+            num_updates=num_updates,
+            batch_size=config.batch_size,
+        )
 
     return jax.jit(ring.store, donate_argnums=0), jax.jit(update, donate_argnums=(0, 1))
 
 
-def uniform(rng: np.random.Generator, shape: tuple[int, ...], observations: np.ndarray) -> tuple[np.ndarray, tuple]:
+def uniform(
+    rng: np.random.Generator, shape: tuple[int, ...], observations: np.ndarray
+) -> tuple[np.ndarray, tuple]:
     """Uniform actions `[K, *shape]` for `play`."""
     return rng.uniform(-1, 1, (len(observations), *shape)), ()
 
 
 def acting(policy: Policy, key: Array) -> Callable[[PyTree, np.ndarray], tuple[Array, tuple]]:
-    """A policy for `play`, compiled: (params, observations `[K, D]`) to sampled actions; new keys every call."""
+    """A policy for `play`, compiled: (params, observations `[K, D]`) to sampled actions; new keys
+    every call."""
 
     def act(params: PyTree, observations: Array, count: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(key, count), observations.shape[0])
         return jax.vmap(policy.sample, (None, 0, 0))(params, observations, keys)
 
     compiled, counter = jax.jit(act), itertools.count()
-    return lambda params, observations: (compiled(params, observations, np.uint32(next(counter))), ())
+    return lambda params, observations: (
+        compiled(params, observations, np.uint32(next(counter))),
+        (),
+    )

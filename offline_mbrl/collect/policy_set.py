@@ -1,4 +1,5 @@
-"""Sets of policies of one kind as one small file: stacked parameters, where each comes from, and what it returns.
+"""Sets of policies of one kind as one small file: stacked parameters, where each comes from, and
+what it returns.
 
 The files are npz without pickled objects, so that one from anywhere is safe to open.
 """
@@ -46,12 +47,15 @@ def with_role(policies: PolicySet, role: str) -> PolicySet:
 
 def join(sets: Sequence[PolicySet]) -> PolicySet:
     """One set of several, in order; the random return is their mean."""
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[one._replace(random_return=()) for one in sets])
+    joined = jax.tree.map(
+        lambda *leaves: np.concatenate(leaves), *[one._replace(random_return=()) for one in sets]
+    )
     return joined._replace(random_return=np.float32(np.mean([one.random_return for one in sets])))
 
 
 def spread(policies: PolicySet, count: int) -> PolicySet:
-    """`count` of the policies whose mean returns lie as evenly as possible from the lowest to the highest.
+    """`count` of the policies whose mean returns lie as evenly as possible from the lowest to the
+    highest.
 
     Raises:
       UsageError: there are fewer.
@@ -70,8 +74,10 @@ def spread(policies: PolicySet, count: int) -> PolicySet:
 
 def save(path: Path, policies: PolicySet) -> None:
     """Writes a set, whole or not at all."""
-    leaves = {"/".join((PREFIX, *at)): np.asarray(leaf, np.float32)
-              for at, leaf in trees.flatten(policies.params).items()}  # fmt: skip
+    leaves = {
+        "/".join((PREFIX, *at)): np.asarray(leaf, np.float32)
+        for at, leaf in trees.flatten(policies.params).items()
+    }
     columns: dict[str, Any] = {name: np.asarray(getattr(policies, name)) for name in FIELDS}
 
     def write(place: Path) -> None:
@@ -89,16 +95,23 @@ def load(path: Path) -> PolicySet:
       UsageError: there is no such file, or it is no set of policies.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # a damaged one is closed as well
+        # a damaged one is closed as well
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"there is no file of policies {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is damaged or no file of policies: {error}") from error
     missing = [name for name in FIELDS if name not in found]
-    leaves = {tuple(name.split("/")[1:]): leaf for name, leaf in found.items() if name.startswith(f"{PREFIX}/")}
+    leaves = {
+        tuple(name.split("/")[1:]): leaf
+        for name, leaf in found.items()
+        if name.startswith(f"{PREFIX}/")
+    }
     if missing or not leaves:
-        raise UsageError(f"{path} is no file of policies: it lacks {missing[0] if missing else 'params'}")
+        raise UsageError(
+            f"{path} is no file of policies: it lacks {missing[0] if missing else 'params'}"
+        )
     count = len(found["run"])
     columns = [found[name] for name in FIELDS[:-1]] + list(leaves.values())
     if any(column.shape[:1] != (count,) for column in columns):

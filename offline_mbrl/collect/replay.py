@@ -10,15 +10,20 @@ from offline_mbrl.collect.dqn import Batch
 def make(capacity: int, observation_shape: tuple[int, ...]) -> Batch:
     """Room for `capacity` transitions."""
     frames = (capacity, *observation_shape)
-    return Batch(np.zeros(frames, np.float32), np.zeros(capacity, np.int32), np.zeros(capacity, np.float32),
-                 np.zeros(capacity, np.float32), np.zeros(frames, np.float32))  # fmt: skip
+    return Batch(
+        np.zeros(frames, np.float32),
+        np.zeros(capacity, np.int32),
+        np.zeros(capacity, np.float32),
+        np.zeros(capacity, np.float32),
+        np.zeros(frames, np.float32),
+    )
 
 
 def n_step(steps: Mapping[str, np.ndarray], *, td_steps: int, gamma: float) -> Batch:
     """The n-step transitions of one whole episode, `[T]` of them.
 
-    Near the end the sum is shorter and the bootstrap is the last observation; a terminal state's discount of 0
-    turns the bootstrap off, a truncation's 1 does not.
+    Near the end the sum is shorter and the bootstrap is the last observation; a terminal state's
+    discount of 0 turns the bootstrap off, a truncation's 1 does not.
 
     Args:
       steps: RLDS records `[T + 1, ...]`; the last holds only an observation.
@@ -28,7 +33,8 @@ def n_step(steps: Mapping[str, np.ndarray], *, td_steps: int, gamma: float) -> B
     length = len(steps["reward"]) - 1
     rewards, discounts = np.zeros(length, np.float32), np.ones(length, np.float32)
     for offset in range(td_steps):
-        reached = np.arange(length - offset)  # the starts from which step `start + offset` is still in the episode
+        # The starts from which step `start + offset` is still in the episode
+        reached = np.arange(length - offset)
         if not len(reached):
             break
         rewards[reached] += discounts[reached] * steps["reward"][reached + offset]
@@ -39,7 +45,8 @@ def n_step(steps: Mapping[str, np.ndarray], *, td_steps: int, gamma: float) -> B
 
 
 def store(replay: Batch, num_stored: int, transitions: Batch) -> int:
-    """Writes transitions after the `num_stored` so far, over the oldest when full; returns the new count."""
+    """Writes transitions after the `num_stored` so far, over the oldest when full; returns the new
+    count."""
     added = len(transitions.action)
     rows = np.arange(num_stored, num_stored + added) % len(replay.action)
     for column, values in zip(replay, transitions, strict=True):

@@ -29,28 +29,41 @@ def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) ->
     Args:
       part: aligned columns, `[R, ...]`; they may be memory-mapped.
       spec: what the columns should be, with actions in the columns' own units.
-      longest: steps of the longest episode of the whole dataset, of which `part` may be a split; 0 for that of `part`.
+      longest: steps of the longest episode of the whole dataset, of which `part` may be a split; 0
+        for that of `part`.
     """
     return [
-        *shapes(part, spec), *nonfinite(part), *action_range(part, spec.action), *constants(part), *duplicates(part),
-        *terminals_at_limit(part, spec.horizon or longest), *unknown_terminals(part)]  # fmt: skip
+        *shapes(part, spec),
+        *nonfinite(part),
+        *action_range(part, spec.action),
+        *constants(part),
+        *duplicates(part),
+        *terminals_at_limit(part, spec.horizon or longest),
+        *unknown_terminals(part),
+    ]
 
 
 def episodes(part: steps.Aligned) -> dict[str, float]:
-    """Statistics of episodes: how many, how they end, their lengths in steps, their undiscounted returns."""
+    """Statistics of episodes: how many, how they end, their lengths in steps, their undiscounted
+    returns."""
     lengths, returns = episode_lengths(part), episode_returns(part)
     terminal = int(ends_terminal(part).sum())
     summary: dict[str, float] = {"episodes": len(lengths), "transitions": int(lengths.sum())}
     summary |= {"terminal": terminal, "truncated": len(lengths) - terminal}
     for name, values in (("length", lengths), ("return", returns)):
         low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-        summary |= {f"{name}_min": float(low), f"{name}_median": float(middle), f"{name}_max": float(high)}
+        summary |= {
+            f"{name}_min": float(low),
+            f"{name}_median": float(middle),
+            f"{name}_max": float(high),
+        }
         summary |= {f"{name}_mean": float(values.mean()), f"{name}_std": float(values.std())}
     return summary
 
 
 def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dict[str, Any]:
-    """What makes training refuse data, as JSON: findings that are not finite or outside the actions' range."""
+    """What makes training refuse data, as JSON: findings that are not finite or outside the
+    actions' range."""
     found = {"nonfinite": nonfinite(part), "action_range": action_range(part, action)}
     return {name: [finding._asdict() for finding in listed] for name, listed in found.items()}
 
@@ -61,9 +74,13 @@ def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dic
 def shapes(part: steps.Aligned, spec: EnvironmentSpec) -> list[Finding]:
     """Fields whose shape or dtype is not the spec's."""
     record = specs.record_structure(spec)
-    expected = {("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(record).items()}
+    expected = {
+        ("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(record).items()
+    }
     kind = spec.action
-    expected["action",] = ((), np.int32) if isinstance(kind, DiscreteActions) else ((kind.size,), np.float32)
+    expected["action",] = (
+        ((), np.int32) if isinstance(kind, DiscreteActions) else ((kind.size,), np.float32)
+    )
     expected["reward",] = ((), np.float32)
     found = {p: (leaf.shape[1:], leaf.dtype) for p, leaf in trees.flatten(part.columns).items()}
     listed = []
@@ -83,7 +100,9 @@ def nonfinite(part: steps.Aligned) -> list[Finding]:
     for path, leaf in trees.flatten(part.columns).items():
         if leaf.dtype.kind != "f":
             continue
-        rows = np.concatenate([start + np.flatnonzero(_any_nonfinite(chunk)) for start, chunk in _chunks(leaf)])
+        rows = np.concatenate(
+            [start + np.flatnonzero(_any_nonfinite(chunk)) for start, chunk in _chunks(leaf)]
+        )
         of_episode = np.searchsorted(part.episode_ends, rows)
         for episode, first in zip(*np.unique(of_episode, return_index=True), strict=True):
             message = f"is not finite ({leaf[rows[first]].reshape(-1)[_first_nonfinite(leaf[rows[first]])]})"
@@ -132,15 +151,19 @@ def duplicates(part: steps.Aligned) -> list[Finding]:
     repeated = np.setdiff1d(np.arange(len(rows)), first)
     row = int(rows[repeated[0]])
     message = f"{len(repeated)} of {len(rows)} transitions repeat an earlier one"
-    return [Finding(WARNING, "observation", row, int(np.searchsorted(part.episode_ends, row)), message)]
+    return [
+        Finding(WARNING, "observation", row, int(np.searchsorted(part.episode_ends, row)), message)
+    ]
 
 
 def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
-    """A time limit that was stored as a terminal: episodes that "terminate" exactly at `limit` or the greatest length.
+    """A time limit that was stored as a terminal: episodes that "terminate" exactly at `limit` or
+    the greatest length.
 
     Args:
       part: aligned columns.
-      limit: the time limit in steps; 0 when unknown, which takes the greatest length of `part` for it.
+      limit: the time limit in steps; 0 when unknown, which takes the greatest length of `part` for
+        it.
     """
     lengths, terminal = episode_lengths(part), ends_terminal(part)
     limit = limit or int(lengths.max())
@@ -149,14 +172,17 @@ def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
         return []
     episode = int(np.argmax(suspicious))
     message = (
-        f"{suspicious.sum()} of {terminal.sum()} terminals come exactly at the greatest length, {limit} steps: a "
-        "time limit stored as a terminal? If so mark these ends as truncations (is_last without is_terminal, or "
-        "timeouts); if the task ends there by its own rules, ignore this")  # fmt: skip
+        f"{suspicious.sum()} of {terminal.sum()} terminals come exactly at the greatest length, "
+        f"{limit} steps: a time limit stored as a terminal? If so mark these ends as truncations "
+        "(is_last without is_terminal, or timeouts); if the task ends there by its own rules, "
+        "ignore this"
+    )
     return [Finding(WARNING, "is_terminal", int(part.episode_ends[episode]), episode, message)]
 
 
 def unknown_terminals(part: steps.Aligned) -> list[Finding]:
-    """Terminal steps whose next observation repeats their own: where they led is not known. Frames may well repeat."""
+    """Terminal steps whose next observation repeats their own: where they led is not known. Frames
+    may well repeat."""
     leaves = trees.flatten(part.columns["observation"]).values()
     if not any(leaf.dtype.kind == "f" for leaf in leaves):
         return []
@@ -166,8 +192,10 @@ def unknown_terminals(part: steps.Aligned) -> list[Finding]:
         return []
     episode = int(np.argmax(unknown))
     message = (
-        f"{unknown.sum()} of {terminal.sum()} terminal steps lead to a copy of their own observation, as they do where "
-        "the source lacks the next one: models learn no change from them; give `next_observation`")  # fmt: skip
+        f"{unknown.sum()} of {terminal.sum()} terminal steps lead to a copy of their own "
+        "observation, as they do where the source lacks the next one: models learn no change from "
+        "them; give `next_observation`"
+    )
     return [Finding(WARNING, "observation", int(rows[episode]), episode, message)]
 
 
@@ -176,7 +204,9 @@ def unknown_terminals(part: steps.Aligned) -> list[Finding]:
 
 def steps_taken(part: steps.Aligned) -> np.ndarray:
     """`[N]` rows that begin a transition: all but the episodes' last."""
-    return np.setdiff1d(np.arange(len(part.columns["reward"])), part.episode_ends, assume_unique=True)
+    return np.setdiff1d(
+        np.arange(len(part.columns["reward"])), part.episode_ends, assume_unique=True
+    )
 
 
 def episode_lengths(part: steps.Aligned) -> np.ndarray:

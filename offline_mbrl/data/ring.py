@@ -18,14 +18,20 @@ class Ring(NamedTuple):
 
 def empty(example: Transition, capacity: int) -> Ring:
     """Room for `capacity` transitions like `example`, whose fields have no batch axis."""
-    return Ring(jax.tree.map(lambda leaf: jnp.zeros((capacity, *np.shape(leaf)), jnp.float32), example), jnp.int32(0))
+    return Ring(
+        jax.tree.map(lambda leaf: jnp.zeros((capacity, *np.shape(leaf)), jnp.float32), example),
+        jnp.int32(0),
+    )
 
 
 def store(ring: Ring, new: Transition) -> Ring:
-    """Writes transitions `[N, ...]` behind the newest, over the oldest when full; N is at most the capacity."""
+    """Writes transitions `[N, ...]` behind the newest, over the oldest when full; N is at most the
+    capacity."""
     capacity, added = ring.transitions.reward.shape[0], new.reward.shape[0]
     rows = (ring.num_stored + jnp.arange(added)) % capacity
-    transitions = jax.tree.map(lambda column, values: column.at[rows].set(values), ring.transitions, new)
+    transitions = jax.tree.map(
+        lambda column, values: column.at[rows].set(values), ring.transitions, new
+    )
     return Ring(transitions, ring.num_stored + added)
 
 

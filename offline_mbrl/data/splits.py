@@ -6,24 +6,34 @@ from offline_mbrl.data.memory import Dataset
 from offline_mbrl.types import UsageError
 
 
-def hold_out(dataset: Dataset, *, fraction: float = 0.1, most: int | None = None, by: str = "transition",
-             seed: int = 0) -> Dataset:  # fmt: skip
-    """Keeps transitions from training: their rows move from `starts` to `held_out`; columns are shared.
+def hold_out(
+    dataset: Dataset,
+    *,
+    fraction: float = 0.1,
+    most: int | None = None,
+    by: str = "transition",
+    seed: int = 0,
+) -> Dataset:
+    """Keeps transitions from training: their rows move from `starts` to `held_out`; columns are
+    shared.
 
     Args:
       dataset: on the host.
       fraction: of the transitions, or of the episodes.
       most: at most so many transitions (`transition` only).
-      by: `transition`, uniform over transitions, comparable to independent held-out samples; or `episode`, whole
-        episodes, at least 5 where there are 10 or more.
+      by: `transition`, uniform over transitions, comparable to independent held-out samples; or
+        `episode`, whole episodes, at least 5 where there are 10 or more.
       seed: of the choice.
 
     Raises:
-      UsageError: `by` is unknown, the fraction is not inside (0, 1), or no transition would be left on one side.
+      UsageError: `by` is unknown, the fraction is not inside (0, 1), or no transition would be left
+        on one side.
     """
     if by not in ("transition", "episode") or not 0 < fraction < 1:
-        raise UsageError(f"hold_out takes by='transition' or 'episode' and a fraction inside (0, 1), got {by!r} and "
-                         f"{fraction}")  # fmt: skip
+        raise UsageError(
+            f"hold_out takes by='transition' or 'episode' and a fraction inside (0, 1), got {by!r} "
+            f"and {fraction}"
+        )
     starts, rng = np.asarray(dataset.starts), np.random.default_rng([seed, 5])
     unit = np.arange(len(starts)) if by == "transition" else np.asarray(dataset.episode_end)[starts]
     units = np.unique(unit)
@@ -33,6 +43,8 @@ def hold_out(dataset: Dataset, *, fraction: float = 0.1, most: int | None = None
     elif most is not None:
         count = min(count, most)
     if not 0 < count < len(units):
-        raise UsageError(f"hold_out: {count} of {len(units)} {by}s would be held out; both sides need one")
+        raise UsageError(
+            f"hold_out: {count} of {len(units)} {by}s would be held out; both sides need one"
+        )
     held = np.isin(unit, rng.choice(units, count, replace=False))
     return dataset._replace(starts=starts[~held], held_out=starts[held])

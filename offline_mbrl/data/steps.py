@@ -1,11 +1,14 @@
 """RLDS steps to aligned columns: the one place where the ends of episodes are decided.
 
-A record is one RLDS step: an observation, the action taken there, and the reward and discount that the action
-caused. The last record of an episode holds only an observation. From every source the same four rules apply:
+A record is one RLDS step: an observation, the action taken there, and the reward and discount that
+the action caused. The last record of an episode holds only an observation. From every source the
+same four rules apply:
 
-* an episode ends at `is_last`, at `is_terminal`, before the next `is_first`, and where the source's episode ends;
+* an episode ends at `is_last`, at `is_terminal`, before the next `is_first`, and where the source's
+  episode ends;
 * the step out of an episode's last record is no transition;
-* `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never stops bootstrapping;
+* `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never
+  stops bootstrapping;
 * an episode of a single record holds no transition: it is dropped and counted.
 
 What a source stores beside an episode's last observation is meaningless (RLDS) and becomes 0.
@@ -35,15 +38,19 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
     """Aligns R consecutive RLDS records.
 
     Args:
-      records: `observation` (a pytree), `action`, `reward` and any of `is_first`, `is_last`, `is_terminal`, all
-        `[R, ...]`; further fields are carried along. A `discount` in the source is ignored: the flags decide.
+      records: `observation` (a pytree), `action`, `reward` and any of `is_first`, `is_last`,
+        `is_terminal`, all `[R, ...]`; further fields are carried along. A `discount` in the source
+        is ignored: the flags decide.
       source_lengths: `[E']` lengths of the source's own episodes, where it has them.
 
     Returns:
-      Columns with `discount` `[R]`, the episodes' ends, and the number of dropped records by reason.
+      Columns with `discount` `[R]`, the episodes' ends, and the number of dropped records by
+      reason.
     """
     size = len(records["reward"])
-    first, last, terminal = (np.asarray(records.get(name, np.zeros(size, bool)), bool) for name in FLAGS)
+    first, last, terminal = (
+        np.asarray(records.get(name, np.zeros(size, bool)), bool) for name in FLAGS
+    )
     ends = last | terminal
     ends[:-1] |= first[1:]
     if source_lengths is not None and len(source_lengths):
@@ -68,15 +75,18 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Turns a table of transitions (the D4RL layout) into RLDS records.
 
     Args:
-      fields: `observation`, `action`, `reward` `[N, ...]`; `is_terminal` `[N]`, true where the step ended in a
-        terminal state; optionally `is_truncated` `[N]`, true where it was cut, and `next_observation` `[N, ...]`:
-        a step whose next observation is not the next row's observation was cut there, whatever the flags say.
+      fields: `observation`, `action`, `reward` `[N, ...]`; `is_terminal` `[N]`, true where the step
+        ended in a terminal state; optionally `is_truncated` `[N]`, true where it was cut, and
+        `next_observation` `[N, ...]`: a step whose next observation is not the next row's
+        observation was cut there, whatever the flags say.
 
     Returns:
-      Records with one more row per episode, the observation its last step led to. Without `next_observation` the
-      last step of a truncated episode has no known outcome: its record becomes the episode's last; the last step
-      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from and of which
-      models learn the reward but no change (`normalize.unknown_outcomes`).
+      Records with one more row per episode, the observation its last step led to. Without
+      `next_observation` the
+      last step of a truncated episode has no known outcome: its record becomes the episode's last;
+        the last step
+      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from
+      and of which models learn the reward but no change (`normalize.unknown_outcomes`).
 
     Raises:
       UsageError: observations and next observations differ in structure or shape.
@@ -89,7 +99,8 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
         ends[:-1] |= _departs(fields["observation"], following)
     ends[-1:] = True
     extended = ends if following is not None else terminal
-    rows = np.repeat(np.arange(len(ends)), 1 + extended)  # the added row is a copy of its episode's last step
+    # The added row is a copy of its episode's last step
+    rows = np.repeat(np.arange(len(ends)), 1 + extended)
     added = np.zeros(len(rows), bool)
     added[1:] = rows[1:] == rows[:-1]
     records = {
@@ -100,7 +111,9 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
     if following is not None:
         records["observation"] = jax.tree.map(
             lambda column, after: _overwrite(column, added, np.asarray(after)[rows[added]]),
-            records["observation"], following)  # fmt: skip
+            records["observation"],
+            following,
+        )
     records["is_last"] = added | (ends[rows] & ~extended[rows])
     records["is_terminal"] = added & terminal[rows]
     records["is_first"] = np.concatenate([[True], records["is_last"][:-1]])[: len(rows)]
@@ -108,20 +121,31 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_if_endless(fields: Mapping[str, Any]) -> None:
-    """Warns where a whole table of transitions is one episode because nothing tells where it was cut."""
-    if "is_truncated" not in fields and "next_observation" not in fields and not np.any(fields["is_terminal"]):
+    """Warns where a whole table of transitions is one episode because nothing tells where it was
+    cut."""
+    if (
+        "is_truncated" not in fields
+        and "next_observation" not in fields
+        and not np.any(fields["is_terminal"])
+    ):
         warnings.warn(
-            f"no row ends an episode: all {len(fields['is_terminal'])} steps are taken as one; if they are several, "
-            "give `is_truncated` (timeouts) or `next_observation`", stacklevel=2)  # fmt: skip
+            f"no row ends an episode: all {len(fields['is_terminal'])} steps are taken as one; if "
+            "they are several, give `is_truncated` (timeouts) or `next_observation`",
+            stacklevel=2,
+        )
 
 
 def _departs(observation: Any, following: Any) -> np.ndarray:
-    """`[N - 1]` bool: the next observation is not what the next row observes (a row is compared element by element)."""
-    shapes = [jax.tree.map(lambda column: np.shape(column)[1:], tree) for tree in (observation, following)]
+    """`[N - 1]` bool: the next observation is not what the next row observes (a row is compared
+    element by element)."""
+    shapes = [
+        jax.tree.map(lambda column: np.shape(column)[1:], tree) for tree in (observation, following)
+    ]
     if shapes[0] != shapes[1]:
         raise UsageError(
-            f"observations have shape {shapes[0]} and next observations {shapes[1]}: they must be the same; "
-            "leave the field out if it holds something else")  # fmt: skip
+            f"observations have shape {shapes[0]} and next observations {shapes[1]}: they must be "
+            "the same; leave the field out if it holds something else"
+        )
     apart = [
         _differs(np.asarray(now)[1:], np.asarray(after)[:-1])
         for now, after in zip(jax.tree.leaves(observation), jax.tree.leaves(following), strict=True)

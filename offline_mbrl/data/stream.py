@@ -1,11 +1,13 @@
-"""Training data that stay on the disk: windows of a column store, read in an order that needs no memory.
+"""Training data that stay on the disk: windows of a column store, read in an order that needs no
+memory.
 
-The batches of a run are a fixed sequence: in every epoch each window comes once, in a pseudo-random order that the
-run's key decides. Where update `t`'s windows are is computed from `t`, so that the number of updates done is the whole
-cursor, a run goes on in the middle of an epoch, and of several processes each reads its own part of every batch.
+The batches of a run are a fixed sequence: in every epoch each window comes once, in a pseudo-random
+order that the run's key decides. Where update `t`'s windows are is computed from `t`, so that the
+number of updates done is the whole cursor, a run goes on in the middle of an epoch, and of several
+processes each reads its own part of every batch.
 
-Columns are mapped, not loaded: what was read belongs to the kernel's page cache and is given back when memory is
-short. A chunk of a file is compared with its hash when the first window touches it.
+Columns are mapped, not loaded: what was read belongs to the kernel's page cache and is given back
+when memory is short. A chunk of a file is compared with its hash when the first window touches it.
 """
 
 from collections.abc import Callable
@@ -21,14 +23,16 @@ from offline_mbrl.streams import BatchRequest, Shard, Stream
 from offline_mbrl.types import PyTree, UsageError
 
 BLOCK_BYTES = 256 * 2**20  # of the stacked batches of one dispatch
-GATHER_BYTES = 8 * 2**20  # gathered at a time: index arrays stay small, and copies stay in the cache
+# Gathered at a time: index arrays stay small, and copies stay in the cache
+GATHER_BYTES = 8 * 2**20
 ROUNDS = 10  # of the Feistel network; see tests
 Rows = Any  # an integer array of any shape, or a slice
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A column `[R, ...]` that is not in memory; indexing with rows reads those. To jax, a leaf that is no array."""
+    """A column `[R, ...]` that is not in memory; indexing with rows reads those. To jax, a leaf
+    that is no array."""
 
     read: Callable[[Rows], np.ndarray]
     shape: tuple[int, ...]
@@ -41,8 +45,9 @@ class Column:
     def __array__(self, *arguments: Any, **options: Any) -> np.ndarray:
         """Refuses to load the column by accident, for example by sampling inside jit."""
         raise UsageError(
-            f"a column of shape {self.shape} stays on the disk: train on `stream.bind(dataset, learner.sample)`, or "
-            "load the data whole (`--stream never`, `stream_above=None`)")  # fmt: skip
+            f"a column of shape {self.shape} stays on the disk: train on `stream.bind(dataset, "
+            "learner.sample)`, or load the data whole (`--stream never`, `stream_above=None`)"
+        )
 
 
 # --- a dataset whose columns stay on the disk ---
@@ -56,7 +61,8 @@ def open_split(
     Args:
       opened: an open store.
       split: `train` or `validation`; it may not be empty.
-      fields: top-level fields to read; those besides observation, action, reward and discount become extras.
+      fields: top-level fields to read; those besides observation, action, reward and discount
+        become extras.
       chosen: [E] bool, the episodes to keep; None for all. At least one.
 
     Returns:
@@ -75,10 +81,16 @@ def open_split(
         if kept.all():
             return Column(read, column.shape, column.dtype)
         return Column(
-            lambda rows: read(_moved(_as_array(rows, size), ends, shift)), (size, *column.shape[1:]), column.dtype
+            lambda rows: read(_moved(_as_array(rows, size), ends, shift)),
+            (size, *column.shape[1:]),
+            column.dtype,
         )
 
-    wanted = {path[1:]: one(column) for path, column in listed.items() if path != store.ENDS and path[1] in fields}
+    wanted = {
+        path[1:]: one(column)
+        for path, column in listed.items()
+        if path != store.ENDS and path[1] in fields
+    }
     columns = trees.unflatten(wanted)
     transitions = ends - np.arange(len(ends))  # [E] of the episodes up to this one
 
@@ -91,8 +103,9 @@ def open_split(
 
     required = {name: columns.pop(name) for name in (*memory.REQUIRED, "discount")}
     bounds: dict[str, Any] = {
-        "episode_end": Column(end, (size,), ends.dtype), "starts": Column(start, (int(transitions[-1]),), ends.dtype)
-    }  # fmt: skip
+        "episode_end": Column(end, (size,), ends.dtype),
+        "starts": Column(start, (int(transitions[-1]),), ends.dtype),
+    }
     return memory.Dataset(**required, **bounds, extras=columns)
 
 
@@ -108,7 +121,8 @@ def size(dataset: memory.Dataset) -> int:
 
 
 def mapped(column: Any, function: Callable[[np.ndarray], np.ndarray]) -> Column:
-    """The `Column` with a function applied to whatever is read; it keeps shapes and gives float32."""
+    """The `Column` with a function applied to whatever is read; it keeps shapes and gives
+    float32."""
     return Column(lambda rows: function(column[rows]), column.shape, np.dtype(np.float32))
 
 
@@ -121,7 +135,9 @@ def flattened(dataset: memory.Dataset) -> memory.Dataset:
 
     def read(rows: Rows) -> np.ndarray:
         taken = trees.unflatten({path: leaf[rows] for path, leaf in leaves.items()})
-        return trees.observation_vector(taken, batch_axes=1 if isinstance(rows, slice) else rows.ndim)
+        return trees.observation_vector(
+            taken, batch_axes=1 if isinstance(rows, slice) else rows.ndim
+        )
 
     vector = Column(read, (dataset.reward.shape[0], size), np.dtype(np.float32))
     return dataset._replace(observation=vector)
@@ -140,10 +156,12 @@ def _moved(rows: np.ndarray, ends: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def permuted(index: np.ndarray, size: int, epoch: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Where each index of `0 .. size - 1` goes in an epoch's order: a bijection, computed element by element.
+    """Where each index of `0 .. size - 1` goes in an epoch's order: a bijection, computed element
+    by element.
 
-    An alternating unbalanced Feistel network on the bits of `size - 1`, walked until it is back in the range
-    (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, method 3). It takes no memory and no time ahead.
+    An alternating unbalanced Feistel network on the bits of `size - 1`, walked until it is back in
+    the range (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, method 3). It takes
+    no memory and no time ahead.
 
     Args:
       index: [...] in 0 .. size - 1.
@@ -173,7 +191,8 @@ def _round_keys(words: np.ndarray, epoch: int) -> np.ndarray:
 
 
 def _mixed(value: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer (Steele, Lea, Flood 2014): every bit of the result depends on every bit of the value."""
+    """SplitMix64's finalizer (Steele, Lea, Flood 2014): every bit of the result depends on every
+    bit of the value."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return value ^ (value >> np.uint64(31))
@@ -183,9 +202,11 @@ def _mixed(value: np.ndarray) -> np.ndarray:
 
 
 def bind(dataset: memory.Dataset, sample: Callable, *, block_bytes: int = BLOCK_BYTES) -> Stream:
-    """The batches that a learner draws, read from a dataset of the host; `fit` takes it in a dataset's place.
+    """The batches that a learner draws, read from a dataset of the host; `fit` takes it in a
+    dataset's place.
 
-    A batch has the form of `sample`'s, but its windows are drawn without replacement within an epoch.
+    A batch has the form of `sample`'s, but its windows are drawn without replacement within an
+    epoch.
 
     Args:
       dataset: of `Column`s, or of numpy arrays (in memory or mapped).
@@ -197,12 +218,17 @@ def bind(dataset: memory.Dataset, sample: Callable, *, block_bytes: int = BLOCK_
     """
     if not isinstance(sample, memory.Windows | memory.Transitions):
         raise UsageError(
-            "this learner draws its batches by a function of its own, and only `memory.windows(...)` and "
-            "`memory.transitions(...)` can be streamed: sample with one of them, or load the data whole "
-            "(`--stream never`)")  # fmt: skip
+            "this learner draws its batches by a function of its own, and only "
+            "`memory.windows(...)` and `memory.transitions(...)` can be streamed: sample with one "
+            "of them, or load the data whole (`--stream never`)"
+        )
     on_final = isinstance(sample, memory.Windows) and sample.start_on_final
     size = int((dataset.reward if on_final else dataset.starts).shape[0])
-    starts = (lambda chosen: chosen) if on_final else (lambda chosen: np.asarray(dataset.starts[chosen], np.int64))
+    starts = (
+        (lambda chosen: chosen)
+        if on_final
+        else (lambda chosen: np.asarray(dataset.starts[chosen], np.int64))
+    )
 
     def example() -> PyTree:
         return sample.gather(dataset, starts(np.arange(sample.batch_size) % size))
@@ -228,16 +254,22 @@ def _part(batch_size: int, shard: Shard) -> np.ndarray:
     index, count = shard
     if batch_size % count:
         raise UsageError(
-            f"a batch of {batch_size} cannot be split over {count} processes; choose a multiple of {count}"
+            f"a batch of {batch_size} cannot be split over {count} processes; choose a multiple of "
+            f"{count}"
         )
     return np.arange(batch_size // count) + index * (batch_size // count)
 
 
-def _gathered(gather: Callable[[np.ndarray], PyTree], rows: np.ndarray, lead: tuple[int, ...]) -> PyTree:
-    """What `gather` returns for all rows, with leading axes `lead` instead of one; what is not filled is zero."""
+def _gathered(
+    gather: Callable[[np.ndarray], PyTree], rows: np.ndarray, lead: tuple[int, ...]
+) -> PyTree:
+    """What `gather` returns for all rows, with leading axes `lead` instead of one; what is not
+    filled is zero."""
     one = gather(rows[:1])
     step = max(1, GATHER_BYTES // max(sum(leaf.nbytes for leaf in jax.tree.leaves(one)), 1))
-    whole = jax.tree.map(lambda leaf: np.zeros((int(np.prod(lead)), *leaf.shape[1:]), leaf.dtype), one)
+    whole = jax.tree.map(
+        lambda leaf: np.zeros((int(np.prod(lead)), *leaf.shape[1:]), leaf.dtype), one
+    )
 
     def put(target: np.ndarray, values: np.ndarray) -> None:
         target[at : at + len(values)] = values

@@ -13,7 +13,13 @@ Show = Callable[[int, str], None]  # (updates done, figures in words)
 
 def console(*, plain: bool = False) -> Console:
     """The console of results: stdout. Text is printed as it is: a path may hold brackets."""
-    found = Console(highlight=False, soft_wrap=True, markup=False, emoji=False, force_terminal=False if plain else None)
+    found = Console(
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+        force_terminal=False if plain else None,
+    )
     if not found.is_terminal and "COLUMNS" not in os.environ:
         found.width = WIDTH
     return found
@@ -26,9 +32,12 @@ def bar(console: Console, what: str, total: int, done: int = 0) -> Iterator[Show
         yield _lines(console, what, total, done)
         return
     columns = (
-        progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(),
-        progress.TimeRemainingColumn(), progress.TextColumn("{task.fields[figures]}"),
-    )  # fmt: skip
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[figures]}"),
+    )
     with progress.Progress(*columns, console=console) as shown:
         task = shown.add_task(what, total=total, completed=done, figures="")
         yield lambda step, figures: shown.update(task, completed=step, figures=figures)

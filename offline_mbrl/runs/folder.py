@@ -1,13 +1,12 @@
 """A run's folder: what is in it, and how rows are written so that a run that was killed can go on.
 
-run.json            what was asked for: algorithm, dataset and fingerprint, config, seeds, revision, versions
-metrics.jsonl       one row per stage, block and seed
-blocks.json         updates in a block of each stage, as measured by the first process: a later one cuts the same rows
-tensorboard/        the same figures
-checkpoints/STAGE/  the last two checkpoints of each stage
-policy/             the policies of the last checkpoint, as `offline_mbrl.load_policy` reads them
-evaluation.json     the result of the last checkpoint; its presence says that the run is complete
-report.md, learning_curve.png
+run.json            what was asked for: algorithm, dataset and fingerprint, config, seeds, revision,
+versions metrics.jsonl       one row per stage, block and seed
+blocks.json         updates in a block of each stage, as measured by the first process: a later one
+cuts the same rows tensorboard/        the same figures checkpoints/STAGE/  the last two checkpoints
+of each stage policy/             the policies of the last checkpoint, as `offline_mbrl.load_policy`
+reads them evaluation.json     the result of the last checkpoint; its presence says that the run is
+complete report.md, learning_curve.png
 """
 
 import contextlib
@@ -25,7 +24,8 @@ from offline_mbrl.training import manifest
 from offline_mbrl.types import UsageError
 
 RUN, METRICS, EVALUATION, BLOCKS = "run.json", "metrics.jsonl", "evaluation.json", "blocks.json"
-IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config")  # what may not change when a run goes on
+# What may not change when a run goes on
+IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config")
 
 
 def check_writable(folder: Path) -> None:
@@ -37,9 +37,17 @@ def check_writable(folder: Path) -> None:
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    why = "is not a directory" if not existing.is_dir() else None if os.access(existing, os.W_OK) else "is read-only"
+    why = (
+        "is not a directory"
+        if not existing.is_dir()
+        else None
+        if os.access(existing, os.W_OK)
+        else "is read-only"
+    )
     if why:
-        raise UsageError(f"cannot write the run folder {folder}: {existing} {why}; choose another --run-dir")
+        raise UsageError(
+            f"cannot write the run folder {folder}: {existing} {why}; choose another --run-dir"
+        )
 
 
 @contextlib.contextmanager
@@ -51,16 +59,21 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
       run: what goes into `run.json`.
 
     Raises:
-      UsageError: the folder holds another run, another process is training in it, or it cannot be written.
+      UsageError: the folder holds another run, another process is training in it, or it cannot be
+        written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".lock", timeout=0)
         lock.acquire()
     except filelock.Timeout:
-        raise UsageError(f"another process is training in {folder}; wait for it, or choose another --run-dir") from None
+        raise UsageError(
+            f"another process is training in {folder}; wait for it, or choose another --run-dir"
+        ) from None
     except OSError as error:
-        raise UsageError(f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir") from error
+        raise UsageError(
+            f"cannot write the run folder {folder}: {error.strerror}; choose another --run-dir"
+        ) from error
     try:
         if (folder / RUN).exists():
             _check_same(folder, run)
@@ -73,12 +86,14 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 def _check_same(folder: Path, run: Mapping[str, Any]) -> None:
     before = read_json(folder / RUN)
-    difference = manifest.config_difference({k: before.get(k) for k in IDENTITY}, {k: run[k] for k in IDENTITY})
+    difference = manifest.config_difference(
+        {k: before.get(k) for k in IDENTITY}, {k: run[k] for k in IDENTITY}
+    )
     if difference:
         name, there, here = difference
         raise UsageError(
-            f"{folder} holds a run with {name} = {there}, and this one has {here}; repeat its settings to go on, "
-            "or choose another --run-dir"
+            f"{folder} holds a run with {name} = {there}, and this one has {here}; repeat its "
+            "settings to go on, or choose another --run-dir"
         )
 
 
@@ -106,7 +121,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to `metrics.jsonl`; they are on the disk when this returns, so that no checkpoint is ahead of them."""
+    """Adds rows to `metrics.jsonl`; they are on the disk when this returns, so that no checkpoint
+    is ahead of them."""
     text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
     with (folder / METRICS).open("a") as file:
         file.write(text)
@@ -115,7 +131,8 @@ def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line that a killed process left half-written is passed over."""
+    """The rows of `metrics.jsonl`; a last line that a killed process left half-written is passed
+    over."""
     try:
         lines = (folder / METRICS).read_text(errors="replace").split("\n")
     except FileNotFoundError:
@@ -126,13 +143,16 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
             _, _, _ = row["stage"], row["step"], row["seed"]
         except (ValueError, TypeError, KeyError):
-            raise UsageError(f"{folder / METRICS} is damaged in line {number}; remove that line to go on") from None
+            raise UsageError(
+                f"{folder / METRICS} is damaged in line {number}; remove that line to go on"
+            ) from None
         rows.append(row)
     return rows
 
 
 def rewind(folder: Path, stage: str, step: int) -> None:
-    """Drops a stage's rows after update `step`: they are written again as the run goes on from there."""
+    """Drops a stage's rows after update `step`: they are written again as the run goes on from
+    there."""
     if not (folder / METRICS).exists():
         return
     kept = [row for row in read_rows(folder) if row["stage"] != stage or row["step"] <= step]
@@ -146,7 +166,8 @@ def read_block(folder: Path, stage: str) -> int | None:
 
 
 def write_block(folder: Path, stage: str, num_updates: int) -> None:
-    """Keeps the block length of a stage for later processes; called before its first row is written."""
+    """Keeps the block length of a stage for later processes; called before its first row is
+    written."""
     if read_block(folder, stage) != num_updates:
         known = read_json(folder / BLOCKS) if (folder / BLOCKS).exists() else {}
         write_json(folder / BLOCKS, known | {stage: num_updates})

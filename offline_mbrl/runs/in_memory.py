@@ -199,9 +199,7 @@ def _lookup(algorithm: str | Algorithm) -> tuple[str, Algorithm]:
     )
 
 
-def _config(
-    entry: Algorithm, name: str, config: Any, preset: str, num_updates: int | None
-) -> Any:
+def _config(entry: Algorithm, name: str, config: Any, preset: str, num_updates: int | None) -> Any:
     if preset and preset not in entry.presets:
         choices = ", ".join(entry.presets) or "none"
         raise UsageError(f"{name} has no preset {preset!r}; known: {choices}")
@@ -282,4 +280,3 @@ def _rows(
         | {name: float(value[index]) for name, value in figures.items()}
         for index, seed in enumerate(seeds)
     ]
-

@@ -1,4 +1,5 @@
-"""How much memory this process holds: its own (anonymous), and pages of files that the kernel may take back."""
+"""How much memory this process holds: its own (anonymous), and pages of files that the kernel may
+take back."""
 
 import resource
 import sys
@@ -20,15 +21,19 @@ def now() -> Resident:
     """Of this process at this moment."""
     try:
         lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-        anonymous, *shared = (int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem"))
-    except (OSError, KeyError):  # another system, or a sandbox's Linux that does not tell them apart
+        anonymous, *shared = (
+            int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile", "RssShmem")
+        )
+    # Another system, or a sandbox's Linux that does not tell them apart
+    except (OSError, KeyError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return Resident(peak if sys.platform == "darwin" else peak * 1024, 0)
     return Resident(anonymous, sum(shared))
 
 
 def watching() -> tuple[Callable[[object], None], Callable[[], Resident]]:
-    """A hook for `fit` that looks after every block, and what tells the largest figures that it saw."""
+    """A hook for `fit` that looks after every block, and what tells the largest figures that it
+    saw."""
     seen = [now()]
 
     def watch(progress: object) -> None:

@@ -20,7 +20,10 @@ def write(run_folder: Path) -> Path:
     Raises:
       UsageError: the folder is not that of a complete run.
     """
-    run, outcome = folder.read_json(run_folder / folder.RUN), folder.read_json(run_folder / folder.EVALUATION)
+    run, outcome = (
+        folder.read_json(run_folder / folder.RUN),
+        folder.read_json(run_folder / folder.EVALUATION),
+    )
     draw(run_folder, run)
     lines = [
         f"# {run['algorithm']} on {run['dataset']}",
@@ -44,7 +47,8 @@ def _provenance(run: Mapping[str, Any]) -> list[str]:
         f"- code: {run['revision'] or 'not under version control'}",
         f"- dataset: {run['dataset']}, fingerprint {run['fingerprint']}",
         f"- device: {run['device']['count']} x {run['device']['kind']}",
-        f"- versions: {', '.join(f'{name} {version}' for name, version in run['versions'].items())}",
+        "- versions: "
+        f"{', '.join(f'{name} {version}' for name, version in run['versions'].items())}",
     ]
 
 
@@ -52,7 +56,8 @@ def _provenance(run: Mapping[str, Any]) -> list[str]:
 
 
 def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
-    """Scores (or held-out loss) against updates: a thin line per seed, a thick one for their interquartile mean."""
+    """Scores (or held-out loss) against updates: a thin line per seed, a thick one for their
+    interquartile mean."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,17 +68,24 @@ def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
     axes = figure.add_subplot()
     for color, (name, (steps, table)) in enumerate(curves.items()):
         axes.plot(steps, table, color=f"C{color}", alpha=0.25, linewidth=0.8)
-        axes.plot(steps, aggregate.interquartile_mean(table[:, :, None]), color=f"C{color}", label=name)
-    axes.set(xlabel="updates", ylabel=_axis(curves, run), title=f"{run['algorithm']} on {run['dataset']}")
+        axes.plot(
+            steps, aggregate.interquartile_mean(table[:, :, None]), color=f"C{color}", label=name
+        )
+    axes.set(
+        xlabel="updates", ylabel=_axis(curves, run), title=f"{run['algorithm']} on {run['dataset']}"
+    )
     axes.grid(alpha=0.3)
     axes.legend()
-    files.write_whole(run_folder / CURVE, lambda place: figure.savefig(place, dpi=150, format="png"))
+    files.write_whole(
+        run_folder / CURVE, lambda place: figure.savefig(place, dpi=150, format="png")
+    )
 
 
 def _curves(
     rows: Sequence[Mapping[str, Any]], seeds: Sequence[int], reference: Sequence[float] | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> (steps [P], values [P, S]): what was played, else the held-out loss, else the training loss."""
+    """Name -> (steps [P], values [P, S]): what was played, else the held-out loss, else the
+    training loss."""
     known = {name for row in rows for name in row}
     played = sorted(name for name in known if name.startswith("evaluation/"))
     losses = [name for name in ("validation/loss/total", "loss/total") if name in known]
@@ -84,7 +96,9 @@ def _curves(
             if row.get(name) is not None:
                 table.setdefault(row["step"], {})[row["seed"]] = row[name]
         steps = sorted(table)
-        values = np.array([[table[step].get(seed, np.nan) for seed in seeds] for step in steps]).reshape(-1, len(seeds))
+        values = np.array(
+            [[table[step].get(seed, np.nan) for seed in seeds] for step in steps]
+        ).reshape(-1, len(seeds))
         if reference is not None and name.startswith("evaluation/"):
             values = aggregate.normalized_score(values, *reference)
         curves[name.removeprefix("evaluation/")] = (np.array(steps), values)

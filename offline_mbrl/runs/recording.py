@@ -1,4 +1,5 @@
-"""What happens between blocks: rows, TensorBoard, evaluations, checkpoints, and the wish to stop."""
+"""What happens between blocks: rows, TensorBoard, evaluations, checkpoints, and the wish to
+stop."""
 
 import contextlib
 import time
@@ -131,11 +132,20 @@ def save_policy(run: FolderRun, params: PyTree, step: int) -> None:
     """The policies of all seeds in the format of `offline_mbrl.load_policy`."""
     reference = run.data.reference
     export.save(
-        run.folder / POLICY, algorithm=run.identity["algorithm"], config=run.config, spec=run.data.spec,
-        params=jax.device_get(params), seeds=run.seeds, description={
-            "dataset": run.data.name, "simulator": run.data.simulator, "step": step,
-            "reference": None if reference is None else list(reference), "fingerprint": run.data.fingerprint,
-        })  # fmt: skip
+        run.folder / POLICY,
+        algorithm=run.identity["algorithm"],
+        config=run.config,
+        spec=run.data.spec,
+        params=jax.device_get(params),
+        seeds=run.seeds,
+        description={
+            "dataset": run.data.name,
+            "simulator": run.data.simulator,
+            "step": step,
+            "reference": None if reference is None else list(reference),
+            "fingerprint": run.data.fingerprint,
+        },
+    )
 
 
 # --- figures besides the training metrics ---

@@ -1,4 +1,5 @@
-"""The result of a run: made once from the last checkpoint, shown as a table, written as a report."""
+"""The result of a run: made once from the last checkpoint, shown as a table, written as a
+report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,10 +20,11 @@ from offline_mbrl.types import Context, Learner
 def environment(command: list[str]) -> dict[str, Any]:
     """Where a run was made: command, code revision, versions, device."""
     return {
-        "command": [Path(command[0]).name, *command[1:]], "revision": provenance.revision(),
+        "command": [Path(command[0]).name, *command[1:]],
+        "revision": provenance.revision(),
         "versions": provenance.versions(),
         "device": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
-    }  # fmt: skip
+    }
 
 
 def read(run_folder: Path) -> dict[str, Any] | None:
@@ -32,7 +34,8 @@ def read(run_folder: Path) -> dict[str, Any] | None:
 
 
 def is_complete(outcome: Mapping[str, Any]) -> bool:
-    """Whether every episode of the last evaluation was finished; one without a simulator always is."""
+    """Whether every episode of the last evaluation was finished; one without a simulator always
+    is."""
     return all(one["complete"] for one in outcome.get("evaluation", {}).values())
 
 
@@ -53,7 +56,8 @@ def finish(
     timings: Mapping[str, float],
     memory: process_memory.Resident,
 ) -> dict[str, Any]:
-    """Evaluates the final state, never the best one, and writes the policies, the result and the report.
+    """Evaluates the final state, never the best one, and writes the policies, the result and the
+    report.
 
     Args:
       run: the run.
@@ -73,10 +77,13 @@ def finish(
             run, params, int(state.step)
         )  # a process killed while saving left an earlier one
     outcome: dict[str, Any] = {
-        "step": int(state.step), "seeds": list(run.seeds), "timings": dict(timings),
+        "step": int(state.step),
+        "seeds": list(run.seeds),
+        "timings": dict(timings),
         "updates_per_second": timings["updates"] / max(timings["update_seconds"], 1e-9),
-        "failures": {str(seed): what for seed, what in failures.items()}, "resident_bytes": memory._asdict(),
-    }  # fmt: skip
+        "failures": {str(seed): what for seed, what in failures.items()},
+        "resident_bytes": memory._asdict(),
+    }
     if learner.policy is not None and plays(run, learner):
         size = {"num_seeds": len(run.seeds), "num_episodes": run.options.episodes}
         play = playing.make(learner.policy, run.data.simulator, **size)

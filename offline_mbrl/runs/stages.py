@@ -1,4 +1,5 @@
-"""One run of `offline-mbrl train`: its stages one after the other, each from its last checkpoint on."""
+"""One run of `offline-mbrl train`: its stages one after the other, each from its last checkpoint
+on."""
 
 import dataclasses
 import sys
@@ -23,8 +24,8 @@ from offline_mbrl.training.stages import MAIN, StageEnd, of_algorithm, train_sta
 from offline_mbrl.types import Algorithm, Context, Key, PyTree, Stage, UsageError
 
 KEY = 0  # of every run: seeds are what differs
-# Bytes of the columns from which on they stay on the disk. No share of this machine's memory: whether a run streams
-# decides which batches it draws, and that must not depend on where it runs.
+# Bytes of the columns from which on they stay on the disk. No share of this machine's memory:
+# whether a run streams decides which batches it draws, and that must not depend on where it runs.
 STREAM_ABOVE = {"auto": 2 * 2**30, "always": -1, "never": None}
 
 
@@ -36,8 +37,14 @@ class Measured(NamedTuple):
 
 
 def train(
-    name: str, algorithm: Algorithm, options: Options, config: Any, preset: str, *, load: Callable[..., Loaded]
-) -> int:  # fmt: skip
+    name: str,
+    algorithm: Algorithm,
+    options: Options,
+    config: Any,
+    preset: str,
+    *,
+    load: Callable[..., Loaded],
+) -> int:
     """Trains, evaluates and reports; or goes on where an earlier process stopped.
 
     Args:
@@ -63,8 +70,12 @@ def train(
     try:
         with stopping.on_sigterm() as asked:
             data = load(
-                options.dataset, console, verify=options.verify, on_nonfinite=options.on_nonfinite,
-                stream_above=STREAM_ABOVE[options.stream])  # fmt: skip
+                options.dataset,
+                console,
+                verify=options.verify,
+                on_nonfinite=options.on_nonfinite,
+                stream_above=STREAM_ABOVE[options.stream],
+            )
             # Learners refuse what does not fit before there is a folder.
             stages = of_algorithm(algorithm, config, data.spec)
             seeds = tuple(range(options.first_seed, options.first_seed + options.seeds))

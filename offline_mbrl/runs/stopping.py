@@ -11,19 +11,22 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Terminated(BaseException):
-    """SIGTERM came where nothing has to be saved. Not an error, so `except Exception` lets it through."""
+    """SIGTERM came where nothing has to be saved. Not an error, so `except Exception` lets it
+    through."""
 
 
 class Stopping(NamedTuple):
     """What a run asks about SIGTERM."""
 
     requested: Callable[[], bool]  # whether it has come
-    deferred: Callable[[], AbstractContextManager[None]]  # inside, it only asks; outside, it raises Terminated
+    # inside, it only asks; outside, it raises Terminated
+    deferred: Callable[[], AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[Stopping]:
-    """Handles SIGTERM; the handler that was there before is put back. Other threads than the main one are left alone.
+    """Handles SIGTERM; the handler that was there before is put back. Other threads than the main
+    one are left alone.
 
     Raises:
       Terminated: on the signal, outside of `deferred`.

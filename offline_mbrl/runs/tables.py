@@ -8,7 +8,8 @@ from rich.table import Table
 
 
 def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
-    """Scores per seed and aggregated, greedy and sampled; or the held-out figures where nothing was played."""
+    """Scores per seed and aggregated, greedy and sampled; or the held-out figures where nothing was
+    played."""
     shown = Table(title=f"{run['algorithm']} on {run['dataset']}, update {outcome['step']}")
     evaluation = outcome.get("evaluation")
     if evaluation is None:
@@ -22,11 +23,21 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
             shown.add_column(column, justify="right", no_wrap=column == how)
     for i, seed in enumerate(outcome["seeds"]):
         frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
-        cells = [cell for one in evaluation.values() for cell in (
-            number(one["scores"][i]), *map(number, one.get("human_scores", [])[i : i + 1]), str(one["episodes"][i]),
-        )]  # fmt: skip
+        cells = [
+            cell
+            for one in evaluation.values()
+            for cell in (
+                number(one["scores"][i]),
+                *map(number, one.get("human_scores", [])[i : i + 1]),
+                str(one["episodes"][i]),
+            )
+        ]
         shown.add_row(f"{seed}{frozen}", *cells, end_section=i + 1 == len(outcome["seeds"]))
-    cells = [cell for one in evaluation.values() for cell in (aggregate_in_words(one), *_human_aggregate(one), "")]
+    cells = [
+        cell
+        for one in evaluation.values()
+        for cell in (aggregate_in_words(one), *_human_aggregate(one), "")
+    ]
     shown.add_row("IQM", *cells)
     return shown
 
@@ -60,11 +71,16 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
     timings, seeds = outcome["timings"], len(outcome["seeds"])
     rate = outcome["updates_per_second"]
     lines = [
-        f"{rate:.0f} updates per second{f' of {seeds} seeds together ({rate * seeds:.0f} in all)' * (seeds > 1)}, "
+        f"{rate:.0f} updates per "
+        f"second{f' of {seeds} seeds together ({rate * seeds:.0f} in all)' * (seeds > 1)}, "
         f"{timings['update_seconds']:.1f} s; compilation apart: {timings['compile_seconds']:.1f} s"
     ]
     lines += [f"seed {seed} was frozen: {what}" for seed, what in outcome["failures"].items()]
-    lines += [f"{how}: {one['message']}" for how, one in outcome.get("evaluation", {}).items() if one["message"]]
+    lines += [
+        f"{how}: {one['message']}"
+        for how, one in outcome.get("evaluation", {}).items()
+        if one["message"]
+    ]
     return lines
 
 
@@ -83,16 +99,27 @@ def markdown(outcome: Mapping[str, Any]) -> list[str]:
         rows = outcome["figures"]
         names = list(next(iter(rows.values()), {}))
         lines = [["figure", *(f"seed {seed}" for seed in rows)]]
-        return _markdown(lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names])
+        return _markdown(
+            lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names]
+        )
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
     human = {how: one for how, one in evaluation.items() if "human_scores" in one}
-    lines = [["seed", *(f"{how}: {kind}" for how in evaluation), *(f"{how}: human-normalized" for how in human),
-              "episodes"]]  # fmt: skip
+    lines = [
+        [
+            "seed",
+            *(f"{how}: {kind}" for how in evaluation),
+            *(f"{how}: human-normalized" for how in human),
+            "episodes",
+        ]
+    ]
     for i, seed in enumerate(outcome["seeds"]):
         scores = [number(one["scores"][i]) for one in evaluation.values()]
         scores += [number(one["human_scores"][i]) for one in human.values()]
         lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
-    aggregated = [*map(aggregate_in_words, evaluation.values()), *(_human_aggregate(one)[0] for one in human.values())]
+    aggregated = [
+        *map(aggregate_in_words, evaluation.values()),
+        *(_human_aggregate(one)[0] for one in human.values()),
+    ]
     lines.append(["interquartile mean [95 %]", *aggregated, ""])
     return _markdown(lines)
 

@@ -1,4 +1,5 @@
-"""TensorBoard files, written in step with the run: no thread of tensorboardX, which would hang on a full disk."""
+"""TensorBoard files, written in step with the run: no thread of tensorboardX, which would hang on a
+full disk."""
 
 import contextlib
 import importlib.util
@@ -19,12 +20,14 @@ def opened(
     Args:
       folder: of a stage.
       seeds: S seed numbers.
-      after: the update that the stage goes on from; TensorBoard hides what an earlier process wrote after it.
+      after: the update that the stage goes on from; TensorBoard hides what an earlier process wrote
+        after it.
 
     Yields:
       `log(step, figures [S] by name)`; what is not finite is left out.
     """
-    if importlib.util.find_spec("tensorboardX") is None:  # the extra `loggers`; metrics.jsonl has the same figures
+    # The extra `loggers`; metrics.jsonl has the same figures
+    if importlib.util.find_spec("tensorboardX") is None:
         yield lambda step, figures: None
         return
     from tensorboardX.event_file_writer import EventsWriter
@@ -36,7 +39,8 @@ def opened(
         for seed in seeds:
             place = folder / f"seed_{seed}"
             place.mkdir(parents=True, exist_ok=True)
-            writer = EventsWriter(str(place / "events"), f".{os.getpid()}.{after}")  # a name of its own
+            # a name of its own
+            writer = EventsWriter(str(place / "events"), f".{os.getpid()}.{after}")
             stack.callback(_close, writer)
             start = SessionLog(status=SessionLog.START)
             writer.write_event(Event(wall_time=time.time(), step=after + 1, session_log=start))

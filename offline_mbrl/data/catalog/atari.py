@@ -1,4 +1,5 @@
-"""Facts of Atari data: games and their actions, the official datasets' parts, and the local datasets' behavior."""
+"""Facts of Atari data: games and their actions, the official datasets' parts, and the local
+datasets' behavior."""
 
 import re
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ _BY_NUM_ACTIONS = {
     4: "Atlantis Atlantis2 Blackjack Breakout Casino Kaboom",
     5: "Frogger Pacman Surround Tetris VideoCheckers",
     6: (
-        "AirRaid BasicMath Bowling Carnival DemonAttack Galaxian KingKong NameThisGame Pong Pooyan Qbert "
-        "SirLancelot SpaceInvaders UpNDown"
+        "AirRaid BasicMath Bowling Carnival DemonAttack Galaxian KingKong NameThisGame Pong "
+        "Pooyan Qbert SirLancelot SpaceInvaders UpNDown"
     ),
     7: "Assault",
     8: "Gopher Phoenix Tutankham",
@@ -29,14 +30,15 @@ _BY_NUM_ACTIONS = {
     14: "Asteroids KeystoneKapers KungFuMaster",
     16: "JourneyEscape",
     18: (
-        "Adventure Alien BankHeist BattleZone Berzerk Boxing Centipede ChopperCommand Crossbow Darkchambers "
-        "Defender DonkeyKong DoubleDunk Earthworld ElevatorAction Entombed Et FishingDerby FlagCapture Frostbite "
-        "Gravitar Hangman HauntedHouse Hero HumanCannonball IceHockey Jamesbond Kangaroo Klax Krull LaserGates "
-        "MarioBros MiniatureGolf MontezumaRevenge Pitfall Pitfall2 PrivateEye Riverraid RoadRunner Robotank "
-        "Seaquest Solaris SpaceWar StarGunner Superman Tennis Trondead Venture VideoCube WordZapper YarsRevenge "
-        "Zaxxon"
+        "Adventure Alien BankHeist BattleZone Berzerk Boxing Centipede ChopperCommand Crossbow "
+        "Darkchambers Defender DonkeyKong DoubleDunk Earthworld ElevatorAction Entombed Et "
+        "FishingDerby FlagCapture Frostbite Gravitar Hangman HauntedHouse Hero HumanCannonball "
+        "IceHockey Jamesbond Kangaroo Klax Krull LaserGates MarioBros MiniatureGolf "
+        "MontezumaRevenge Pitfall Pitfall2 PrivateEye Riverraid RoadRunner Robotank Seaquest "
+        "Solaris SpaceWar StarGunner Superman Tennis Trondead Venture VideoCube WordZapper "
+        "YarsRevenge Zaxxon"
     ),
-}  # fmt: skip
+}
 NUM_ACTIONS = {game: size for size, games in _BY_NUM_ACTIONS.items() for game in games.split()}
 
 # --- the official datasets ---
@@ -63,10 +65,12 @@ def game_of(config: str) -> str:
 
 
 def parse(name: str) -> tuple[str, Part] | None:
-    """The official name and the part of a name such as `rlu_atari_checkpoints_ordered/Pong_run_1-percent10`.
+    """The official name and the part of a name such as
+    `rlu_atari_checkpoints_ordered/Pong_run_1-percent10`.
 
     Returns:
-      None where the name is not written in that way; whether there is such a dataset is not looked at.
+      None where the name is not written in that way; whether there is such a dataset is not looked
+      at.
 
     Raises:
       UsageError: a number is out of range, or the dataset has no checkpoints.
@@ -100,12 +104,15 @@ def _check(name: str, builder: str, game: str, part: Part) -> None:
     if part.checkpoints is None:
         return
     if builder != BUILDERS[1]:
-        raise UsageError(f"dataset {name!r}: {builder} is not divided into checkpoints, {BUILDERS[1]} is")
+        raise UsageError(
+            f"dataset {name!r}: {builder} is not divided into checkpoints, {BUILDERS[1]} is"
+        )
     first, last = part.checkpoints
     if not first <= last < num_checkpoints(game):
         raise UsageError(
-            f"dataset {name!r}: checkpoints are a first and a last of 0 to {num_checkpoints(game) - 1}, got "
-            f"{first}-{last}")  # fmt: skip
+            f"dataset {name!r}: checkpoints are a first and a last of 0 to "
+            f"{num_checkpoints(game) - 1}, got {first}-{last}"
+        )
 
 
 def splits(available: Sequence[str], part: Part) -> list[str]:
@@ -117,7 +124,10 @@ def splits(available: Sequence[str], part: Part) -> list[str]:
     """
     chosen = list(available)
     if part.checkpoints:
-        chosen = [f"checkpoint_{index:02d}" for index in range(part.checkpoints[0], part.checkpoints[1] + 1)]
+        chosen = [
+            f"checkpoint_{index:02d}"
+            for index in range(part.checkpoints[0], part.checkpoints[1] + 1)
+        ]
     return chosen if part.percent == 100 else [f"{split}[:{part.percent}%]" for split in chosen]
 
 
@@ -130,7 +140,12 @@ TRACKED = ("Breakout", "Pong")  # games whose script knows more than to repeat t
 
 def behavior(game: str) -> str:
     """The behavior policy of a local dataset in words."""
-    script = "the paddle goes to where the ball will arrive" if game in TRACKED else "the previous action is repeated"
+    script = (
+        "the paddle goes to where the ball will arrive"
+        if game in TRACKED
+        else "the previous action is repeated"
+    )
     return (
-        f"scripted, nothing is learned: {script}; in each episode a uniform action replaces the script's with the "
-        f"episode's own probability, in turn {', '.join(map(str, EPSILONS))}")  # fmt: skip
+        f"scripted, nothing is learned: {script}; in each episode a uniform action replaces the "
+        f"script's with the episode's own probability, in turn {', '.join(map(str, EPSILONS))}"
+    )

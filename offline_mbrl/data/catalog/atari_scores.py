@@ -1,11 +1,12 @@
-"""Published Atari scores: what stands for 0 and 1 of the normalized scores, and what other methods reached.
+"""Published Atari scores: what stands for 0 and 1 of the normalized scores, and what other methods
+reached.
 
-Mean returns of whole episodes with sticky actions. `random` and `dqn` (an online DQN) are RL Unplugged's
-(arXiv:2006.13888) and normalize the scores of that benchmark; `bc`, `bcq`, `iqn` and `rem` are its baselines, `crr`
-and `mzu` are CRR on the MuZero network and MuZero Unplugged, all as listed in the appendix of "Online and Offline
-Reinforcement Learning by Planning with a Learned Model" (arXiv:2104.06294), where they were trained on the data of 46
-games. `random*` and `human*` are the ALE's, for human-normalized scores; two games have none. Values are rounded as
-published.
+Mean returns of whole episodes with sticky actions. `random` and `dqn` (an online DQN) are RL
+Unplugged's (arXiv:2006.13888) and normalize the scores of that benchmark; `bc`, `bcq`, `iqn` and
+`rem` are its baselines, `crr` and `mzu` are CRR on the MuZero network and MuZero Unplugged, all as
+listed in the appendix of "Online and Offline Reinforcement Learning by Planning with a Learned
+Model" (arXiv:2104.06294), where they were trained on the data of 46 games. `random*` and `human*`
+are the ALE's, for human-normalized scores; two games have none. Values are rounded as published.
 """
 
 from collections.abc import Sequence
@@ -33,8 +34,16 @@ class Game(NamedTuple):
 
 METHODS = ("bc", "bcq", "iqn", "rem", "crr", "mzu")
 TUNING_GAMES = (  # settings are chosen on these; the other 37 are for testing only
-    "BeamRider", "DemonAttack", "DoubleDunk", "IceHockey", "MsPacman", "Pooyan", "RoadRunner", "Robotank", "Zaxxon",
-)  # fmt: skip
+    "BeamRider",
+    "DemonAttack",
+    "DoubleDunk",
+    "IceHockey",
+    "MsPacman",
+    "Pooyan",
+    "RoadRunner",
+    "Robotank",
+    "Zaxxon",
+)
 
 _TABLE = """
 game              random      dqn       bc      bcq      iqn      rem      crr      mzu random*  human*
@@ -89,7 +98,9 @@ Zaxxon              10.6     4682       10     9430      870     8300     9397  
 
 def _parse(table: str) -> dict[str, Game]:
     rows = [line.split() for line in table.strip().splitlines()[1:]]
-    return {row[0]: Game(*(float("nan" if cell == "-" else cell) for cell in row[1:])) for row in rows}
+    return {
+        row[0]: Game(*(float("nan" if cell == "-" else cell) for cell in row[1:])) for row in rows
+    }
 
 
 GAMES = _parse(_TABLE)
@@ -106,12 +117,14 @@ def column(name: str, games: Sequence[str] = tuple(GAMES)) -> np.ndarray:
 
 
 def dqn_normalized(scores: np.ndarray, games: Sequence[str] = tuple(GAMES)) -> np.ndarray:
-    """RL Unplugged's score, 0 for the random policy and 1 for the online DQN, of raw returns `[..., games]`."""
+    """RL Unplugged's score, 0 for the random policy and 1 for the online DQN, of raw returns `[...,
+    games]`."""
     return _between(scores, column("random", games), column("dqn", games))
 
 
 def human_normalized(scores: np.ndarray, games: Sequence[str] = tuple(GAMES)) -> np.ndarray:
-    """The ALE's score, 0 for the random policy and 1 for a human, of raw returns `[..., games]`; NaN where unknown."""
+    """The ALE's score, 0 for the random policy and 1 for a human, of raw returns `[..., games]`;
+    NaN where unknown."""
     return _between(scores, column("ale_random", games), column("human", games))
 
 
@@ -121,5 +134,7 @@ def _between(scores: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 
 def _game(name: str) -> Game:
     if name not in GAMES:
-        raise UsageError(f"no published scores for the Atari game {name!r}; the games: {', '.join(GAMES)}")
+        raise UsageError(
+            f"no published scores for the Atari game {name!r}; the games: {', '.join(GAMES)}"
+        )
     return GAMES[name]

@@ -14,10 +14,12 @@ TABLE = ("observations", "actions", "rewards", "terminals", "timeouts", "next_ob
 
 
 def hdf5_source(path: Path) -> ingest.Source:
-    """A D4RL-style file: `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts`, `next_observations`.
+    """A D4RL-style file: `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts`,
+    `next_observations`.
 
-    Groups such as `infos` and `metadata` are not read. The attributes `action_minimum` and `action_maximum` of the
-    file, `[A]` or `[]`, give the actions' bounds; without them they are [-1, 1].
+    Groups such as `infos` and `metadata` are not read. The attributes `action_minimum` and
+    `action_maximum` of the file, `[A]` or `[]`, give the actions' bounds; without them they are
+    [-1, 1].
 
     Raises:
       UsageError: the file is damaged or cut short, or lacks a field.
@@ -33,8 +35,11 @@ def hdf5_source(path: Path) -> ingest.Source:
     except OSError as error:
         raise UsageError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
     return ingest.Source(
-        _table_batches(path, fields), {"source": "hdf5", "path": str(path), "fields": sorted(fields)}, action,
-        steps=size)  # fmt: skip
+        _table_batches(path, fields),
+        {"source": "hdf5", "path": str(path), "fields": sorted(fields)},
+        action,
+        steps=size,
+    )
 
 
 def _table_fields(path: Path, file: Any) -> dict[str, str]:
@@ -46,19 +51,28 @@ def _table_fields(path: Path, file: Any) -> dict[str, str]:
             raise UsageError(f"{path} has no field {wanted!r} (found: {', '.join(sorted(file))})")
     reward = file[fields["reward"]]
     if not getattr(reward, "shape", None):
-        raise UsageError(f"{path}: field {fields['reward']!r} is no table: one number per step is needed")
+        raise UsageError(
+            f"{path}: field {fields['reward']!r} is no table: one number per step is needed"
+        )
     size = len(reward)
     for name in fields.values():
         leaves = trees.flatten(_open_tree(file[name]))
         for leaf in leaves.values():
             if leaf.shape[:1] != (size,):
                 rows = leaf.shape[0] if leaf.shape else "no"
-                raise UsageError(f"{path}: field {name!r} has {rows} rows, but {fields['reward']!r} has {size}")
+                raise UsageError(
+                    f"{path}: field {name!r} has {rows} rows, but {fields['reward']!r} has {size}"
+                )
             if leaf.dtype.kind not in "biuf":
-                raise UsageError(f"{path}: field {name!r} has dtype {leaf.dtype}: numbers or booleans are needed")
+                raise UsageError(
+                    f"{path}: field {name!r} has dtype {leaf.dtype}: numbers or booleans are needed"
+                )
     for name in (fields[ours] for ours in ("reward", *_ends(fields))):
         if file[name].size != size:
-            raise UsageError(f"{path}: field {name!r} has shape {file[name].shape}: one number per step is needed")
+            raise UsageError(
+                f"{path}: field {name!r} has shape {file[name].shape}: one number per step is "
+                "needed"
+            )
     if "next_observation" in fields:
         _refuse_other_shapes(path, file, fields["observation"], fields["next_observation"])
     return fields
@@ -72,8 +86,10 @@ def _refuse_other_shapes(path: Path, file: Any, name: str, following: str) -> No
     for field in dict.fromkeys([*now, *after]):
         if now.get(field) != after.get(field):
             told = (
-                f"{'/'.join((each, *field))!r} {f'has shape {list(found[field])}' if field in found else 'is absent'}"
-                for each, found in ((following, after), (name, now)))  # fmt: skip
+                f"{'/'.join((each, *field))!r} "
+                f"{f'has shape {list(found[field])}' if field in found else 'is absent'}"
+                for each, found in ((following, after), (name, now))
+            )
             raise UsageError(f"{path}: field {', but '.join(told)}: both must have the same")
 
 
@@ -93,14 +109,18 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
                 added = len(records["reward"]) - (rows.stop - rows.start)
                 yield ingest.Batch(records, lengths, added, without_outcome=len(lengths) - added)
     except (OSError, KeyError) as error:
-        raise UsageError(f"{path} cannot be read to its end, it may be damaged or cut short: {error}") from error
+        raise UsageError(
+            f"{path} cannot be read to its end, it may be damaged or cut short: {error}"
+        ) from error
 
 
 def _read_flag(path: Path, file: Any, name: str) -> np.ndarray:
     values = np.asarray(file[name]).reshape(-1)
     wrong = np.flatnonzero((values != 0) & (values != 1))  # NaN is neither
     if len(wrong):
-        raise UsageError(f"{path}: field {name!r} must hold 0 or 1, but row {wrong[0]} holds {values[wrong[0]]}")
+        raise UsageError(
+            f"{path}: field {name!r} must hold 0 or 1, but row {wrong[0]} holds {values[wrong[0]]}"
+        )
     return values.astype(bool)
 
 
@@ -123,11 +143,16 @@ def _open_tree(node: Any) -> Any:
 
 
 def _read_tree(node: Any, rows: slice) -> Any:
-    return {key: _read_tree(node[key], rows) for key in node} if hasattr(node, "keys") else node[rows]
+    return (
+        {key: _read_tree(node[key], rows) for key in node} if hasattr(node, "keys") else node[rows]
+    )
 
 
 def _action_bounds(file: Any, shape: tuple[int, ...]) -> BoundedActions | None:
     if "action_minimum" not in file.attrs or len(shape) != 2:
         return None
-    low, high = (np.broadcast_to(file.attrs[f"action_{end}"], shape[1:]).tolist() for end in ("minimum", "maximum"))
+    low, high = (
+        np.broadcast_to(file.attrs[f"action_{end}"], shape[1:]).tolist()
+        for end in ("minimum", "maximum")
+    )
     return BoundedActions(tuple(low), tuple(high))

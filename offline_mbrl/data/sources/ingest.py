@@ -1,4 +1,5 @@
-"""A source of RLDS records becomes a column store, once; every step that goes in is accounted for."""
+"""A source of RLDS records becomes a column store, once; every step that goes in is accounted
+for."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,8 @@ class Batch(NamedTuple):
 
     records: Mapping[str, Any]  # RLDS records [R, ...]; see steps.align
     lengths: np.ndarray  # [E] records in each of the source's episodes
-    added: int = 0  # records that the source did not have: closing observations of tables of transitions
+    # Records that the source did not have: closing observations of tables of transitions
+    added: int = 0
     dropped: Mapping[str, int] = {}  # records that were left out before alignment, by reason
     without_outcome: int = 0  # steps whose outcome the source does not hold: they close an episode
 
@@ -35,7 +37,7 @@ class Source(NamedTuple):
     batches: Iterable[Batch]
     provenance: Mapping[str, Any]  # JSON
     action: DiscreteActions | BoundedActions | None = None
-    gamma: float = 0.99
+    gamma: float | None = None
     horizon: int = 0  # 0 when unknown
     frame_stack: int = 1  # records that make one observation
     episodes: int | None = None  # how many episodes the source says it has
@@ -43,12 +45,14 @@ class Source(NamedTuple):
     simulator: str | None = None
 
 
-def ingest(source: Source | Callable[[], Source], directory: Path, *, name: str, force: bool = False) -> bool:
+def ingest(
+    source: Source | Callable[[], Source], directory: Path, *, name: str, force: bool = False
+) -> bool:
     """Builds the column store of a source unless it is there.
 
     Args:
-      source: batches of records with what is known about them; or a function that opens them, which is called only
-        by the process that builds.
+      source: batches of records with what is known about them; or a function that opens them, which
+        is called only by the process that builds.
       directory: of the store; it appears at once and whole, or not at all.
       name: the dataset's name, for its manifest.
       force: build even if it is there.
@@ -57,8 +61,8 @@ def ingest(source: Source | Callable[[], Source], directory: Path, *, name: str,
       Whether this call built it.
 
     Raises:
-      UsageError: the source cannot be read, is shorter than it says, holds no transition or unsuitable fields; or
-        the directory cannot be written.
+      UsageError: the source cannot be read, is shorter than it says, holds no transition or
+        unsuitable fields; or the directory cannot be written.
     """
 
     def build(target: Path) -> None:
@@ -71,11 +75,16 @@ def grouped(episodes: Iterable[Batch], *, records: int = BATCH_RECORDS) -> Itera
     """Joins single episodes to batches of at least `records` records."""
     waiting: list[Batch] = []
     for episode in episodes:
-        if waiting and jax.tree.structure(dict(episode.records)) != jax.tree.structure(dict(waiting[0].records)):
+        if waiting and jax.tree.structure(dict(episode.records)) != jax.tree.structure(
+            dict(waiting[0].records)
+        ):
             fields = sorted(episode.records), sorted(waiting[0].records)
             raise UsageError(f"episodes hold different fields: {fields[0]} after {fields[1]}")
         waiting.append(episode)
-        if sum(len(batch.records["reward"]) for batch in waiting) >= records or _bytes(waiting) >= BATCH_BYTES:
+        if (
+            sum(len(batch.records["reward"]) for batch in waiting) >= records
+            or _bytes(waiting) >= BATCH_BYTES
+        ):
             yield _join(waiting)
             waiting = []
     if waiting:
@@ -83,7 +92,11 @@ def grouped(episodes: Iterable[Batch], *, records: int = BATCH_RECORDS) -> Itera
 
 
 def _bytes(batches: list[Batch]) -> int:
-    return sum(np.asarray(leaf).nbytes for batch in batches for leaf in jax.tree.leaves(dict(batch.records)))
+    return sum(
+        np.asarray(leaf).nbytes
+        for batch in batches
+        for leaf in jax.tree.leaves(dict(batch.records))
+    )
 
 
 def _join(batches: list[Batch]) -> Batch:
@@ -91,11 +104,15 @@ def _join(batches: list[Batch]) -> Batch:
     for batch in batches:
         dropped.update(batch.dropped)
     try:
-        records = jax.tree.map(lambda *parts: np.concatenate(parts), *[dict(batch.records) for batch in batches])
+        records = jax.tree.map(
+            lambda *parts: np.concatenate(parts), *[dict(batch.records) for batch in batches]
+        )
     except ValueError as error:
         raise UsageError(f"episodes cannot be joined: {str(error).splitlines()[0]}") from error
     lengths = np.concatenate([batch.lengths for batch in batches])
-    added, without = (sum(getattr(batch, name) for batch in batches) for name in ("added", "without_outcome"))
+    added, without = (
+        sum(getattr(batch, name) for batch in batches) for name in ("added", "without_outcome")
+    )
     return Batch(records, lengths, added, dropped, without)
 
 
@@ -104,46 +121,74 @@ def _build(source: Source, directory: Path, name: str) -> None:
     dropped: Counter[str] = Counter()
     entries = columns.write(directory, _aligned(source.batches, counts, dropped))
     _check_counts(source, counts, dropped, name)
-    written = {split: {tuple(e["path"]): store.column(directory, e, name) for e in entries[split]} for split in entries}
+    written = {
+        split: {tuple(e["path"]): store.column(directory, e, name) for e in entries[split]}
+        for split in entries
+    }
     parts = {split: store.aligned(store.Store(directory, {}, written), split) for split in entries}
     train = parts["train"]
     assert train is not None
     action = source.action or _action_kind([part for part in parts.values() if part], name)
-    observation = specs.observation_structure(jax.tree.map(np.asarray, train.columns["observation"]))
+    observation = specs.observation_structure(
+        jax.tree.map(np.asarray, train.columns["observation"])
+    )
     observation = specs.stacked(observation, source.frame_stack)
-    spec = specs.to_json(EnvironmentSpec(observation, action, source.gamma, source.horizon, source.frame_stack))
-    store.write_manifest(directory, {
-        "name": name, "counts": {**counts, "dropped": dict(dropped)}, "spec": spec, "simulator": source.simulator,
-        "health": {split: audit.health(part, action) for split, part in parts.items() if part},
-        "provenance": {**source.provenance, **provenance.describe()},
-        "fingerprint": store.fingerprint(entries, spec), "columns": entries})  # fmt: skip
+    spec = specs.to_json(
+        EnvironmentSpec(observation, action, source.gamma, source.horizon, source.frame_stack)
+    )
+    store.write_manifest(
+        directory,
+        {
+            "name": name,
+            "counts": {**counts, "dropped": dict(dropped)},
+            "spec": spec,
+            "simulator": source.simulator,
+            "health": {split: audit.health(part, action) for split, part in parts.items() if part},
+            "provenance": {**source.provenance, **provenance.describe()},
+            "fingerprint": store.fingerprint(entries, spec),
+            "columns": entries,
+        },
+    )
 
 
-def _aligned(batches: Iterable[Batch], counts: Counter[str], dropped: Counter[str]) -> Iterator[steps.Aligned]:
+def _aligned(
+    batches: Iterable[Batch], counts: Counter[str], dropped: Counter[str]
+) -> Iterator[steps.Aligned]:
     """Aligns batch after batch and counts on the way."""
     for batch in batches:
         _check_fields(batch.records)
         part = steps.align(batch.records, batch.lengths)
         records, episodes = len(part.columns["reward"]), len(part.episode_ends)
         counts.update(
-            source_episodes=len(batch.lengths), episodes=episodes, records=records, transitions=records - episodes,
-            steps=len(batch.records["reward"]) - batch.added + sum(batch.dropped.values()), added=batch.added,
-            without_outcome=batch.without_outcome)  # fmt: skip
+            source_episodes=len(batch.lengths),
+            episodes=episodes,
+            records=records,
+            transitions=records - episodes,
+            steps=len(batch.records["reward"]) - batch.added + sum(batch.dropped.values()),
+            added=batch.added,
+            without_outcome=batch.without_outcome,
+        )
         dropped.update(batch.dropped)
         dropped.update(part.dropped)
         if episodes:
             yield part
 
 
-def _check_counts(source: Source, counts: Mapping[str, int], dropped: Mapping[str, int], name: str) -> None:
+def _check_counts(
+    source: Source, counts: Mapping[str, int], dropped: Mapping[str, int], name: str
+) -> None:
     for what, said in (("source_episodes", source.episodes), ("steps", source.steps)):
         found = counts.get(what, 0)
         if said is not None and found != said:
             raise UsageError(
-                f"{name} is incomplete: it says that it has {said} {what.removeprefix('source_')}, but {found} were "
-                "read; fetch or write it again")  # fmt: skip
+                f"{name} is incomplete: it says that it has {said} {what.removeprefix('source_')}, "
+                f"but {found} were read; fetch or write it again"
+            )
     if not counts.get("transitions"):
-        raise UsageError(f"{name} holds no transition: {counts.get('steps', 0)} steps read, {dict(dropped)} dropped")
+        raise UsageError(
+            f"{name} holds no transition: {counts.get('steps', 0)} steps read, {dict(dropped)} "
+            "dropped"
+        )
     if counts["steps"] + counts["added"] != counts["records"] + sum(dropped.values()):
         raise AssertionError(f"steps were lost: {dict(counts)}, dropped {dict(dropped)}")
 
@@ -151,21 +196,28 @@ def _check_counts(source: Source, counts: Mapping[str, int], dropped: Mapping[st
 def _check_fields(records: Mapping[str, Any]) -> None:
     missing = [name for name in ("observation", "action", "reward") if name not in records]
     if missing:
-        raise UsageError(f"the source has no field {missing[0]!r} (found: {', '.join(sorted(records))})")
+        raise UsageError(
+            f"the source has no field {missing[0]!r} (found: {', '.join(sorted(records))})"
+        )
     size = len(records["reward"])
     for path, leaf in trees.flatten(dict(records)).items():
         field, leaf = "/".join(path), np.asarray(leaf)
         if leaf.dtype.kind not in "biuf":
-            raise UsageError(f"field {field!r} has dtype {leaf.dtype}: numbers or booleans are needed")
+            raise UsageError(
+                f"field {field!r} has dtype {leaf.dtype}: numbers or booleans are needed"
+            )
         if leaf.ndim == 0 or len(leaf) != size or 0 in leaf.shape[1:]:
             raise UsageError(f"field {field!r} has shape {leaf.shape}, but there are {size} steps")
     if np.ndim(records["reward"]) != 1:
-        raise UsageError(f"field 'reward' must have one axis [N], got shape {np.shape(records['reward'])}")
+        raise UsageError(
+            f"field 'reward' must have one axis [N], got shape {np.shape(records['reward'])}"
+        )
     action = np.asarray(records["action"])
     if (action.dtype.kind in "iu") != (action.ndim == 1) or action.ndim > 2:
         raise UsageError(
-            f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions must be integers "
-            "[N], continuous ones floats [N, A]")  # fmt: skip
+            f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions "
+            "must be integers [N], continuous ones floats [N, A]"
+        )
 
 
 def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | BoundedActions:
@@ -175,7 +227,9 @@ def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | Bou
         return BoundedActions((-1.0,) * action.shape[1], (1.0,) * action.shape[1])
     smallest = min(int(part.columns["action"].min()) for part in parts)
     if smallest < 0:
-        raise UsageError(f"field 'action' of {name} is discrete and holds {smallest}: actions count from 0")
+        raise UsageError(
+            f"field 'action' of {name} is discrete and holds {smallest}: actions count from 0"
+        )
     return DiscreteActions(max(int(part.columns["action"].max()) for part in parts) + 1)
 
 

@@ -15,27 +15,37 @@ def minari_source(location: str | Path) -> ingest.Source:
     """A Minari dataset by id, or the directory that holds its `data`.
 
     Raises:
-      UsageError: Minari is missing, the dataset is not on this machine, damaged, or of an unsuitable kind.
+      UsageError: Minari is missing, the dataset is not on this machine, damaged, or of an
+        unsuitable kind.
     """
     try:
         import minari
     except ImportError as error:
-        raise UsageError("reading Minari datasets needs minari: pip install 'offline_mbrl[minari]'") from error
+        raise UsageError(
+            "reading Minari datasets needs minari: pip install 'offline_mbrl[minari]'"
+        ) from error
     try:
         if isinstance(location, Path):
-            dataset = minari.MinariDataset(location / "data" if (location / "data").is_dir() else location)
+            dataset = minari.MinariDataset(
+                location / "data" if (location / "data").is_dir() else location
+            )
         else:
             dataset = minari.load_dataset(location)
     except Exception as error:  # whatever damaged metadata make it raise
         raise UsageError(
-            f"the Minari dataset {str(location)!r} cannot be opened: {ingest.first_line(error)}; fetch it with "
-            "`minari download`, or give its directory") from error  # fmt: skip
+            f"the Minari dataset {str(location)!r} cannot be opened: {ingest.first_line(error)}; "
+            "fetch it with `minari download`, or give its directory"
+        ) from error
     env_spec = dataset.env_spec
     return ingest.Source(
-        ingest.grouped(_episodes(dataset, location)), {"source": "minari", "id": dataset.id},
-        _actions(dataset.action_space), episodes=int(dataset.total_episodes), steps=int(dataset.total_steps),
+        ingest.grouped(_episodes(dataset, location)),
+        {"source": "minari", "id": dataset.id},
+        _actions(dataset.action_space),
+        episodes=int(dataset.total_episodes),
+        steps=int(dataset.total_steps),
         horizon=(env_spec.max_episode_steps or 0) if env_spec else 0,
-        simulator=_simulator(env_spec))  # fmt: skip
+        simulator=_simulator(env_spec),
+    )
 
 
 def _simulator(env_spec: Any) -> str | None:
@@ -49,7 +59,9 @@ def _simulator(env_spec: Any) -> str | None:
 def _actions(space: Any) -> DiscreteActions | BoundedActions:
     if hasattr(space, "n") and np.ndim(space.n) == 0:
         if getattr(space, "start", 0) != 0:
-            raise UsageError(f"discrete actions must start at 0, this dataset's start at {space.start}")
+            raise UsageError(
+                f"discrete actions must start at 0, this dataset's start at {space.start}"
+            )
         return DiscreteActions(int(space.n))
     if hasattr(space, "low") and len(space.shape) == 1:
         return BoundedActions(tuple(map(float, space.low)), tuple(map(float, space.high)))
@@ -64,7 +76,9 @@ def _episodes(dataset: Any, location: str | Path) -> Iterator[ingest.Batch]:
         raise
     except Exception as error:
         reason = ingest.first_line(error)
-        raise UsageError(f"Minari dataset {str(location)!r} cannot be read to its end: {reason}") from error
+        raise UsageError(
+            f"Minari dataset {str(location)!r} cannot be read to its end: {reason}"
+        ) from error
 
 
 def _batch(episode: Any) -> ingest.Batch:
@@ -73,9 +87,16 @@ def _batch(episode: Any) -> ingest.Batch:
     pad = lambda column: np.concatenate([column, np.zeros_like(column[:1])])  # noqa: E731
     reward = np.asarray(episode.rewards)
     terminal = np.concatenate([[False], np.asarray(episode.terminations, bool)])
-    last = np.concatenate([[False], np.asarray(episode.terminations, bool) | np.asarray(episode.truncations, bool)])
+    last = np.concatenate(
+        [[False], np.asarray(episode.terminations, bool) | np.asarray(episode.truncations, bool)]
+    )
     last[-1] = True
     records = {
-        "observation": observation, "action": pad(np.asarray(episode.actions)), "reward": pad(reward),
-        "is_first": np.arange(len(last)) == 0, "is_last": last, "is_terminal": terminal}  # fmt: skip
+        "observation": observation,
+        "action": pad(np.asarray(episode.actions)),
+        "reward": pad(reward),
+        "is_first": np.arange(len(last)) == 0,
+        "is_last": last,
+        "is_terminal": terminal,
+    }
     return ingest.Batch(records, np.array([len(last)]), added=1)

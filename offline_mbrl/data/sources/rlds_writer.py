@@ -1,8 +1,8 @@
 """Episodes to an RLDS dataset in the TFDS array_record layout, without TensorFlow.
 
-What is written opens with `tfds.builder_from_directory`. Beside TFDS's own files stands `offline_mbrl.json`: the
-action range, where the data came from, and size and sha256 of every file, since readers of array_record take a cut
-file for a short one.
+What is written opens with `tfds.builder_from_directory`. Beside TFDS's own files stands
+`offline_mbrl.json`: the action range, where the data came from, and size and sha256 of every file,
+since readers of array_record take a cut file for a short one.
 """
 
 import hashlib
@@ -24,8 +24,13 @@ from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 SIDECAR = "offline_mbrl.json"
 DATASET_INFO = "dataset_info.json"
-DTYPES = {"reward": np.float32, "discount": np.float32, "is_first": np.bool_, "is_last": np.bool_,
-          "is_terminal": np.bool_}  # fmt: skip
+DTYPES = {
+    "reward": np.float32,
+    "discount": np.float32,
+    "is_first": np.bool_,
+    "is_last": np.bool_,
+    "is_terminal": np.bool_,
+}
 VERSION = "1.0.0"
 SHARD_BYTES = 256 * 2**20
 
@@ -47,9 +52,9 @@ def write_rlds(
 
     Args:
       directory: where `dataset_info.json` will stand; its name becomes the dataset's.
-      episodes: in order, all with the same fields. `steps` holds at least observation, action, reward, discount,
-        is_first, is_last and is_terminal, each `[T + 1, ...]`; `metadata` holds scalars or strings. `episode_id`
-        and `episode_return` are added where they are missing.
+      episodes: in order, all with the same fields. `steps` holds at least observation, action,
+        reward, discount, is_first, is_last and is_terminal, each `[T + 1, ...]`; `metadata` holds
+        scalars or strings. `episode_id` and `episode_return` are added where they are missing.
       action: the environment's actions, in its own units as in the data.
       metadata: JSON about the origin, such as seed and behavior.
       gamma: the problem's discount factor.
@@ -61,12 +66,21 @@ def write_rlds(
       Whether this call wrote it.
 
     Raises:
-      UsageError: there is no episode, the steps lack a field or disagree in length, or the disk is full or read-only.
+      UsageError: there is no episode, the steps lack a field or disagree in length, or the disk is
+        full or read-only.
     """
-    spec = {"action": specs.action_to_json(action), "gamma": gamma, "horizon": horizon, "frame_stack": frame_stack}
+    spec = {
+        "action": specs.action_to_json(action),
+        "gamma": gamma,
+        "horizon": horizon,
+        "frame_stack": frame_stack,
+    }
     return atomic.build_once(
-        directory, lambda target: _write(target, directory.name, episodes, {**metadata, "spec": spec}),
-        is_complete=is_rlds, force=force)  # fmt: skip
+        directory,
+        lambda target: _write(target, directory.name, episodes, {**metadata, "spec": spec}),
+        is_complete=is_rlds,
+        force=force,
+    )
 
 
 def is_rlds(directory: Path) -> bool:
@@ -92,7 +106,11 @@ def verify(directory: Path) -> None:
     """
     sidecar = read_sidecar(directory)
     for name, expected in (sidecar or {}).get("files", {}).items():
-        found = _describe_file(directory / name) if (directory / name).is_file() else {"bytes": 0, "sha256": None}
+        found = (
+            _describe_file(directory / name)
+            if (directory / name).is_file()
+            else {"bytes": 0, "sha256": None}
+        )
         if found != expected:
             what = "its sha256 does not match"
             if found["bytes"] != expected["bytes"]:
@@ -109,7 +127,9 @@ def _remedy(directory: Path) -> str:
     return f"rebuild it: `offline-mbrl data build {name} --force`"
 
 
-def _write(target: Path, name: str, episodes: Iterator[Episode], metadata: Mapping[str, Any]) -> None:
+def _write(
+    target: Path, name: str, episodes: Iterator[Episode], metadata: Mapping[str, Any]
+) -> None:
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
     checked = _checked(episodes)
@@ -162,19 +182,31 @@ def _describe(target: Path, features: Any, lengths: list[int], num_bytes: int) -
 
     split = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=num_bytes)
     tfds.folder_dataset.write_metadata(
-        data_dir=str(target), features=features, split_infos=[split], version=VERSION, check_data=False,
-        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", disable_shuffling=True)  # fmt: skip
+        data_dir=str(target),
+        features=features,
+        split_infos=[split],
+        version=VERSION,
+        check_data=False,
+        filename_template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        disable_shuffling=True,
+    )
 
 
 def _features(episode: Episode) -> Any:
     import tensorflow_datasets as tfds
 
     def feature(value: np.ndarray, shape: tuple[int, ...]) -> Any:
-        return tfds.features.Tensor(shape=shape, dtype=value.dtype) if shape else tfds.features.Scalar(value.dtype)
+        return (
+            tfds.features.Tensor(shape=shape, dtype=value.dtype)
+            if shape
+            else tfds.features.Scalar(value.dtype)
+        )
 
     steps = jax.tree.map(lambda column: feature(column, column.shape[1:]), episode["steps"])
     metadata = {
-        name: tfds.features.Text() if isinstance(value, str) else feature(np.asarray(value), np.shape(value))
+        name: tfds.features.Text()
+        if isinstance(value, str)
+        else feature(np.asarray(value), np.shape(value))
         for name, value in episode.items()
         if name != "steps"
     }
@@ -182,7 +214,8 @@ def _features(episode: Episode) -> Any:
 
 
 def _checked(episodes: Iterator[Episode]) -> Iterator[dict[str, Any]]:
-    """Episodes as TFDS examples, all of one form, with the dtypes and metadata that every dataset of ours has."""
+    """Episodes as TFDS examples, all of one form, with the dtypes and metadata that every dataset
+    of ours has."""
     form = None
     for index, episode in enumerate(episodes):
         steps = jax.tree.map(np.asarray, dict(episode["steps"]))
@@ -193,17 +226,27 @@ def _checked(episodes: Iterator[Episode]) -> Iterator[dict[str, Any]]:
         lengths = {len(leaf) for leaf in jax.tree.leaves(steps)}
         if len(lengths) != 1:
             raise UsageError(f"episode {index} has fields of different lengths: {sorted(lengths)}")
-        metadata = {"episode_id": np.int64(index), "episode_return": np.float32(steps["reward"][:-1].sum())}
+        metadata = {
+            "episode_id": np.int64(index),
+            "episode_return": np.float32(steps["reward"][:-1].sum()),
+        }
         metadata |= episode.get("metadata", {})
-        found = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype.name), steps), sorted(metadata)
+        found = (
+            jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype.name), steps),
+            sorted(metadata),
+        )
         form = form or found
         if found != form:
             raise UsageError(
-                f"episode {index} has other fields, shapes or dtypes than the first: {found} is not {form}"
+                f"episode {index} has other fields, shapes or dtypes than the first: {found} is "
+                f"not {form}"
             )
         yield {**metadata, "steps": steps}
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as opened:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
+        return {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.file_digest(opened, "sha256").hexdigest(),
+        }

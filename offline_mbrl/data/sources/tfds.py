@@ -1,4 +1,5 @@
-"""RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they are used."""
+"""RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they
+are used."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,19 +39,27 @@ def directory_source(directory: Path) -> ingest.Source:
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     except Exception as error:  # whatever a damaged JSON file makes TFDS raise
-        raise UsageError(f"{directory} cannot be opened as a TFDS dataset: {ingest.first_line(error)}") from error
+        raise UsageError(
+            f"{directory} cannot be opened as a TFDS dataset: {ingest.first_line(error)}"
+        ) from error
     sidecar = rlds_writer.read_sidecar(directory)
     if sidecar is None:
         return source
     told = {name: value for name, value in sidecar.items() if name not in ("files", "spec")}
     spec = sidecar["spec"]
     return source._replace(
-        provenance={**source.provenance, "written_by": told}, action=specs.action_from_json(spec["action"]),
-        gamma=spec["gamma"], horizon=spec["horizon"], frame_stack=spec.get("frame_stack", 1),
-        simulator=sidecar.get("simulator"))  # fmt: skip
+        provenance={**source.provenance, "written_by": told},
+        action=specs.action_from_json(spec["action"]),
+        gamma=spec["gamma"],
+        horizon=spec["horizon"],
+        frame_stack=spec.get("frame_stack", 1),
+        simulator=sidecar.get("simulator"),
+    )
 
 
-def builder_source(name: str, *, gamma: float, horizon: int, part: atari.Part = atari.Part()) -> ingest.Source:
+def builder_source(
+    name: str, *, gamma: float, horizon: int, part: atari.Part = atari.Part()
+) -> ingest.Source:
     """An official TFDS dataset, prepared (downloaded) by TFDS if it is not.
 
     Args:
@@ -60,7 +69,8 @@ def builder_source(name: str, *, gamma: float, horizon: int, part: atari.Part = 
       part: what is taken of an Atari dataset.
 
     Raises:
-      UsageError: TFDS or TensorFlow is missing, TFDS has no such dataset, or it cannot be prepared here.
+      UsageError: TFDS or TensorFlow is missing, TFDS has no such dataset, or it cannot be prepared
+        here.
     """
     tfds = _tfds()
     try:
@@ -75,8 +85,10 @@ def builder_source(name: str, *, gamma: float, horizon: int, part: atari.Part = 
         raise _missing(error) from error
     except Exception as error:
         raise UsageError(
-            f"TFDS cannot prepare {name!r} here: {ingest.first_line(error)}; prepare it where there is a network, "
-            "and give the directory that holds its dataset_info.json as the dataset's name") from error  # fmt: skip
+            f"TFDS cannot prepare {name!r} here: {ingest.first_line(error)}; prepare it where "
+            "there is a network, and give the directory that holds its dataset_info.json as the "
+            "dataset's name"
+        ) from error
     return _source(builder, name, part)._replace(gamma=gamma, horizon=horizon)
 
 
@@ -86,7 +98,9 @@ def find(directory: Path) -> Path:
         return directory
     below = sorted(path.parent for path in directory.rglob(rlds_writer.DATASET_INFO))
     if len(below) != 1:
-        found = f"{len(below)} below it: {', '.join(map(str, below[:3]))}" if below else "none below it"
+        found = (
+            f"{len(below)} below it: {', '.join(map(str, below[:3]))}" if below else "none below it"
+        )
         raise UsageError(f"{directory} is no RLDS dataset: no dataset_info.json there, and {found}")
     return below[0]
 
@@ -94,7 +108,8 @@ def find(directory: Path) -> Path:
 def has_wrong_ends(name: str) -> bool:
     """Whether a builder's episodes end in an observation of another episode.
 
-    Files with `next_observations` (MuJoCo v2) get a last step whose observation comes from the end of the file.
+    Files with `next_observations` (MuJoCo v2) get a last step whose observation comes from the end
+    of the file.
     """
     builder, _, config = name.partition("/")
     return builder.startswith("d4rl_mujoco_") and config.startswith("v2")
@@ -106,7 +121,9 @@ def has_wrong_ends(name: str) -> bool:
 def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.Source:
     info = builder.info
     splits = ["train"] if not info.splits or "train" in info.splits else sorted(info.splits)
-    full_name = f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
+    full_name = (
+        f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
+    )
     if "steps" not in (info.features or {}):
         raise UsageError(f"{name} is no RLDS dataset: its examples have no `steps`")
     facts = {}
@@ -122,13 +139,20 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
         batches = map(_with_known_end, batches)
     return ingest.Source(
         batches=ingest.grouped(batches),
-        provenance={"source": "tfds", "builder": full_name, "builder_version": str(info.version), "splits": splits},
+        provenance={
+            "source": "tfds",
+            "builder": full_name,
+            "builder_version": str(info.version),
+            "splits": splits,
+        },
         episodes=sum(info.splits[split].num_examples for split in splits) if info.splits else None,
-        **facts)  # fmt: skip
+        **facts,
+    )
 
 
 def _chosen(info: Any, available: Sequence[str], part: atari.Part, name: str) -> list[str]:
-    """The splits of an Atari dataset that are read; those of which a small percentage leaves nothing are not."""
+    """The splits of an Atari dataset that are read; those of which a small percentage leaves
+    nothing are not."""
     chosen = atari.splits(available, part)
     if not info.splits:  # TFDS's pretended data
         return chosen
@@ -149,7 +173,9 @@ def _atari_facts(full_name: str) -> dict[str, Any]:
 
 def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]]:
     """The stacked steps of each episode of a split."""
-    read = _from_array_record if builder.info.file_format.value == "array_record" else _from_tfrecord
+    read = (
+        _from_array_record if builder.info.file_format.value == "array_record" else _from_tfrecord
+    )
     try:
         yield from read(builder, split)
     except UsageError:
@@ -158,7 +184,9 @@ def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]
         raise _missing(error) from error
     except Exception as error:  # whatever a damaged file makes the readers raise
         reason = ingest.first_line(error)
-        raise UsageError(f"{name} cannot be read to its end: {reason}; fetch or write it again") from error
+        raise UsageError(
+            f"{name} cannot be read to its end: {reason}; fetch or write it again"
+        ) from error
 
 
 def _from_array_record(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
@@ -168,19 +196,24 @@ def _from_array_record(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
     features = builder.info.features["steps"].feature
     parser = ExampleParserNp(builder.info.features.get_serialized_info())
     source = builder.as_data_source(
-        split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)  # fmt: skip
+        split=split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
     for index in range(len(source)):
         yield _decode(features, parser.parse_example(source[index])["steps"])
 
 
 def _decode(feature: Any, stacked: Any) -> Any:
-    """Columns `[T, ...]` of one episode; entries that are stored as they are need no loop over steps."""
+    """Columns `[T, ...]` of one episode; entries that are stored as they are need no loop over
+    steps."""
     import tensorflow_datasets as tfds
 
     if isinstance(feature, tfds.features.FeaturesDict):
         return {key: _decode(inner, stacked[key]) for key, inner in feature.items()}
     stored, given = feature.get_serialized_info(), feature.get_tensor_info()
-    if (getattr(stored, "shape", None), getattr(stored, "np_dtype", None)) == (given.shape, given.np_dtype):
+    if (getattr(stored, "shape", None), getattr(stored, "np_dtype", None)) == (
+        given.shape,
+        given.np_dtype,
+    ):
         return stacked
     return np.stack([feature.decode_example_np(step) for step in stacked])
 
@@ -198,32 +231,46 @@ def _from_tfrecord(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
 def _batch(stacked: Mapping[str, Any]) -> ingest.Batch:
     records = trees.unflatten(trees.flatten(stacked))
     if not any(flag in records for flag in steps.FLAGS):
-        raise UsageError(f"steps hold none of {', '.join(steps.FLAGS)}: nothing tells how episodes end")
+        raise UsageError(
+            f"steps hold none of {', '.join(steps.FLAGS)}: nothing tells how episodes end"
+        )
     for unread in ("infos",):  # simulator state in D4RL: large, and no learner reads it
         records.pop(unread, None)
     return ingest.Batch(records, np.array([len(records["reward"])]))
 
 
 def _with_clipped_rewards(batch: ingest.Batch) -> ingest.Batch:
-    """Rewards in [-1, 1]: those of the official Atari data are said to be, and their builder does not see to it."""
-    return batch._replace(records={**batch.records, "reward": np.clip(batch.records["reward"], -1, 1)})
+    """Rewards in [-1, 1]: those of the official Atari data are said to be, and their builder does
+    not see to it."""
+    return batch._replace(
+        records={**batch.records, "reward": np.clip(batch.records["reward"], -1, 1)}
+    )
 
 
 def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
-    """Drops an episode's last record: the step before it has lost its outcome and becomes the last, a truncation."""
+    """Drops an episode's last record: the step before it has lost its outcome and becomes the last,
+    a truncation."""
     records = jax.tree.map(lambda column: column[:-1], dict(batch.records))
     lengths = batch.lengths - 1
-    return batch._replace(records=records, lengths=lengths[lengths > 0], dropped={WRONG_ENDS: len(batch.lengths)})
+    return batch._replace(
+        records=records, lengths=lengths[lengths > 0], dropped={WRONG_ENDS: len(batch.lengths)}
+    )
 
 
 def _with_known_end(batch: ingest.Batch) -> ingest.Batch:
-    """Files without `next_observations` close a terminal episode with zeros; a copy of the state before stands there.
+    """Files without `next_observations` close a terminal episode with zeros; a copy of the state
+    before stands there.
 
-    Nothing bootstraps from it, as everywhere where a terminal state is not known (`steps.from_transitions`).
+    Nothing bootstraps from it, as everywhere where a terminal state is not known
+    (`steps.from_transitions`).
     """
     observation = batch.records["observation"]
     leaves = jax.tree.leaves(observation)
-    if len(leaves[0]) < 2 or not batch.records["is_terminal"][-1] or any(leaf[-1].any() for leaf in leaves):
+    if (
+        len(leaves[0]) < 2
+        or not batch.records["is_terminal"][-1]
+        or any(leaf[-1].any() for leaf in leaves)
+    ):
         return batch
     known = jax.tree.map(lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), observation)
     return batch._replace(records={**batch.records, "observation": known})
@@ -243,11 +290,16 @@ def _tfds() -> Any:
 def _missing(error: ImportError) -> UsageError:
     """Which module is missing: TFDS itself, or one that it imports when it is used."""
     if error.name and error.name.startswith("apache_beam"):
-        return UsageError("preparing this dataset needs Apache Beam: pip install apache-beam, or, for Atari, take "
-                          "rlu_atari_checkpoints_ordered, which holds the same games and does without")  # fmt: skip
-    module = f"the module {error.name!r}" if error.name else f"a module ({ingest.first_line(error)})"
+        return UsageError(
+            "preparing this dataset needs Apache Beam: pip install apache-beam, or, for Atari, "
+            "take rlu_atari_checkpoints_ordered, which holds the same games and does without"
+        )
+    module = (
+        f"the module {error.name!r}" if error.name else f"a module ({ingest.first_line(error)})"
+    )
     return UsageError(
-        f"reading RLDS datasets with tensorflow-datasets needs {module}: pip install 'offline_mbrl[data]'"
+        f"reading RLDS datasets with tensorflow-datasets needs {module}: pip install "
+        "'offline_mbrl[data]'"
     )
 
 
@@ -258,6 +310,7 @@ def _rlds() -> Any:
         import tensorflow  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "this dataset is stored as TFRecord, which only TensorFlow reads: pip install 'offline_mbrl[tfrecord]', "
-            "or write it again with file_format='array_record'") from error  # fmt: skip
+            "this dataset is stored as TFRecord, which only TensorFlow reads: pip install "
+            "'offline_mbrl[tfrecord]', or write it again with file_format='array_record'"
+        ) from error
     return rlds

@@ -1,4 +1,5 @@
-"""Building a directory once: locked, in a sibling, then renamed, so that nothing half-written is ever seen."""
+"""Building a directory once: locked, in a sibling, then renamed, so that nothing half-written is
+ever seen."""
 
 import os
 import shutil
@@ -13,15 +14,21 @@ from offline_mbrl.types import UsageError
 
 
 def root() -> Path:
-    """Where datasets live: the environment variable `OFFLINE_MBRL_DATA`, else `~/.cache/offline_mbrl`."""
+    """Where datasets live: the environment variable `OFFLINE_MBRL_DATA`, else
+    `~/.cache/offline_mbrl`."""
     given = os.environ.get("OFFLINE_MBRL_DATA")
     return Path(given).expanduser() if given else Path.home() / ".cache" / "offline_mbrl"
 
 
 def build_once(
-    target: Path, build: Callable[[Path], None], *, is_complete: Callable[[Path], bool], force: bool = False
+    target: Path,
+    build: Callable[[Path], None],
+    *,
+    is_complete: Callable[[Path], bool],
+    force: bool = False,
 ) -> bool:
-    """Makes `target` by `build(empty directory)` unless it is there; of many processes that ask, one builds.
+    """Makes `target` by `build(empty directory)` unless it is there; of many processes that ask,
+    one builds.
 
     What a killed build left behind is removed by the next one that takes the lock.
 
@@ -47,8 +54,9 @@ def build_once(
             return True
     except OSError as error:
         raise UsageError(
-            f"cannot write {target}: {error.strerror or error}; free space there, or set OFFLINE_MBRL_DATA to a "
-            "directory that can be written") from error  # fmt: skip
+            f"cannot write {target}: {error.strerror or error}; free space there, or set "
+            "OFFLINE_MBRL_DATA to a directory that can be written"
+        ) from error
 
 
 def _build(target: Path, build: Callable[[Path], None]) -> None:

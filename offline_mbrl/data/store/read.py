@@ -1,7 +1,8 @@
-"""The column store: one raw file per field, memory-mapped, and a manifest with a sha256 for every chunk of every file.
+"""The column store: one raw file per field, memory-mapped, and a manifest with a sha256 for every
+chunk of every file.
 
-    <directory>/manifest.json            counts, spec, columns and their hashes, where the data came from
-    <directory>/manifest.sha256          of the bytes of manifest.json
+    <directory>/manifest.json            counts, spec, columns and their hashes, where the data came
+    from <directory>/manifest.sha256          of the bytes of manifest.json
     <directory>/train.<field>.bin        [R, ...] in C order, little endian
     <directory>/validation.<field>.bin   the same for the episodes that are held out
 
@@ -55,21 +56,27 @@ def open_store(directory: Path) -> Store:
     """Opens a store: checks its manifest and the files' sizes, reads no data.
 
     Raises:
-      UsageError: the manifest is damaged or of another format, or a file is missing or has another length.
+      UsageError: the manifest is damaged or of another format, or a file is missing or has another
+        length.
     """
     manifest = _read_manifest(directory)
     if manifest.get("format") != FORMAT:
         found = manifest.get("format")
-        raise UsageError(f"{directory} has format {found}, this version reads {FORMAT}; {_rebuild(directory)}")
+        raise UsageError(
+            f"{directory} has format {found}, this version reads {FORMAT}; {_rebuild(directory)}"
+        )
     columns = {
-        split: {tuple(entry["path"]): column(directory, entry, manifest["name"]) for entry in entries}
+        split: {
+            tuple(entry["path"]): column(directory, entry, manifest["name"]) for entry in entries
+        }
         for split, entries in manifest["columns"].items()
     }
     return Store(directory, manifest, columns)
 
 
 def read(column: Column, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows `start` to `stop` of a column, memory-mapped; the chunks they lie in are checked if they were not yet.
+    """Rows `start` to `stop` of a column, memory-mapped; the chunks they lie in are checked if they
+    were not yet.
 
     Raises:
       UsageError: a chunk is not what was written.
@@ -80,14 +87,18 @@ def read(column: Column, start: int = 0, stop: int | None = None) -> np.ndarray:
     data = np.memmap(column.file, column.dtype, "r", shape=column.shape)
     row_bytes = data.nbytes // len(data)
     if stop > start:
-        _verify(column, data, range(start * row_bytes // CHUNK, (stop * row_bytes - 1) // CHUNK + 1))
+        _verify(
+            column, data, range(start * row_bytes // CHUNK, (stop * row_bytes - 1) // CHUNK + 1)
+        )
     return data[start:stop]
 
 
 def reader(column: Column) -> Callable[[Any], np.ndarray]:
-    """A function of rows (an integer array of any shape, or a slice) that reads just those, mapped once.
+    """A function of rows (an integer array of any shape, or a slice) that reads just those, mapped
+    once.
 
-    The chunks that the rows lie in are checked if they were not yet. A slice is a view of the file, not a copy.
+    The chunks that the rows lie in are checked if they were not yet. A slice is a view of the file,
+    not a copy.
 
     Raises:
       UsageError: (when called) a chunk is not what was written.
@@ -134,7 +145,9 @@ def verify_all(store: Store) -> int:
     return sum(len(column.hashes) for column in columns)
 
 
-def aligned(store: Store, split: str, *, fields: tuple[str, ...] | None = None) -> steps.Aligned | None:
+def aligned(
+    store: Store, split: str, *, fields: tuple[str, ...] | None = None
+) -> steps.Aligned | None:
     """The columns of one split, memory-mapped.
 
     Args:
@@ -159,11 +172,14 @@ def aligned(store: Store, split: str, *, fields: tuple[str, ...] | None = None) 
 def chunk_hashes(file: Path) -> list[str]:
     """The sha256 of every `CHUNK` bytes of a file."""
     with file.open("rb") as opened:
-        return [hashlib.sha256(chunk).hexdigest() for chunk in iter(lambda: opened.read(CHUNK), b"")]
+        return [
+            hashlib.sha256(chunk).hexdigest() for chunk in iter(lambda: opened.read(CHUNK), b"")
+        ]
 
 
 def fingerprint(columns: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
-    """A name for the content: equal for equal columns and spec, wherever and whenever they were made."""
+    """A name for the content: equal for equal columns and spec, wherever and whenever they were
+    made."""
     content = {"format": FORMAT, "columns": columns, "spec": spec}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -183,9 +199,13 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         data = (directory / MANIFEST).read_bytes()
         expected = (directory / MANIFEST_HASH).read_bytes().decode("ascii", "replace")
     except OSError as error:
-        raise UsageError(f"no dataset at {directory}: {error.strerror}; {_rebuild(directory)}") from error
+        raise UsageError(
+            f"no dataset at {directory}: {error.strerror}; {_rebuild(directory)}"
+        ) from error
     if hashlib.sha256(data).hexdigest() != expected:
-        raise UsageError(f"{directory / MANIFEST} is damaged: its sha256 does not match; {_rebuild(directory)}")
+        raise UsageError(
+            f"{directory / MANIFEST} is damaged: its sha256 does not match; {_rebuild(directory)}"
+        )
     return json.loads(data)
 
 
@@ -200,7 +220,9 @@ def column(directory: Path, entry: Mapping[str, Any], dataset: str) -> Column:
     found = file.stat().st_size if file.is_file() else None
     if found != expected:
         size = "is missing" if found is None else f"has {found} bytes instead of {expected}"
-        raise UsageError(f"column {_name(file)} of {dataset} {size}; {_rebuild(directory, dataset)}")
+        raise UsageError(
+            f"column {_name(file)} of {dataset} {size}; {_rebuild(directory, dataset)}"
+        )
     return Column(file, dtype, shape, tuple(entry["sha256"]), set(), dataset)
 
 
@@ -212,8 +234,10 @@ def _verify(column: Column, data: np.ndarray, chunks: Iterable[int]) -> None:
         found = hashlib.sha256(content[chunk * CHUNK : (chunk + 1) * CHUNK]).hexdigest()
         if found != column.hashes[chunk]:
             raise UsageError(
-                f"column {_name(column.file)} of {column.dataset} is damaged: chunk {chunk} of {len(column.hashes)} "
-                f"does not match its sha256; {_rebuild(column.file.parent, column.dataset)}")  # fmt: skip
+                f"column {_name(column.file)} of {column.dataset} is damaged: chunk {chunk} of "
+                f"{len(column.hashes)} does not match its sha256; "
+                f"{_rebuild(column.file.parent, column.dataset)}"
+            )
         column.verified.add(chunk)
 
 

@@ -11,7 +11,8 @@ from offline_mbrl.data import memory, steps, trees
 from offline_mbrl.data.store import read as store
 from offline_mbrl.types import UsageError
 
-VALIDATION_EVERY = 20  # one random episode of every 20 is held out: 5 %, spread over the whole of the data
+# One random episode of every 20 is held out: 5 %, spread over the whole of the data
+VALIDATION_EVERY = 20
 VALIDATION_SEED = 20260101
 
 
@@ -23,7 +24,8 @@ class Field(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a record stands in the source, whose records and episodes count from 0; dropped ones do not count."""
+    """Where a record stands in the source, whose records and episodes count from 0; dropped ones do
+    not count."""
 
     episode: int
     step: int  # within the episode
@@ -38,7 +40,8 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
       batches: whole episodes, in order; every batch has the same fields, shapes and dtypes.
 
     Returns:
-      The manifest's `columns` entry: for each split the columns with path, file, dtype, shape and hashes.
+      The manifest's `columns` entry: for each split the columns with path, file, dtype, shape and
+      hashes.
 
     Raises:
       UsageError: fields, shapes or dtypes change on the way.
@@ -49,7 +52,9 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
         rows: dict[str, int] = dict.fromkeys(store.SPLITS, 0)
         episodes = 0
         for batch in batches:
-            found = {path: Field(leaf.dtype, leaf.shape[1:]) for path, leaf in _leaves(batch).items()}
+            found = {
+                path: Field(leaf.dtype, leaf.shape[1:]) for path, leaf in _leaves(batch).items()
+            }
             fields = fields or found
             _refuse_change(fields, found)
             for split, part in _split(batch, first_episode=episodes):
@@ -62,18 +67,24 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
             episodes += len(batch.episode_ends)
     entries: dict[str, list[dict[str, Any]]] = {}
     for (split, path), file in files.items():
-        entries.setdefault(split, []).append(_entry(directory / Path(file.name).name, path, fields[path]))
+        entries.setdefault(split, []).append(
+            _entry(directory / Path(file.name).name, path, fields[path])
+        )
     return entries
 
 
 def held_out(episode: int) -> bool:
     """Whether an episode, counted from 0 in the source's order, belongs to the validation split.
 
-    One random episode of every consecutive `VALIDATION_EVERY`; of the first block always the second, so that two
-    episodes suffice to have a validation split.
+    One random episode of every consecutive `VALIDATION_EVERY`; of the first block always the
+    second, so that two episodes suffice to have a validation split.
     """
     block, place = divmod(episode, VALIDATION_EVERY)
-    return place == (1 if block == 0 else np.random.default_rng([VALIDATION_SEED, block]).integers(VALIDATION_EVERY))
+    return place == (
+        1
+        if block == 0
+        else np.random.default_rng([VALIDATION_SEED, block]).integers(VALIDATION_EVERY)
+    )
 
 
 def locate(episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]) -> list[Place]:
@@ -85,7 +96,9 @@ def locate(episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[in
       rows: of records.
     """
     lengths = {name: np.diff(np.concatenate([[-1], ends])) for name, ends in episode_ends.items()}
-    validation = np.array([held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool)
+    validation = np.array(
+        [held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool
+    )
     of_split = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     in_order = np.zeros(len(validation), np.int64)
     for name in lengths:
@@ -111,7 +124,9 @@ def take_episodes(part: steps.Aligned, chosen: np.ndarray) -> steps.Aligned:
 
 
 def _split(batch: steps.Aligned, *, first_episode: int) -> Iterator[tuple[str, steps.Aligned]]:
-    validation = np.array([held_out(first_episode + e) for e in range(len(batch.episode_ends))], bool)
+    validation = np.array(
+        [held_out(first_episode + e) for e in range(len(batch.episode_ends))], bool
+    )
     for split, chosen in (("train", ~validation), ("validation", validation)):
         if chosen.any():
             yield split, take_episodes(batch, chosen)
@@ -127,20 +142,28 @@ def _refuse_change(fields: Mapping[trees.Path, Field], found: Mapping[trees.Path
     for path in dict.fromkeys([*fields, *found]):
         if fields.get(path) != found.get(path):
             first, later = (
-                f"{f[path].dtype}{list(f[path].shape)}" if path in f else "nothing" for f in (fields, found)
+                f"{f[path].dtype}{list(f[path].shape)}" if path in f else "nothing"
+                for f in (fields, found)
             )
             raise UsageError(
-                f"field {'/'.join(path[1:])!r} changes on the way from {first} to {later}; all episodes must have the "
-                "same fields, shapes and dtypes")  # fmt: skip
+                f"field {'/'.join(path[1:])!r} changes on the way from {first} to {later}; all "
+                "episodes must have the same fields, shapes and dtypes"
+            )
 
 
 def _file_name(split: str, path: trees.Path, index: int) -> str:
-    plain = ["".join(c if c.isalnum() or c in "_-" else "_" for c in part) for part in path[1:] or path]
+    plain = [
+        "".join(c if c.isalnum() or c in "_-" else "_" for c in part) for part in path[1:] or path
+    ]
     return f"{split}.{index:02d}.{'.'.join(plain)}.bin"
 
 
 def _entry(file: Path, path: trees.Path, field: Field) -> dict[str, Any]:
     rows = file.stat().st_size // (field.dtype.itemsize * int(np.prod(field.shape)))
     return {
-        "path": list(path), "file": file.name, "dtype": field.dtype.name, "shape": [rows, *field.shape],
-        "sha256": store.chunk_hashes(file)}  # fmt: skip
+        "path": list(path),
+        "file": file.name,
+        "dtype": field.dtype.name,
+        "shape": [rows, *field.shape],
+        "sha256": store.chunk_hashes(file),
+    }
