@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import filelock
 from rich.console import Console
@@ -21,8 +21,6 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 ONE_CORE = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 OUT_OF_TIME = "the time is up; the same command goes on from here"
 
-Piece = TypeVar("Piece", bound=tuple)
-
 
 class Origin(NamedTuple):
     """What made a row."""
@@ -34,7 +32,7 @@ class Origin(NamedTuple):
 class Study(NamedTuple):
     """What a study hands to `carry_out`."""
 
-    pieces: Sequence[tuple]  # of work, in order; their `repr` names their locks
+    pieces: Sequence[Any]  # of work, in order; their `repr` names their locks
     is_done: Callable[[Any], bool]  # by the table alone
     run: Callable[[Any], str]  # does a piece, adds its rows, and returns a line about it
     forget: Callable[[], None]  # takes out the rows of these pieces
