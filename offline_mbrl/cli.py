@@ -1,4 +1,5 @@
-"""`offline-mbrl COMMAND ...`: finds the command, imports only that one, and turns bad input into one line.
+"""`offline-mbrl COMMAND ...`: finds the command, imports only that one, and turns bad input into
+one line.
 
 Exit codes: 0 done, 1 the run itself failed, 2 bad input, 130 interrupted, 143 terminated.
 """
@@ -20,9 +21,11 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code; argv without the program's name, by default this process's own."""
+    """Runs one command and returns the exit code; argv without the program's name, by default this
+    process's own."""
     code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-    if argv is None and code:  # libraries' threads may print or crash in an orderly shutdown after a failure
+    # libraries' threads may print or crash in an orderly shutdown after a failure
+    if argv is None and code:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -55,7 +58,9 @@ def _run(name: str, argv: list[str]) -> int:
         return 0
     except OSError as error:  # a full or read-only disk, a path that is not there
         where = f": {error.filename}" if error.filename else ""
-        return _fail(f"{error.strerror or error}{where}; check the path, its permissions and the free space")
+        return _fail(
+            f"{error.strerror or error}{where}; check the path, its permissions and the free space"
+        )
     except ValueError as error:
         from offline_mbrl.types import UsageError
 
@@ -78,7 +83,10 @@ def _usage() -> str:
         "commands:",
     ]
     lines += [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
-    lines += ["", "offline-mbrl COMMAND --help tells more; offline-mbrl --version prints the version."]
+    lines += [
+        "",
+        "offline-mbrl COMMAND --help tells more; offline-mbrl --version prints the version.",
+    ]
     return "\n".join(lines)
 
 

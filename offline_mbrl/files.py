@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 def flush(path: Path) -> None:
-    """fsync of a file or a folder, so that a rename never comes to the disk before what it names."""
+    """fsync of a file or a folder, so that a rename never comes to the disk before what it
+    names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,5 @@
-"""Decision processes with few states and actions: simulation, and the exact values of tabular policies."""
+"""Decision processes with few states and actions: simulation, and the exact values of tabular
+policies."""
 
 from typing import Any, NamedTuple
 
@@ -17,9 +18,12 @@ def policy() -> Policy:
         return jax.nn.log_softmax(observation @ jnp.asarray(params["logits"]))
 
     return Policy(
-        sample=lambda params, observation, key: jax.random.categorical(key, logits(params, observation)),
+        sample=lambda params, observation, key: jax.random.categorical(
+            key, logits(params, observation)
+        ),
         mode=lambda params, observation: jnp.argmax(logits(params, observation)),
-        log_prob=lambda params, observation, action: logits(params, observation)[action])  # fmt: skip
+        log_prob=lambda params, observation, action: logits(params, observation)[action],
+    )
 
 
 class Table(NamedTuple):
@@ -37,11 +41,13 @@ def probabilities(params: PyTree) -> np.ndarray:
 
 
 def action_values(table: Table, policy: np.ndarray, gamma: float, steps: Any) -> np.ndarray:
-    """Q `[..., S, A]` of the policy `[S, A]` with `steps` `[...]` to go; `math.inf`, no axes, by a linear solve."""
+    """Q `[..., S, A]` of the policy `[S, A]` with `steps` `[...]` to go; `math.inf`, no axes, by a
+    linear solve."""
     onward = gamma * table.transition * ~table.terminal[:, None, None]
     if np.ndim(steps) == 0 and np.isinf(steps):
         state_values = np.linalg.solve(
-            np.eye(len(policy)) - np.einsum("sa,sat->st", policy, onward), np.sum(policy * table.reward, axis=1)
+            np.eye(len(policy)) - np.einsum("sa,sat->st", policy, onward),
+            np.sum(policy * table.reward, axis=1),
         )
         return table.reward + onward @ state_values
     steps = np.asarray(steps, int)
@@ -51,11 +57,18 @@ def action_values(table: Table, policy: np.ndarray, gamma: float, steps: Any) ->
     return np.stack(rows)[steps]
 
 
-def density_ratio(table: Table, behavior: np.ndarray, target: np.ndarray, gamma: float, horizon: int) -> np.ndarray:
-    """`[S, A]`: discounted visits of the target over the expected share of the logged steps; see `known.tabular`."""
+def density_ratio(
+    table: Table, behavior: np.ndarray, target: np.ndarray, gamma: float, horizon: int
+) -> np.ndarray:
+    """`[S, A]`: discounted visits of the target over the expected share of the logged steps; see
+    `known.tabular`."""
     alive = ~table.terminal
-    moves = lambda policy: np.einsum("sa,sat->st", policy, table.transition) * alive[:, None] * alive[None]  # noqa: E731
-    visits = (1 - gamma) * np.linalg.solve(np.eye(len(alive)) - gamma * moves(target).T, table.initial * alive)
+    moves = lambda policy: (
+        np.einsum("sa,sat->st", policy, table.transition) * alive[:, None] * alive[None]
+    )  # noqa: E731
+    visits = (1 - gamma) * np.linalg.solve(
+        np.eye(len(alive)) - gamma * moves(target).T, table.initial * alive
+    )
     share, now = np.zeros(len(alive)), table.initial * alive
     for _ in range(horizon):
         share, now = share + now, moves(behavior).T @ now
@@ -66,7 +79,8 @@ def density_ratio(table: Table, behavior: np.ndarray, target: np.ndarray, gamma:
 def simulate(
     table: Table, policy: np.ndarray, rng: np.random.Generator, num_episodes: int, horizon: int
 ) -> tuple[np.ndarray, ...]:
-    """N episodes: states `[N, H + 1]`, actions `[N, H]`, lengths `[N]` up to a terminal state, whether there is one."""
+    """N episodes: states `[N, H + 1]`, actions `[N, H]`, lengths `[N]` up to a terminal state,
+    whether there is one."""
     draw = lambda rows: np.argmax(rng.random((len(rows), 1)) < np.cumsum(rows, axis=1), axis=1)  # noqa: E731
     states, actions = [draw(np.broadcast_to(table.initial, (num_episodes, len(table.initial))))], []
     for _ in range(horizon):

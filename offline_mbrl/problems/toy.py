@@ -1,4 +1,5 @@
-"""Small problems with known answers, built from a key: for tests, notebooks and the first look at a new algorithm."""
+"""Small problems with known answers, built from a key: for tests, notebooks and the first look at a
+new algorithm."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.data.memory import Dataset
-from offline_mbrl.types import Array, BoundedActions, DiscreteActions, EnvironmentSpec, Policy, PyTree
+from offline_mbrl.types import (
+    Array,
+    BoundedActions,
+    DiscreteActions,
+    EnvironmentSpec,
+    Policy,
+    PyTree,
+)
 
 
 class Problem(NamedTuple):
@@ -16,14 +24,24 @@ class Problem(NamedTuple):
 
     dataset: Dataset
     spec: EnvironmentSpec
-    score: Callable[[Policy, PyTree], Array]  # (policy, params) -> [], exact: 1 is optimal, 0 is a uniform policy
+    # (policy, params) -> [], exact: 1 is optimal, 0 is a uniform policy
+    score: Callable[[Policy, PyTree], Array]
 
 
-def chain(seed: int, *, num_states: int = 6, num_episodes: int = 200, right: float = 0.5, horizon: int = 20) -> Problem:
-    """A corridor: action 1 moves right, action 0 left; reward 1 and a terminal at the right end, 0 elsewhere.
+def chain(
+    seed: int,
+    *,
+    num_states: int = 6,
+    num_episodes: int = 200,
+    right: float = 0.5,
+    horizon: int = 20,
+) -> Problem:
+    """A corridor: action 1 moves right, action 0 left; reward 1 and a terminal at the right end, 0
+    elsewhere.
 
-    Episodes that do not arrive within `horizon` steps are truncated. The optimal policy always moves right. The
-    score is the normalized discounted return of the greedy policy from the left end, solved exactly.
+    Episodes that do not arrive within `horizon` steps are truncated. The optimal policy always
+    moves right. The score is the normalized discounted return of the greedy policy from the left
+    end, solved exactly.
 
     Args:
       seed: of the logged behavior.
@@ -33,23 +51,42 @@ def chain(seed: int, *, num_states: int = 6, num_episodes: int = 200, right: flo
       horizon: longest episode.
     """
     generator = np.random.default_rng(seed)
-    rows: dict[str, list] = {"observation": [], "action": [], "reward": [], "is_last": [], "is_terminal": []}
+    rows: dict[str, list] = {
+        "observation": [],
+        "action": [],
+        "reward": [],
+        "is_last": [],
+        "is_terminal": [],
+    }
     for _ in range(num_episodes):
         state = int(generator.integers(num_states - 1))
         for step in range(horizon + 1):
             arrived = state == num_states - 1
             action = int(generator.random() < right)
             following = max(state + 2 * action - 1, 0)
-            values = (np.eye(num_states, dtype=np.float32)[state], action, float(following == num_states - 1))
-            for name, value in zip(rows, (*values, arrived or step == horizon, arrived), strict=True):
+            values = (
+                np.eye(num_states, dtype=np.float32)[state],
+                action,
+                float(following == num_states - 1),
+            )
+            for name, value in zip(
+                rows, (*values, arrived or step == horizon, arrived), strict=True
+            ):
                 rows[name].append(value)
             if arrived:
                 break
             state = following
     spec = EnvironmentSpec(
-        jax.ShapeDtypeStruct((num_states,), jnp.float32), DiscreteActions(2), gamma=0.9, horizon=horizon
+        jax.ShapeDtypeStruct((num_states,), jnp.float32),
+        DiscreteActions(2),
+        gamma=0.9,
+        horizon=horizon,
     )
-    return Problem(Dataset.from_arrays(rows), spec, lambda policy, params: _chain_score(policy, params, num_states))
+    return Problem(
+        Dataset.from_arrays(rows),
+        spec,
+        lambda policy, params: _chain_score(policy, params, num_states),
+    )
 
 
 def _chain_score(policy: Policy, params: PyTree, num_states: int, gamma: float = 0.9) -> Array:
@@ -70,9 +107,11 @@ def _chain_return(right: Array, gamma: float) -> Array:
 
 
 def bandit(seed: int, *, num_steps: int = 4_000) -> Problem:
-    """A contextual bandit: context `x` in `[-1, 1]^2`, action `a` in `[-1, 1]`, reward `-(a - (x_0 - x_1) / 2)^2`.
+    """A contextual bandit: context `x` in `[-1, 1]^2`, action `a` in `[-1, 1]`, reward `-(a - (x_0
+    - x_1) / 2)^2`.
 
-    Every step is an episode. The score is `1 - regret / regret of uniform actions`, averaged over a fixed grid.
+    Every step is an episode. The score is `1 - regret / regret of uniform actions`, averaged over a
+    fixed grid.
 
     Args:
       seed: of contexts and of the uniform behavior.
@@ -83,8 +122,15 @@ def bandit(seed: int, *, num_steps: int = 4_000) -> Problem:
     action = generator.uniform(-1, 1, (num_steps, 1)).astype(np.float32)
     reward = -np.square(action[:, 0] - (context[:, 0] - context[:, 1]) / 2)
     ended = np.ones(num_steps, bool)
-    arrays: dict[str, Any] = {"observation": context, "action": action, "reward": reward, "is_terminal": ended}
-    spec = EnvironmentSpec(jax.ShapeDtypeStruct((2,), jnp.float32), BoundedActions((-1.0,), (1.0,)), horizon=1)
+    arrays: dict[str, Any] = {
+        "observation": context,
+        "action": action,
+        "reward": reward,
+        "is_terminal": ended,
+    }
+    spec = EnvironmentSpec(
+        jax.ShapeDtypeStruct((2,), jnp.float32), BoundedActions((-1.0,), (1.0,)), horizon=1
+    )
     return Problem(Dataset.from_arrays(arrays), spec, _bandit_score)
 
 

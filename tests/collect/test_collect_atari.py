@@ -14,7 +14,9 @@ def run(game="Breakout", **settings):
 
 
 def content(episodes):
-    return b"".join(column.tobytes() for episode in episodes for _, column in sorted(episode["steps"].items()))
+    return b"".join(
+        column.tobytes() for episode in episodes for _, column in sorted(episode["steps"].items())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +31,17 @@ def test_same_seed_gives_identical_bytes_and_another_seed_others(breakout):
 
 
 def test_records_have_the_layout_of_the_official_data(breakout):
-    dtypes = {"observation": np.uint8, "action": np.int64, "reward": np.float32, "unclipped_reward": np.float32,
-              "discount": np.float32, "is_first": bool, "is_last": bool, "is_terminal": bool,
-              "behavior_log_prob": np.float32}  # fmt: skip
+    dtypes = {
+        "observation": np.uint8,
+        "action": np.int64,
+        "reward": np.float32,
+        "unclipped_reward": np.float32,
+        "discount": np.float32,
+        "is_first": bool,
+        "is_last": bool,
+        "is_terminal": bool,
+        "behavior_log_prob": np.float32,
+    }
     for number, episode in enumerate(breakout):
         steps, metadata = episode["steps"], episode["metadata"]
         size = len(steps["reward"])
@@ -70,7 +80,10 @@ def test_frames_are_those_before_the_action(breakout):
 
 def test_logged_probability_is_that_of_the_mixture(breakout):
     for episode in breakout[:-1]:
-        epsilon, found = episode["metadata"]["epsilon"], np.exp(episode["steps"]["behavior_log_prob"][:-1])
+        epsilon, found = (
+            episode["metadata"]["epsilon"],
+            np.exp(episode["steps"]["behavior_log_prob"][:-1]),
+        )
         chosen, other = 1 - epsilon + epsilon / 4, epsilon / 4
         assert (np.isclose(found, chosen, atol=1e-6) | np.isclose(found, other, atol=1e-6)).all()
         share = np.isclose(found, chosen, atol=1e-6).mean()  # of the script's action
@@ -99,7 +112,13 @@ def test_games_without_a_script_repeat_the_previous_action():
 def test_the_script_plays_breakout_better_than_chance():
     def mean_return(epsilon):
         one = lambda number: atari.EPSILONS[number % 4] == epsilon  # noqa: E731
-        return np.mean([episode["metadata"]["episode_return"] for number, episode in enumerate(LONG) if one(number)])
+        return np.mean(
+            [
+                episode["metadata"]["episode_return"]
+                for number, episode in enumerate(LONG)
+                if one(number)
+            ]
+        )
 
     LONG = run(num_steps=5000)[:-1]
     assert mean_return(0.1) > mean_return(1.0) + 8
@@ -126,7 +145,9 @@ def picture(game, ball, paddle):
 
 
 def decide(game, before, now, paddle):
-    return atari_scripts.act(game, np.stack([picture(game, before, paddle), picture(game, now, paddle)], axis=-1))
+    return atari_scripts.act(
+        game, np.stack([picture(game, before, paddle), picture(game, now, paddle)], axis=-1)
+    )
 
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
@@ -137,7 +158,8 @@ def test_the_paddle_goes_to_where_the_ball_will_arrive(game):
     assert decide(game, (30, there - 1), (31, there), 30) == field.forward  # 20 pixels further on
     assert decide(game, (30, there - 1), (29, there), 30) == field.back
     assert decide(game, None, None, 30) == field.lost
-    assert decide(game, (31, there), (30, there - 1), 60) == field.back  # it goes away: the paddle follows
+    # It goes away: the paddle follows
+    assert decide(game, (31, there), (30, there - 1), 60) == field.back
 
 
 def test_walls_reflect():
@@ -185,8 +207,13 @@ def test_a_local_dataset_is_built_with_stacks_and_says_how_it_was_made(tmp_path,
 )
 def test_variants_are_written_into_the_name(name, canonical, variant):
     entry = names.lookup(name)
-    assert (entry.name, entry.simulator) == (canonical, f"atari/{entry.location.removeprefix('atari/')}")
-    assert names.recipe(entry) == dict(zip(("num_episodes", "seed", "num_steps"), variant, strict=True))
+    assert (entry.name, entry.simulator) == (
+        canonical,
+        f"atari/{entry.location.removeprefix('atari/')}",
+    )
+    assert names.recipe(entry) == dict(
+        zip(("num_episodes", "seed", "num_steps"), variant, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,7 +223,10 @@ def test_variants_are_written_into_the_name(name, canonical, variant):
         ("local/atari/qbert", "did you mean local/atari/Qbert"),
         ("local/atari/Pong-steps0", "steps must be from 1"),
         ("local/atari/Pong-noise0.1", "has no variant 'noise'; it has: steps, episodes, seed"),
-        ("local/catch-steps10", "local/catch has no variant 'steps'; it has: noise, fraction, episodes, seed"),
+        (
+            "local/catch-steps10",
+            "local/catch has no variant 'steps'; it has: noise, fraction, episodes, seed",
+        ),
     ],
 )
 def test_what_cannot_be_generated_is_one_line(name, message):
@@ -206,7 +236,8 @@ def test_what_cannot_be_generated_is_one_line(name, message):
 
 
 @pytest.mark.parametrize(
-    ("game", "settings", "message"), [("Pnog", {}, "atari/Pong"), ("Pong", {"num_steps": 0}, "num_steps")]
+    ("game", "settings", "message"),
+    [("Pnog", {}, "atari/Pong"), ("Pong", {"num_steps": 0}, "num_steps")],
 )
 def test_bad_input_is_refused_before_anything_runs(game, settings, message):
     with pytest.raises(UsageError, match=message):

@@ -10,7 +10,9 @@ def run(environment="catch", **settings):
 
 
 def content(episodes):
-    return b"".join(column.tobytes() for episode in episodes for _, column in sorted(episode["steps"].items()))
+    return b"".join(
+        column.tobytes() for episode in episodes for _, column in sorted(episode["steps"].items())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +26,17 @@ def test_same_seed_gives_identical_bytes_and_another_seed_others(plain):
 
 
 def test_records_have_the_rlds_layout(plain):
-    dtypes = {"observation": np.float32, "action": np.int32, "executed_action": np.int32, "reward": np.float32,
-              "discount": np.float32, "is_first": bool, "is_last": bool, "is_terminal": bool,
-              "behavior_log_prob": np.float32}  # fmt: skip
+    dtypes = {
+        "observation": np.float32,
+        "action": np.int32,
+        "executed_action": np.int32,
+        "reward": np.float32,
+        "discount": np.float32,
+        "is_first": bool,
+        "is_last": bool,
+        "is_terminal": bool,
+        "behavior_log_prob": np.float32,
+    }
     for number, episode in enumerate(plain):
         steps, metadata = episode["steps"], episode["metadata"]
         assert {name: column.dtype for name, column in steps.items()} == dtypes
@@ -42,7 +52,8 @@ def test_records_have_the_rlds_layout(plain):
 def test_action_and_reward_stand_with_the_observation_they_were_taken_at(plain):
     for episode in plain:
         steps = episode["steps"]
-        paddle = steps["observation"][:, -1].argmax(-1)  # on the last record the ball may share its row
+        # On the last record the ball may share its row
+        paddle = steps["observation"][:, -1].argmax(-1)
         moved = np.clip(paddle[:-2] + steps["action"][:-2] - 1, 0, 4)
         np.testing.assert_array_equal(paddle[1:-1], moved)
         assert abs(steps["reward"][-2]) == 1
@@ -50,25 +61,33 @@ def test_action_and_reward_stand_with_the_observation_they_were_taken_at(plain):
 
 
 def test_logged_probability_is_that_of_an_epsilon_greedy_policy(plain):
-    found = np.exp(np.concatenate([episode["steps"]["behavior_log_prob"][:-1] for episode in plain]))
+    found = np.exp(
+        np.concatenate([episode["steps"]["behavior_log_prob"][:-1] for episode in plain])
+    )
     greedy = np.isclose(found, 0.95 + 0.05 / 3, atol=1e-6)
     assert np.isclose(found[~greedy], 0.05 / 3, atol=1e-6).all()
     assert 0.93 < greedy.mean() < 1
 
 
 def test_without_noise_the_executed_action_is_the_intended_one(plain):
-    assert all((episode["steps"]["action"] == episode["steps"]["executed_action"]).all() for episode in plain)
+    assert all(
+        (episode["steps"]["action"] == episode["steps"]["executed_action"]).all()
+        for episode in plain
+    )
 
 
 def test_noise_changes_the_executed_action_and_not_the_logged_one():
     episodes = run(noise=0.5)
     intended, executed = (
-        np.concatenate([episode["steps"][name][:-1] for episode in episodes]) for name in ("action", "executed_action")
+        np.concatenate([episode["steps"][name][:-1] for episode in episodes])
+        for name in ("action", "executed_action")
     )
     assert np.mean(intended != executed) == pytest.approx(0.5 * 2 / 3, abs=0.06)
     steps = episodes[0]["steps"]
     paddle = steps["observation"][:-1, -1].argmax(-1)
-    np.testing.assert_array_equal(paddle[1:], np.clip(paddle[:-1] + steps["executed_action"][:-2] - 1, 0, 4))
+    np.testing.assert_array_equal(
+        paddle[1:], np.clip(paddle[:-1] + steps["executed_action"][:-2] - 1, 0, 4)
+    )
 
 
 def test_fraction_takes_episodes_of_the_whole_run_unchanged(plain):
@@ -79,7 +98,8 @@ def test_fraction_takes_episodes_of_the_whole_run_unchanged(plain):
 
 
 @pytest.mark.parametrize(
-    ("num_episodes", "fraction", "expected"), [(2000, 1, 20), (2000, 10, 200), (7, 100, 7), (5, 25, 2)]
+    ("num_episodes", "fraction", "expected"),
+    [(2000, 1, 20), (2000, 10, 200), (7, 100, 7), (5, 25, 2)],
 )
 def test_fraction_takes_one_episode_of_every_block(num_episodes, fraction, expected):
     kept = kept_episodes(num_episodes, fraction, seed=0)
@@ -93,7 +113,9 @@ def test_chosen_episodes_are_not_always_the_first_of_their_block():
 
 def test_agent_learns_catch_and_reports_progress():
     done = []
-    episodes = run(num_episodes=800, seed=0, progress=lambda number, total: done.append((number, total)))
+    episodes = run(
+        num_episodes=800, seed=0, progress=lambda number, total: done.append((number, total))
+    )
     returns = np.array([episode["metadata"]["episode_return"] for episode in episodes])
     assert returns[:100].mean() < 0
     assert returns[-100:].mean() > 0.5
@@ -102,10 +124,18 @@ def test_agent_learns_catch_and_reports_progress():
 
 @pytest.mark.parametrize(
     ("environment", "settings", "message"),
-    [("cacth", {}, "unknown environment"), ("catch", {"num_episodes": 0}, "num_episodes"),
-     ("catch", {"noise": 1.5}, "noise"), ("catch", {"fraction": 0}, "fraction"),
-     ("catch", {"fraction": 60}, r"fraction must divide 100 \(1, 2, 4, 5, 10, 20, 25, 50, 100\), got 60")],
-)  # fmt: skip
+    [
+        ("cacth", {}, "unknown environment"),
+        ("catch", {"num_episodes": 0}, "num_episodes"),
+        ("catch", {"noise": 1.5}, "noise"),
+        ("catch", {"fraction": 0}, "fraction"),
+        (
+            "catch",
+            {"fraction": 60},
+            r"fraction must divide 100 \(1, 2, 4, 5, 10, 20, 25, 50, 100\), got 60",
+        ),
+    ],
+)
 def test_bad_input_is_refused_before_anything_runs(environment, settings, message):
     with pytest.raises(UsageError, match=message):
         collect(environment, **({"num_episodes": 1} | settings))

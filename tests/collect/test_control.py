@@ -1,9 +1,11 @@
-"""The control suite's datasets: what is recorded, by whom, with which density; and the policies to be evaluated."""
+"""The control suite's datasets: what is recorded, by whom, with which density; and the policies to
+be evaluated."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from control_suite_marks import needs_control_suite
 
 from offline_mbrl import environments
 from offline_mbrl.collect import control, control_policies, online, policy_set
@@ -27,36 +29,51 @@ def episodes():
 
 
 def content(found):
-    return b"".join(column.tobytes() for episode in found for _, column in sorted(episode["steps"].items()))
+    return b"".join(
+        column.tobytes() for episode in found for _, column in sorted(episode["steps"].items())
+    )
 
 
 def made_up(returns, runs, steps):
     count = len(returns)
     return policy_set.PolicySet(
-        {"layer_0": {"kernel": np.arange(count, dtype=np.float32)[:, None, None]}}, np.array(runs, np.int32),
-        np.array(steps, np.int32), np.array(returns, np.float32), np.zeros(count, np.float32),
-        np.array(["behavior"] * count), np.float32(1))  # fmt: skip
+        {"layer_0": {"kernel": np.arange(count, dtype=np.float32)[:, None, None]}},
+        np.array(runs, np.int32),
+        np.array(steps, np.int32),
+        np.array(returns, np.float32),
+        np.zeros(count, np.float32),
+        np.array(["behavior"] * count),
+        np.float32(1),
+    )
 
 
 # --- records ---
 
 
+@needs_control_suite
 def test_records_have_the_rlds_layout_and_the_time_limit_is_no_terminal(episodes):
     for number, episode in enumerate(episodes):
         steps = episode["steps"]
         assert {name: (column.shape, column.dtype.name) for name, column in steps.items()} == {
-            "observation": ((1001, 5), "float32"), "action": ((1001, 1), "float32"), "reward": ((1001,), "float32"),
-            "discount": ((1001,), "float32"), "behavior_log_prob": ((1001,), "float32"),
-            **dict.fromkeys(("is_first", "is_last", "is_terminal"), ((1001,), "bool"))}  # fmt: skip
+            "observation": ((1001, 5), "float32"),
+            "action": ((1001, 1), "float32"),
+            "reward": ((1001,), "float32"),
+            "discount": ((1001,), "float32"),
+            "behavior_log_prob": ((1001,), "float32"),
+            **dict.fromkeys(("is_first", "is_last", "is_terminal"), ((1001,), "bool")),
+        }
         np.testing.assert_array_equal(steps["is_first"], np.arange(1001) == 0)
         np.testing.assert_array_equal(steps["is_last"], np.arange(1001) == 1000)
         assert not steps["is_terminal"].any()
         assert (steps["discount"] == 1).all()
         assert steps["reward"][-1] == 0
         assert episode["metadata"]["episode_id"] == number
-        assert episode["metadata"]["episode_return"] == pytest.approx(steps["reward"].sum(), rel=1e-4)
+        assert episode["metadata"]["episode_return"] == pytest.approx(
+            steps["reward"].sum(), rel=1e-4
+        )
 
 
+@needs_control_suite
 def test_reward_and_next_observation_stand_with_the_action_that_caused_them(episodes):
     steps = episodes[-1]["steps"]
     replayed = environments.make(f"control/{TASK}", seed=0)
@@ -71,20 +88,26 @@ def test_reward_and_next_observation_stand_with_the_action_that_caused_them(epis
         assert seen.reward == pytest.approx(steps["reward"][t], abs=1e-4)
 
 
+@needs_control_suite
 def test_same_seed_gives_identical_bytes_and_another_seed_others(episodes):
     assert content(run()) == content(episodes)
     assert content(run(seed=1)) != content(episodes)
 
 
+@needs_control_suite
 def test_the_logged_density_is_that_of_the_mixture_under_the_snapshot_that_played(episodes):
     shipped = policy_set.load(control_policies.location(TASK))
     policy = control_policies.policy(shipped.params)
     for episode in episodes:
         steps, about = episode["steps"], episode["metadata"]
-        (row,) = np.flatnonzero((shipped.run == about["policy_run"]) & (shipped.step == about["policy_step"]))
+        (row,) = np.flatnonzero(
+            (shipped.run == about["policy_run"]) & (shipped.step == about["policy_step"])
+        )
         assert about["policy_return"] == shipped.mean_return[row]
         params = jax.tree.map(lambda leaf, row=row: leaf[row], shipped.params)
-        log_prob = jax.jit(jax.vmap(policy.log_prob, (None, 0, 0)))(params, steps["observation"], steps["action"])
+        log_prob = jax.jit(jax.vmap(policy.log_prob, (None, 0, 0)))(
+            params, steps["observation"], steps["action"]
+        )
         expected = np.log(0.95 * np.exp(np.float64(log_prob)) + 0.05 * 0.5)
         np.testing.assert_allclose(steps["behavior_log_prob"][:-1], expected[:-1], atol=1e-4)
         assert steps["behavior_log_prob"][:-1].min() > np.log(0.05 * 0.5) - 1e-4
@@ -94,9 +117,13 @@ def test_one_action_in_twenty_is_uniform_and_the_mixtures_density_integrates_to_
     def log_prob(params, observation, action):  # uniform on [0.5, 0.6] in each entry
         return jnp.where(jnp.all((action >= 0.5) & (action <= 0.6)), 2 * jnp.log(10.0), -jnp.inf)
 
-    policy = Policy(lambda params, observation, key: jnp.full(2, 0.55), lambda *_: jnp.zeros(2), log_prob)
+    policy = Policy(
+        lambda params, observation, key: jnp.full(2, 0.55), lambda *_: jnp.zeros(2), log_prob
+    )
     keys = jax.random.split(jax.random.key(0), 4000)
-    actions, found = jax.jit(jax.vmap(lambda key: control.mixed(policy, (), jnp.zeros(1), key)))(keys)
+    actions, found = jax.jit(jax.vmap(lambda key: control.mixed(policy, (), jnp.zeros(1), key)))(
+        keys
+    )
     uniform = np.any(np.asarray(actions) != np.float32(0.55), axis=1)
     assert uniform.mean() == pytest.approx(0.05, abs=0.011)
     assert np.ptp(actions[uniform]) > 1.8
@@ -120,7 +147,9 @@ def test_episodes_go_through_training_and_successful_snapshots_get_a_third():
 
 @pytest.mark.parametrize("task", SHIPPED)
 def test_every_shipped_snapshot_that_makes_data_plays(task):
-    behavior = policy_set.with_role(policy_set.load(control_policies.location(task)), policy_set.BEHAVIOR)
+    behavior = policy_set.with_role(
+        policy_set.load(control_policies.location(task)), policy_set.BEHAVIOR
+    )
     episodes, _ = official.CONTROL_SIZES[task]
     counts = np.bincount(control.schedule(behavior, episodes), minlength=len(behavior.run))
     assert counts.sum() == episodes
@@ -128,7 +157,9 @@ def test_every_shipped_snapshot_that_makes_data_plays(task):
 
 
 def test_bad_input_is_refused_before_anything_runs():
-    with pytest.raises(UsageError, match="unknown task 'cheetah_jump': expected one of cartpole_swingup"):
+    with pytest.raises(
+        UsageError, match="unknown task 'cheetah_jump': expected one of cartpole_swingup"
+    ):
         control.collect("cheetah_jump", num_episodes=1)
     with pytest.raises(UsageError, match="num_episodes must be at least 1"):
         control.collect(TASK, num_episodes=0)
@@ -139,35 +170,66 @@ def test_bad_input_is_refused_before_anything_runs():
 # --- from its name ---
 
 
+@needs_control_suite
 @pytest.mark.parametrize("task", ["finger_turn_hard", "walker_walk"])
 def test_a_simulators_state_and_a_record_of_it_are_the_same_vector(tmp_path, task):
     from dm_control import suite
 
     domain, _, name = task.partition("_")
-    raw, ours = suite.load(domain, name, task_kwargs={"random": 3}), environments.make(f"control/{task}", seed=3)
+    raw, ours = (
+        suite.load(domain, name, task_kwargs={"random": 3}),
+        environments.make(f"control/{task}", seed=3),
+    )
     size = ours.action_spec().shape[0]
     states, vectors = [raw.reset().observation], [ours.reset().observation]
     for action in np.random.default_rng(0).uniform(-1, 1, (4, size)):
         states.append(raw.step(action).observation)
         vectors.append(ours.step(action).observation)
-    columns = {key: np.stack([np.asarray(state[key], np.float32) for state in states]) for key in states[0]}
-    flags = {"is_first": np.arange(5) == 0, "is_last": np.arange(5) == 4, "is_terminal": np.zeros(5, bool)}
-    records = {"observation": columns, "action": np.zeros((5, size), np.float32), "reward": np.zeros(5),
-               "discount": np.ones(5), **flags}  # fmt: skip
-    rlds_writer.write_rlds(tmp_path / "mine", iter([{"steps": records}] * 2), metadata={},
-                      action=BoundedActions((-1.0,) * size, (1.0,) * size))  # fmt: skip
+    columns = {
+        key: np.stack([np.asarray(state[key], np.float32) for state in states]) for key in states[0]
+    }
+    flags = {
+        "is_first": np.arange(5) == 0,
+        "is_last": np.arange(5) == 4,
+        "is_terminal": np.zeros(5, bool),
+    }
+    records = {
+        "observation": columns,
+        "action": np.zeros((5, size), np.float32),
+        "reward": np.zeros(5),
+        "discount": np.ones(5),
+        **flags,
+    }
+    rlds_writer.write_rlds(
+        tmp_path / "mine",
+        iter([{"steps": records}] * 2),
+        metadata={},
+        action=BoundedActions((-1.0,) * size, (1.0,) * size),
+    )
     loaded = catalog.flattened(catalog.load(str(tmp_path / "mine")))
     np.testing.assert_array_equal(loaded.dataset.observation, np.stack(vectors))
-    np.testing.assert_array_equal(trees.observation_vector(columns, batch_axes=1), np.stack(vectors))
+    np.testing.assert_array_equal(
+        trees.observation_vector(columns, batch_axes=1), np.stack(vectors)
+    )
     assert vectors[0].shape == {"finger_turn_hard": (12,), "walker_walk": (24,)}[task]
 
 
+@needs_control_suite
 def test_a_dataset_is_built_from_its_name_and_says_how_far_its_behavior_was_trained():
-    loaded = catalog.flattened(catalog.load(NAME, collect=lambda place, **how: control.collect(place[8:], **how)))
+    loaded = catalog.flattened(
+        catalog.load(NAME, collect=lambda place, **how: control.collect(place[8:], **how))
+    )
     assert loaded.name == NAME
-    assert (loaded.spec.gamma, loaded.spec.horizon, loaded.spec.observation.shape) == (0.995, 1000, (5,))
+    assert (loaded.spec.gamma, loaded.spec.horizon, loaded.spec.observation.shape) == (
+        0.995,
+        1000,
+        (5,),
+    )
     assert loaded.spec.action == BoundedActions((-1.0,), (1.0,))
-    assert (loaded.simulator, loaded.reference) == (f"control/{TASK}", official.CONTROL_REFERENCES[TASK])
+    assert (loaded.simulator, loaded.reference) == (
+        f"control/{TASK}",
+        official.CONTROL_REFERENCES[TASK],
+    )
     assert set(loaded.dataset.extras) == {"behavior_log_prob"}
     assert loaded.statistics.transitions != ()
     noted = catalog.open_named(NAME).manifest["provenance"]["written_by"]
@@ -192,6 +254,7 @@ def test_shipped_files_are_small_and_the_references_are_theirs(task):
     assert official.CONTROL_REFERENCES[task] == pytest.approx(returns, abs=1e-3)
 
 
+@needs_control_suite
 @pytest.mark.parametrize(("task", "count"), [("cartpole_swingup", 16), ("cheetah_run", 12)])
 def test_target_policies_come_from_other_runs_and_are_spread_over_the_returns(task, count):
     targets = control.target_policies(task, count)
@@ -212,6 +275,7 @@ def test_target_policies_come_from_other_runs_and_are_spread_over_the_returns(ta
     assert len(np.unique(actions, axis=0)) == count
 
 
+@needs_control_suite
 def test_a_shipped_policy_returns_what_its_file_says():
     targets = control.target_policies(TASK)
     params = jax.tree.map(lambda leaf: leaf[-1], targets.params)
@@ -222,5 +286,7 @@ def test_a_shipped_policy_returns_what_its_file_says():
 
 
 def test_tasks_without_target_policies_say_how_to_train_some():
-    with pytest.raises(UsageError, match=r"walker_walk has no target policies .* --task walker_walk --target-runs"):
+    with pytest.raises(
+        UsageError, match=r"walker_walk has no target policies .* --task walker_walk --target-runs"
+    ):
         control.target_policies("walker_walk")

@@ -15,13 +15,21 @@ def policies(returns, role="behavior"):
     count = len(returns)
     kernels = np.random.default_rng(0).normal(size=(count, 3, 4)).astype(np.float32)
     return PolicySet(
-        {"layer_0": {"kernel": kernels, "bias": np.zeros((count, 4), np.float32)}}, np.arange(count, dtype=np.int32),
-        10 * np.arange(count, dtype=np.int32), np.array(returns, np.float32), np.ones(count, np.float32),
-        np.full(count, role), np.float32(2))  # fmt: skip
+        {"layer_0": {"kernel": kernels, "bias": np.zeros((count, 4), np.float32)}},
+        np.arange(count, dtype=np.int32),
+        10 * np.arange(count, dtype=np.int32),
+        np.array(returns, np.float32),
+        np.ones(count, np.float32),
+        np.full(count, role),
+        np.float32(2),
+    )
 
 
 def same(first, second):
-    return all(np.array_equal(*pair) for pair in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+    return all(
+        np.array_equal(*pair)
+        for pair in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )
 
 
 def test_a_file_gives_back_what_was_saved(tmp_path):
@@ -38,14 +46,27 @@ def test_a_file_gives_back_what_was_saved(tmp_path):
     ("damage", "message"),
     [
         (lambda columns: columns.pop("role"), "lacks role"),
-        (lambda columns: [columns.pop(name) for name in list(columns) if name.startswith("params")], "lacks params"),
+        (
+            lambda columns: [
+                columns.pop(name) for name in list(columns) if name.startswith("params")
+            ],
+            "lacks params",
+        ),
         (lambda columns: columns.update(step=columns["step"][:2]), "differ in length"),
         (
-            lambda columns: columns.update({"params/layer_0/bias": np.full((3, 4), np.nan, np.float32)}),
+            lambda columns: columns.update(
+                {"params/layer_0/bias": np.full((3, 4), np.nan, np.float32)}
+            ),
             "finite float32",
         ),
-        (lambda columns: columns.update({"params/layer_0/bias": np.zeros((3, 4))}), "finite float32"),
-        (lambda columns: columns.update(run=np.array([{}, 1, 2], object)), "damaged or no file of policies"),
+        (
+            lambda columns: columns.update({"params/layer_0/bias": np.zeros((3, 4))}),
+            "finite float32",
+        ),
+        (
+            lambda columns: columns.update(run=np.array([{}, 1, 2], object)),
+            "damaged or no file of policies",
+        ),
     ],
 )
 def test_a_file_that_is_no_set_of_policies_is_one_clear_line(tmp_path, damage, message):
@@ -82,7 +103,9 @@ def test_chosen_policies_are_spread_over_the_returns_from_weak_to_strong():
 
 # --- training ---
 
-TINY = control_policies.Plan(num_steps=256, behavior_runs=1, target_runs=1, num_snapshots=2, updates_per_step=0.1)
+TINY = control_policies.Plan(
+    num_steps=256, behavior_runs=1, target_runs=1, num_snapshots=2, updates_per_step=0.1
+)
 
 
 @pytest.fixture
@@ -91,11 +114,15 @@ def tiny(monkeypatch, tmp_path):
     monkeypatch.setattr(control_policies, "EPISODES", 2)
     monkeypatch.setattr(control_policies, "RANDOM_EPISODES", 2)
     monkeypatch.setattr(
-        control_policies, "SAC", dataclasses.replace(control_policies.SAC, actor_layers=(8, 6), critic_layers=(8,))
+        control_policies,
+        "SAC",
+        dataclasses.replace(control_policies.SAC, actor_layers=(8, 6), critic_layers=(8,)),
     )
 
 
-def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(tiny, monkeypatch, tmp_path):
+def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
+    tiny, monkeypatch, tmp_path
+):
     monkeypatch.setitem(control_policies.PLANS, "walker_stand", TINY)
     train_run, lines, trained = control_policies.train_run, [], []
 
@@ -118,7 +145,10 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(tiny,
     assert "walker_stand run 1 (target) step 256: return" in lines[-1]
     assert found.role.tolist() == ["behavior"] * 2 + ["target"] * 2
     assert found.step.tolist() == [128, 256] * 2
-    assert jax.tree.map(np.shape, found.params)["layer_2"] == {"bias": (4, 12), "kernel": (4, 6, 12)}
+    assert jax.tree.map(np.shape, found.params)["layer_2"] == {
+        "bias": (4, 12),
+        "kernel": (4, 6, 12),
+    }
     policy = control_policies.policy(found.params)
     params = jax.tree.map(lambda leaf: leaf[0], found.params)
     assert policy.mode(params, np.zeros(24, np.float32)).shape == (6,)
@@ -126,10 +156,15 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(tiny,
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--task", "walker_run"], "unknown task 'walker_run': expected one of cartpole_swingup, cheetah_run"),
-     (["--task", "walker_walk", "--behavior-runs", "0"], "at least 1 behavior run"),
-     (["--task", "walker_walk", "--steps", "3"], "at least 10 steps")],
-)  # fmt: skip
+    [
+        (
+            ["--task", "walker_run"],
+            "unknown task 'walker_run': expected one of cartpole_swingup, cheetah_run",
+        ),
+        (["--task", "walker_walk", "--behavior-runs", "0"], "at least 1 behavior run"),
+        (["--task", "walker_walk", "--steps", "3"], "at least 10 steps"),
+    ],
+)
 def test_the_command_refuses_bad_input_in_one_line(capsys, options, message):
     assert train_policies.main(options) == 2
     told = capsys.readouterr().err
@@ -138,9 +173,14 @@ def test_the_command_refuses_bad_input_in_one_line(capsys, options, message):
 
 
 def test_the_command_writes_the_tasks_file(tiny, monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(control_policies.PLANS, "cartpole_swingup", dataclasses.replace(TINY, target_runs=0))
+    monkeypatch.setitem(
+        control_policies.PLANS, "cartpole_swingup", dataclasses.replace(TINY, target_runs=0)
+    )
     assert (
-        train_policies.main(["--task", "cartpole_swingup", "--steps", "128", "--out", str(tmp_path / "mine.npz")]) == 0
+        train_policies.main(
+            ["--task", "cartpole_swingup", "--steps", "128", "--out", str(tmp_path / "mine.npz")]
+        )
+        == 0
     )
     assert policy_set.load(tmp_path / "mine.npz").step.tolist() == [64, 128]
     assert f"wrote {tmp_path / 'mine.npz'}" in capsys.readouterr().out

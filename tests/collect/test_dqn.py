@@ -55,7 +55,9 @@ def test_full_replay_holds_the_newest_transitions_and_nothing_else():
 
 def test_partly_filled_replay_never_gives_empty_rows():
     memory = replay.make(100, (1,))
-    stored = replay.store(memory, 0, replay.n_step(episode([5, 6, 7], final_discount=0.0), td_steps=1, gamma=0.9))
+    stored = replay.store(
+        memory, 0, replay.n_step(episode([5, 6, 7], final_discount=0.0), td_steps=1, gamma=0.9)
+    )
     assert set(replay.sample(memory, stored, 200, np.random.default_rng(0)).reward) == {5, 6, 7}
 
 
@@ -64,8 +66,13 @@ def test_partly_filled_replay_never_gives_empty_rows():
 
 def test_double_q_lets_the_online_network_choose_and_the_target_network_rate():
     error = dqn.td_error(
-        jnp.array([1.0, 2.0]), jnp.int32(1), jnp.float32(0.5), jnp.float32(0.9),
-        jnp.array([3.0, 0.0]), jnp.array([10.0, 100.0]))  # fmt: skip
+        jnp.array([1.0, 2.0]),
+        jnp.int32(1),
+        jnp.float32(0.5),
+        jnp.float32(0.9),
+        jnp.array([3.0, 0.0]),
+        jnp.array([10.0, 100.0]),
+    )
     assert error == pytest.approx(0.5 + 0.9 * 10 - 2)
 
 
@@ -75,14 +82,20 @@ def test_epsilon_greedy_acts_with_the_probability_it_reports():
     actions, log_probs = jax.vmap(lambda key: dqn.epsilon_greedy(qvalues, key, epsilon=0.3))(keys)
     shares = np.bincount(actions, minlength=3) / len(keys)
     np.testing.assert_allclose(shares, [0.1, 0.8, 0.1], atol=0.01)
-    np.testing.assert_allclose(np.exp(log_probs), np.array([0.1, 0.8, 0.1])[np.asarray(actions)], rtol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(log_probs), np.array([0.1, 0.8, 0.1])[np.asarray(actions)], rtol=1e-5
+    )
 
 
 def batch(key, size=32):
     keys = jax.random.split(key, 3)
     return dqn.Batch(
-        jax.random.normal(keys[0], (size, 2, 2)), jax.random.randint(keys[1], (size,), 0, 3),
-        jax.random.normal(keys[2], (size,)), jnp.zeros(size), jnp.zeros((size, 2, 2)))  # fmt: skip
+        jax.random.normal(keys[0], (size, 2, 2)),
+        jax.random.randint(keys[1], (size,), 0, 3),
+        jax.random.normal(keys[2], (size,)),
+        jnp.zeros(size),
+        jnp.zeros((size, 2, 2)),
+    )
 
 
 def test_target_network_is_copied_exactly_every_period():
@@ -101,8 +114,12 @@ def test_updates_fit_the_values_of_a_one_step_problem():
     agent = dqn.make(dqn.Config(learning_rate=3e-3), SPEC)
     observation = jnp.stack([jnp.eye(2), -jnp.eye(2)])
     data = dqn.Batch(
-        jnp.repeat(observation, 3, axis=0), jnp.tile(jnp.arange(3), 2), jnp.array([0, 0, 1.0, 1, 0, 0]),
-        jnp.zeros(6), jnp.zeros((6, 2, 2)))  # fmt: skip
+        jnp.repeat(observation, 3, axis=0),
+        jnp.tile(jnp.arange(3), 2),
+        jnp.array([0, 0, 1.0, 1, 0, 0]),
+        jnp.zeros(6),
+        jnp.zeros((6, 2, 2)),
+    )
     state, step = agent.init(jax.random.key(0)), jax.jit(agent.step)
     for _ in range(300):
         state, metrics = step(state, data)

@@ -1,4 +1,5 @@
-"""Online training: the ring, simulators side by side, and a run on a problem with a known best action."""
+"""Online training: the ring, simulators side by side, and a run on a problem with a known best
+action."""
 
 import dm_env
 import jax
@@ -17,7 +18,8 @@ BEST, SHARP = 0.4, 4.0
 
 
 class Counting(dm_env.Environment):
-    """Observes (seed, steps of the episode); rewards actions near BEST; a terminal after three steps."""
+    """Observes (seed, steps of the episode); rewards actions near BEST; a terminal after three
+    steps."""
 
     def __init__(self, seed):
         self.seed, self.count = seed, 0
@@ -50,7 +52,9 @@ def counting(monkeypatch):
 
 def transitions(values):
     column = jnp.asarray(values, jnp.float32)
-    return Transition(column[:, None], column[:, None], column, jnp.ones_like(column), column[:, None] + 1)
+    return Transition(
+        column[:, None], column[:, None], column, jnp.ones_like(column), column[:, None] + 1
+    )
 
 
 def example():
@@ -59,7 +63,9 @@ def example():
 
 def learner(**settings):
     rates = {f"{what}_learning_rate": 1e-2 for what in ("actor", "critic", "temperature")}
-    return sac.make(sac.Config(actor_layers=(16,), critic_layers=(32, 32), gamma=0.0, **rates, **settings), SPEC)
+    return sac.make(
+        sac.Config(actor_layers=(16,), critic_layers=(32, 32), gamma=0.0, **rates, **settings), SPEC
+    )
 
 
 # --- replay ---
@@ -71,13 +77,17 @@ def test_a_full_ring_holds_the_newest_transitions_and_nothing_else():
         replay = ring.store(replay, transitions(np.arange(first, first + 3)))
     assert replay.num_stored == 9
     assert sorted(replay.transitions.reward.tolist()) == [4, 5, 6, 7, 8]
-    np.testing.assert_array_equal(replay.transitions.next_observation, replay.transitions.observation + 1)
+    np.testing.assert_array_equal(
+        replay.transitions.next_observation, replay.transitions.observation + 1
+    )
 
 
 def test_only_what_was_stored_is_sampled_and_all_of_it():
     replay = ring.store(ring.empty(example(), 50), transitions([3.0, 5.0, 9.0]))
     found = ring.sample(replay, 300, jax.random.key(0))
-    counts = {value: int((found.reward == value).sum()) for value in np.unique(found.reward).tolist()}
+    counts = {
+        value: int((found.reward == value).sum()) for value in np.unique(found.reward).tolist()
+    }
     assert set(counts) == {3.0, 5.0, 9.0}
     assert min(counts.values()) > 60
     np.testing.assert_array_equal(found.next_observation[:, 0], found.reward + 1)
@@ -90,8 +100,14 @@ def test_the_rounds_updates_are_the_learners_own_one_after_another():
     counting = Learner(None, None, step, None, lambda state: state)  # type: ignore[arg-type]
     replay = ring.empty(example(), 8)
     state, replay, metrics = online.learn(
-        counting, jnp.float32(1), replay, transitions([7.0, 7.0]), jax.random.key(0), num_updates=3,
-        batch_size=4)  # fmt: skip
+        counting,
+        jnp.float32(1),
+        replay,
+        transitions([7.0, 7.0]),
+        jax.random.key(0),
+        num_updates=3,
+        batch_size=4,
+    )
     assert state == ((1 * 2 + 7) * 2 + 7) * 2 + 7  # the new transitions are already there
     assert (replay.num_stored, metrics["seen"]) == (2, 7)
 
@@ -120,7 +136,9 @@ def test_steps_of_simulators_side_by_side_are_their_own_and_a_new_episode_starts
 
 
 def test_simulators_differ_among_themselves_and_follow_from_the_seed(counting):
-    seeds = [[one.seed for one in online.simulators("any", 4, entropy=[seed, 7])] for seed in (0, 0, 1)]
+    seeds = [
+        [one.seed for one in online.simulators("any", 4, entropy=[seed, 7])] for seed in (0, 0, 1)
+    ]
     assert seeds[0] == seeds[1] != seeds[2]
     assert len(set(seeds[0])) == 4
 
@@ -130,7 +148,12 @@ def test_simulators_differ_among_themselves_and_follow_from_the_seed(counting):
 
 def run(seed=0, num_steps=640, snapshots=(640,), **settings):
     config = online.Config(
-        num_steps=num_steps, num_simulators=4, round_steps=4, batch_size=32, warmup_steps=64, **settings
+        num_steps=num_steps,
+        num_simulators=4,
+        round_steps=4,
+        batch_size=32,
+        warmup_steps=64,
+        **settings,
     )
     return list(online.train(learner(), "any", config, seed=seed, snapshots=snapshots))
 
@@ -153,7 +176,9 @@ def test_snapshots_are_taken_at_the_first_round_that_reaches_them(counting):
 
 
 def test_a_run_follows_from_its_seed(counting):
-    first, again, other = (run(seed=seed, num_steps=160, snapshots=[160])[0].params for seed in (3, 3, 4))
+    first, again, other = (
+        run(seed=seed, num_steps=160, snapshots=[160])[0].params for seed in (3, 3, 4)
+    )
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, first, again)))
     assert not all(jax.tree.leaves(jax.tree.map(np.array_equal, first, other)))
 
@@ -167,7 +192,12 @@ def test_every_call_acts_with_new_keys():
 
 @pytest.mark.parametrize(
     ("snapshots", "message"),
-    [([], "increasing"), ([20, 10], "increasing"), ([0, 10], "at least 1"), ([10, 700], "700, but the run has 640")],
+    [
+        ([], "increasing"),
+        ([20, 10], "increasing"),
+        ([0, 10], "at least 1"),
+        ([10, 700], "700, but the run has 640"),
+    ],
 )
 def test_moments_outside_the_run_are_refused_before_anything_runs(snapshots, message):
     with pytest.raises(UsageError, match=message):
@@ -175,6 +205,8 @@ def test_moments_outside_the_run_are_refused_before_anything_runs(snapshots, mes
 
 
 def test_a_policy_that_is_no_longer_finite_is_refused(counting, monkeypatch):
-    monkeypatch.setattr(Counting, "step", lambda self, action: dm_env.transition(np.nan, self.seen()))
+    monkeypatch.setattr(
+        Counting, "step", lambda self, action: dm_env.transition(np.nan, self.seen())
+    )
     with pytest.raises(UsageError, match="not finite after 160 steps"):
         run(num_steps=160, snapshots=[160])

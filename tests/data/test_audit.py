@@ -12,7 +12,11 @@ from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
 
 def aligned(listed):
-    joined = next(ingest.grouped(ingest.Batch(records, np.array([len(records["reward"])])) for records in listed))
+    joined = next(
+        ingest.grouped(
+            ingest.Batch(records, np.array([len(records["reward"])])) for records in listed
+        )
+    )
     return steps.align(joined.records, joined.lengths)
 
 
@@ -50,9 +54,12 @@ def test_actions_outside_their_range():
     (finding,) = audit.action_range(part, DiscreteActions(3))
     assert (finding.severity, finding.row, finding.message) == ("error", 5, "7 is outside 0 .. 2")
     assert finding.episode == int(np.searchsorted(part.episode_ends, 5))
-    continuous = aligned([episode(length=3, terminal=True) | {"action": np.array([[0.0], [1.00001], [-1.5], [9.0]])}])
+    continuous = aligned(
+        [episode(length=3, terminal=True) | {"action": np.array([[0.0], [1.00001], [-1.5], [9.0]])}]
+    )
     (finding,) = audit.action_range(continuous, BoundedActions((-1.0,), (1.0,)))
-    assert (finding.row, finding.message) == (2, "[-1.5] is outside [-1, 1]")  # rounding is let pass, row 3 is no step
+    # Rounding is let pass, row 3 is no step
+    assert (finding.row, finding.message) == (2, "[-1.5] is outside [-1, 1]")
 
 
 def test_wrong_shapes_and_dtypes():
@@ -70,7 +77,8 @@ def test_wrong_shapes_and_dtypes():
 def test_constant_fields_and_entries():
     part = aligned(episodes(5))
     part.columns["observation"][:, 1] = 4.0
-    part.columns["reward"][audit.steps_taken(part)] = 2.0  # beside the last observations stays a meaningless 0
+    # Beside the last observations stays a meaningless 0
+    part.columns["reward"][audit.steps_taken(part)] = 2.0
     messages = {finding.field: finding.message for finding in audit.constants(part)}
     assert messages == {"observation": "entries [1] of 2 never change", "reward": "never changes"}
 
@@ -85,20 +93,31 @@ def test_repeated_transitions_are_counted_and_the_first_is_named():
 
 
 def limited(*, terminal):
-    return [episode(length=9 if index % 2 else 5 + index, terminal=terminal or index % 2 == 0, start=100.0 * index)
-            for index in range(4)]  # fmt: skip
+    return [
+        episode(
+            length=9 if index % 2 else 5 + index,
+            terminal=terminal or index % 2 == 0,
+            start=100.0 * index,
+        )
+        for index in range(4)
+    ]
 
 
 def test_a_time_limit_stored_as_a_terminal_is_named():
     (finding,) = audit.terminals_at_limit(aligned(limited(terminal=True)))
-    assert finding.message.startswith("2 of 4 terminals come exactly at the greatest length, 9 steps: a time limit")
+    assert finding.message.startswith(
+        "2 of 4 terminals come exactly at the greatest length, 9 steps: a time limit"
+    )
     assert (finding.field, finding.episode, finding.row) == ("is_terminal", 1, 15)
     assert audit.terminals_at_limit(aligned(limited(terminal=False))) == []
 
 
 def test_terminals_before_a_known_time_limit_are_none_of_it():
     lengths = (17, 20, 17, 11)
-    listed = [episode(length=length, terminal=length < 20, start=100.0 * i, seed=i) for i, length in enumerate(lengths)]
+    listed = [
+        episode(length=length, terminal=length < 20, start=100.0 * i, seed=i)
+        for i, length in enumerate(lengths)
+    ]
     train = aligned([listed[0], *listed[2:]])  # the longest episode is held out
     assert audit.terminals_at_limit(train) != []
     assert audit.terminals_at_limit(train, 20) == []
@@ -108,12 +127,22 @@ def test_terminals_before_a_known_time_limit_are_none_of_it():
 
 
 def test_a_terminal_step_that_leads_to_its_own_observation_is_named():
-    listed = [episode(length=4, terminal=index != 1, start=100.0 * index, seed=index) for index in range(3)]
+    listed = [
+        episode(length=4, terminal=index != 1, start=100.0 * index, seed=index)
+        for index in range(3)
+    ]
     for records in listed[1:]:
         records["observation"][-1] = records["observation"][-2]
     (finding,) = audit.unknown_terminals(aligned(listed))
-    assert (finding.severity, finding.field, finding.row, finding.episode) == ("warning", "observation", 13, 2)
-    assert finding.message.startswith("1 of 2 terminal steps lead to a copy of their own observation")
+    assert (finding.severity, finding.field, finding.row, finding.episode) == (
+        "warning",
+        "observation",
+        13,
+        2,
+    )
+    assert finding.message.startswith(
+        "1 of 2 terminal steps lead to a copy of their own observation"
+    )
     frames = [records | {"observation": np.zeros((5, 2, 2), np.uint8)} for records in listed]
     assert audit.unknown_terminals(aligned(frames)) == []
 

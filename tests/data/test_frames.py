@@ -32,7 +32,8 @@ def test_a_spec_with_stacked_frames_survives_json():
 
 def test_a_spec_without_stacked_frames_is_written_as_before_and_read_as_one():
     json = specs.to_json(EnvironmentSpec(SEEN, DiscreteActions(6)))
-    assert set(json) == {"observation", "action", "gamma", "horizon"}  # so that fingerprints do not change
+    # So that fingerprints do not change
+    assert set(json) == {"observation", "action", "gamma", "horizon"}
     assert specs.from_json(json).frame_stack == 1
 
 
@@ -45,8 +46,13 @@ def test_a_record_is_what_the_policy_sees_less_the_stacking():
 
 
 def test_single_frames_load_as_they_are_stored_beside_a_spec_of_stacks(tmp_path):
-    rlds_writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={},
-                      frame_stack=3)  # fmt: skip
+    rlds_writer.write_rlds(
+        tmp_path / "mine",
+        iter(map(frames, range(4))),
+        action=DiscreteActions(3),
+        metadata={},
+        frame_stack=3,
+    )
     loaded = catalog.load(str(tmp_path / "mine"))
     assert loaded.dataset.observation.shape == (18, 4, 4, 1)
     assert loaded.dataset.observation.dtype == np.uint8
@@ -56,7 +62,9 @@ def test_single_frames_load_as_they_are_stored_beside_a_spec_of_stacks(tmp_path)
 
 
 def test_frames_of_ones_own_have_the_spec_of_their_stacks(tmp_path):
-    rlds_writer.write_rlds(tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={})
+    rlds_writer.write_rlds(
+        tmp_path / "mine", iter(map(frames, range(4))), action=DiscreteActions(3), metadata={}
+    )
     loaded = catalog.load(str(tmp_path / "mine"))
     assert (loaded.spec.observation, loaded.spec.frame_stack) == (FRAME, 1)
     spec = catalog.spec_of(loaded.dataset, num_actions=3, frame_stack=3)

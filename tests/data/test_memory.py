@@ -19,8 +19,13 @@ def dataset_of(lengths, terminal):
     ends = np.cumsum(np.array(lengths) + 1) - 1
     is_last = np.isin(np.arange(size), ends)
     is_terminal = np.isin(np.arange(size), ends[np.array(terminal)])
-    arrays = {"observation": np.arange(size, dtype=np.float32)[:, None], "action": np.arange(size),
-              "reward": np.arange(1.0, size + 1), "is_last": is_last, "is_terminal": is_terminal}  # fmt: skip
+    arrays = {
+        "observation": np.arange(size, dtype=np.float32)[:, None],
+        "action": np.arange(size),
+        "reward": np.arange(1.0, size + 1),
+        "is_last": is_last,
+        "is_terminal": is_terminal,
+    }
     return jax.tree.map(jnp.asarray, memory.Dataset.from_arrays(arrays))
 
 
@@ -51,7 +56,9 @@ def test_no_window_shows_anything_of_the_next_episode():
 def test_a_window_that_starts_on_a_final_record_is_masked_throughout():
     dataset = dataset_of([2, 5], [True, True])
     np.testing.assert_array_equal(memory.window(dataset, jnp.int32(2), length=3).mask, 0)
-    starts = memory.windows(4096, 1, start_on_final=True)(dataset, None, jax.random.key(0)).observation[:, 0, 0]
+    starts = memory.windows(4096, 1, start_on_final=True)(
+        dataset, None, jax.random.key(0)
+    ).observation[:, 0, 0]
     assert set(np.asarray(starts).tolist()) == set(range(9))
 
 
@@ -89,31 +96,42 @@ def test_windows_hold_the_steps_that_were_collected():
 
 # --- frames stored once, stacked inside the program ---
 
-PIXELS = np.broadcast_to(np.arange(11)[:, None, None, None] + np.array([0, 100]), (11, 3, 2, 2)).astype(np.uint8)
-FRAMES = dataset_of([2, 5, 1], [True, False, True])._replace(observation=jnp.asarray(PIXELS))  # of two channels
+PIXELS = np.broadcast_to(
+    np.arange(11)[:, None, None, None] + np.array([0, 100]), (11, 3, 2, 2)
+).astype(np.uint8)
+# Of two channels
+FRAMES = dataset_of([2, 5, 1], [True, False, True])._replace(observation=jnp.asarray(PIXELS))
 STACK = 3
 
 
 def slow_stack(row):
-    """The stack that ends with the frame of this row: the first frame of its episode stands for older ones."""
+    """The stack that ends with the frame of this row: the first frame of its episode stands for
+    older ones."""
     begins = [0, 3, 9]
     first = max(begin for begin in begins if begin <= row)
-    return np.concatenate([np.asarray(FRAMES.observation[max(row - age, first)]) for age in (2, 1, 0)], axis=-1)
+    return np.concatenate(
+        [np.asarray(FRAMES.observation[max(row - age, first)]) for age in (2, 1, 0)], axis=-1
+    )
 
 
 def test_windows_of_stacks_equal_a_slow_reference_at_starts_and_ends_of_episodes():
     sampler = memory.windows(11, 4, frame_stack=STACK)
-    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(FRAMES, jnp.arange(11))
+    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(
+        FRAMES, jnp.arange(11)
+    )
     assert (batch.observation.shape, batch.observation.dtype) == ((11, 5, 3, 2, 6), jnp.uint8)
     for row in range(11):
         for at in range(5):
-            expected = slow_stack(min(row + at, int(FRAMES.episode_end[row])))  # the last observation repeats
+            # The last observation repeats
+            expected = slow_stack(min(row + at, int(FRAMES.episode_end[row])))
             np.testing.assert_array_equal(batch.observation[row, at], expected)
 
 
 def test_transitions_of_stacks_equal_a_slow_reference():
     sampler = memory.transitions(8, frame_stack=STACK)
-    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(FRAMES, FRAMES.starts)
+    batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(
+        FRAMES, FRAMES.starts
+    )
     assert batch.observation.dtype == batch.next_observation.dtype == jnp.uint8
     for index, row in enumerate(np.asarray(FRAMES.starts)):
         np.testing.assert_array_equal(batch.observation[index], slow_stack(row))
@@ -126,9 +144,13 @@ def test_transitions_of_stacks_equal_a_slow_reference():
 def test_a_sampler_is_its_gather_then_its_finish_and_the_gather_has_each_frame_once(sampler):
     batch = jax.jit(sampler)(FRAMES, jax.random.key(0))
     frames = jax.eval_shape(sampler.gather, FRAMES, jnp.zeros(64, jnp.int32)).observation
-    assert frames.shape[1] == STACK - 1 + (batch.observation.shape[1] if batch.observation.ndim == 5 else 2)
+    assert frames.shape[1] == STACK - 1 + (
+        batch.observation.shape[1] if batch.observation.ndim == 5 else 2
+    )
     first = np.asarray(batch.observation).reshape(64, -1, 3, 2, 2 * STACK)[:, 0]
-    np.testing.assert_array_equal(first, np.stack([slow_stack(row) for row in first[:, 0, 0, -2].tolist()]))
+    np.testing.assert_array_equal(
+        first, np.stack([slow_stack(row) for row in first[:, 0, 0, -2].tolist()])
+    )
 
 
 @pytest.mark.parametrize("frame_stack", [1, STACK])
@@ -136,14 +158,18 @@ def test_a_sampler_is_its_gather_then_its_finish_and_the_gather_has_each_frame_o
 def test_rows_of_the_host_are_gathered_as_on_the_device(frame_stack, start_on_final):
     rows = np.arange(11, dtype=np.int32) if start_on_final else np.asarray(FRAMES.starts)
     host = jax.tree.map(np.asarray, FRAMES)
-    for sampler in (memory.windows(len(rows), 4, frame_stack=frame_stack),
-                    memory.transitions(len(rows), frame_stack=frame_stack)):  # fmt: skip
+    for sampler in (
+        memory.windows(len(rows), 4, frame_stack=frame_stack),
+        memory.transitions(len(rows), frame_stack=frame_stack),
+    ):
         if start_on_final and isinstance(sampler, memory.Transitions):
             continue
         expected, found = sampler.gather(FRAMES, jnp.asarray(rows)), sampler.gather(host, rows)
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
         jax.tree.map(np.testing.assert_array_equal, found, expected)
-        assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+        assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(
+            lambda leaf: leaf.dtype, expected
+        )
 
 
 @pytest.mark.parametrize("sampler", [memory.windows(8, 4), memory.transitions(8)])
@@ -165,7 +191,9 @@ FOUR = {"observations": [[0.0], [1.0], [10.0], [11.0]], "actions": [0] * 4, "rew
 
 def test_a_next_observation_that_the_next_row_does_not_show_ends_the_episode_there():
     following = [[1.0], [2.0], [11.0], [12.0]]
-    dataset = Dataset.from_arrays(FOUR | {"terminals": [0, 0, 0, 1], "next_observations": following})
+    dataset = Dataset.from_arrays(
+        FOUR | {"terminals": [0, 0, 0, 1], "next_observations": following}
+    )
     np.testing.assert_array_equal(dataset.observation[:, 0], [0, 1, 2, 10, 11, 12])
     np.testing.assert_array_equal(dataset.observation[dataset.starts + 1, 0], [1, 2, 11, 12])
     np.testing.assert_array_equal(dataset.discount[dataset.starts], [1, 1, 1, 0])
@@ -173,7 +201,13 @@ def test_a_next_observation_that_the_next_row_does_not_show_ends_the_episode_the
 
 
 def test_a_single_transition_with_its_next_observation_is_one_episode():
-    one = {"observation": [[0.0]], "action": [0], "reward": [1.0], "is_terminal": [0], "next_observation": [[5.0]]}
+    one = {
+        "observation": [[0.0]],
+        "action": [0],
+        "reward": [1.0],
+        "is_terminal": [0],
+        "next_observation": [[5.0]],
+    }
     dataset = Dataset.from_arrays(one)
     np.testing.assert_array_equal(dataset.observation[:, 0], [0, 5])
     np.testing.assert_array_equal(dataset.starts, [0])
@@ -182,17 +216,29 @@ def test_a_single_transition_with_its_next_observation_is_one_episode():
 def test_equal_nans_do_not_end_an_episode():
     nan = np.array([[0.0], [np.nan], [2.0]])
     following = np.array([[np.nan], [2.0], [3.0]])
-    records = steps.from_transitions({
-        "observation": nan, "next_observation": following, "action": np.zeros(3), "reward": np.zeros(3),
-        "is_terminal": np.zeros(3, bool)})  # fmt: skip
+    records = steps.from_transitions(
+        {
+            "observation": nan,
+            "next_observation": following,
+            "action": np.zeros(3),
+            "reward": np.zeros(3),
+            "is_terminal": np.zeros(3, bool),
+        }
+    )
     np.testing.assert_array_equal(records["is_last"], [False, False, False, True])
 
 
 def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
     order = np.random.default_rng(0).permutation(20)
-    dataset = Dataset.from_arrays({
-        "observation": order[:, None].astype(float), "next_observation": order[:, None] + 1.0,
-        "action": np.zeros(20, int), "reward": order.astype(float), "is_terminal": order == 19})  # fmt: skip
+    dataset = Dataset.from_arrays(
+        {
+            "observation": order[:, None].astype(float),
+            "next_observation": order[:, None] + 1.0,
+            "action": np.zeros(20, int),
+            "reward": order.astype(float),
+            "is_terminal": order == 19,
+        }
+    )
     starts = dataset.starts
     np.testing.assert_array_equal(dataset.observation[starts, 0], dataset.reward[starts])
     np.testing.assert_array_equal(dataset.observation[starts + 1, 0], dataset.reward[starts] + 1)
@@ -202,13 +248,19 @@ def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"terminals": [0] * 4, "timeouts": [0] * 4, "is_first": [1, 0, 0, 0]}, "use one of the two layouts"),
+        (
+            {"terminals": [0] * 4, "timeouts": [0] * 4, "is_first": [1, 0, 0, 0]},
+            "use one of the two layouts",
+        ),
         ({"is_last": [0, 0, 0, 1], "next_observations": [[1.0]] * 4}, "use one of the two layouts"),
         ({"dones": [0, 0, 0, 1], "timeouts": [0] * 4}, "does not tell terminals from time limits"),
         ({"terminals": [0] * 4, "observation": [[0.0]] * 4}, "are both the observation"),
         ({"terminals": [0] * 4, "next_observations": [[1.0, 2.0]] * 4}, "must be the same"),
         ({"terminals": [0] * 4, "next_observations": {"a": [[1.0]] * 4}}, "must be the same"),
-        ({"terminals": [0] * 4, "next_observations": [[1.0], [1.0, 2.0], [1.0], [1.0]]}, "different shapes"),
+        (
+            {"terminals": [0] * 4, "next_observations": [[1.0], [1.0, 2.0], [1.0], [1.0]]},
+            "different shapes",
+        ),
         ({"terminals": [0, 0, 2.5, 1]}, "flags must be 0 or 1"),
         ({"terminals": [0] * 4, "rewards": [0.0, 1e300, 0.0, 0.0]}, "not finite at row 1"),
     ],

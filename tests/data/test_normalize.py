@@ -13,14 +13,26 @@ def dataset(observation, action=None):
     last = np.arange(size) == size - 1
     action = np.zeros(size, int) if action is None else action
     return memory.Dataset.from_arrays(
-        {"observation": observation, "action": action, "reward": np.zeros(size), "is_last": last,
-         "is_terminal": last})  # fmt: skip
+        {
+            "observation": observation,
+            "action": action,
+            "reward": np.zeros(size),
+            "is_last": last,
+            "is_terminal": last,
+        }
+    )
 
 
 def test_normalized_observations_have_mean_zero_and_deviation_one(monkeypatch):
     monkeypatch.setattr(normalize, "CHUNK_ROWS", 7)
     rng = np.random.default_rng(0)
-    data = dataset({"a": rng.normal(3, 2, (50, 4)), "b": np.full((50,), 5.0), "frame": np.ones((50, 2, 2), np.uint8)})
+    data = dataset(
+        {
+            "a": rng.normal(3, 2, (50, 4)),
+            "b": np.full((50,), 5.0),
+            "frame": np.ones((50, 2, 2), np.uint8),
+        }
+    )
     stats = normalize.statistics(data)
     scaled = normalize.normalize(stats, data.observation)
     np.testing.assert_allclose(scaled["a"].mean(axis=0), 0, atol=1e-5)
@@ -37,7 +49,11 @@ def test_large_offsets_keep_their_deviation():
 
 
 def test_canonical_flattening_sorts_keys_and_reads_each_entry_in_c_order():
-    state = {"velocity": np.array([7.0]), "arm": np.arange(4.0).reshape(2, 2), "height": np.float64(9)}
+    state = {
+        "velocity": np.array([7.0]),
+        "arm": np.arange(4.0).reshape(2, 2),
+        "height": np.float64(9),
+    }
     vector = trees.observation_vector(state)
     np.testing.assert_array_equal(vector, [0, 1, 2, 3, 9, 7])
     assert vector.dtype == np.float32
@@ -64,8 +80,11 @@ def test_trees_come_back_from_their_paths():
 
 
 def test_the_spec_of_own_data():
-    spec = specs.spec_of(dataset(np.zeros((4, 2)), np.array([0, 2, 1, 9])), horizon=3)  # the last is no step
-    assert spec == EnvironmentSpec(jax.ShapeDtypeStruct((2,), np.float32), DiscreteActions(3), 0.99, 3)
+    # The last is no step
+    spec = specs.spec_of(dataset(np.zeros((4, 2)), np.array([0, 2, 1, 9])), horizon=3)
+    assert spec == EnvironmentSpec(
+        jax.ShapeDtypeStruct((2,), np.float32), DiscreteActions(3), 0.99, 3
+    )
     assert specs.spec_of(dataset(np.zeros((4, 2))), num_actions=5).action == DiscreteActions(5)
     continuous = specs.spec_of(dataset(np.zeros((4, 2)), np.zeros((4, 3))))
     assert continuous.action == BoundedActions((-1.0,) * 3, (1.0,) * 3)

@@ -13,8 +13,14 @@ def dataset(num_episodes=20, length=7, seed=0):
     last = np.arange(size) % (length + 1) == length
     observation = np.concatenate([rng.normal(3, 2, (size, 2)), np.full((size, 1), 4.0)], axis=1)
     return memory.Dataset.from_arrays(
-        {"observation": observation, "action": rng.uniform(-1, 1, (size, 1)), "reward": rng.normal(1, 3, size),
-         "is_last": last, "is_terminal": last & (np.arange(size) < size // 2)})  # fmt: skip
+        {
+            "observation": observation,
+            "action": rng.uniform(-1, 1, (size, 1)),
+            "reward": rng.normal(1, 3, size),
+            "is_last": last,
+            "is_terminal": last & (np.arange(size) < size // 2),
+        }
+    )
 
 
 @pytest.mark.parametrize("by", ["transition", "episode"])
@@ -44,9 +50,14 @@ def test_statistics_are_those_of_the_training_transitions_alone():
     found, rows = normalize.transition_statistics(split), split.starts
     delta = split.observation[rows + 1] - split.observation[rows]
     np.testing.assert_allclose(found.delta_std[:2], delta.std(axis=0)[:2], rtol=1e-5)
-    np.testing.assert_allclose(found.observation_mean, split.observation[rows].mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose([found.reward_mean, found.reward_std],
-                               [split.reward[rows].mean(), split.reward[rows].std()], rtol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(
+        found.observation_mean, split.observation[rows].mean(axis=0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        [found.reward_mean, found.reward_std],
+        [split.reward[rows].mean(), split.reward[rows].std()],
+        rtol=1e-4,
+    )
     assert found.reward_max == split.reward[rows].max()
 
 
@@ -55,4 +66,6 @@ def test_constant_entries_are_marked_and_never_divided_by():
     np.testing.assert_array_equal(found.varies, [True, True, False, True])
     assert found.delta_std[2] == found.observation_std[2] == 1
     assert found.terminates
-    assert not normalize.transition_statistics(dataset()._replace(discount=np.ones(160, np.float32))).terminates
+    assert not normalize.transition_statistics(
+        dataset()._replace(discount=np.ones(160, np.float32))
+    ).terminates

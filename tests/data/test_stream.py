@@ -1,4 +1,5 @@
-"""Streaming: each window once an epoch, the same values as in memory, shares of processes, nothing damaged is read."""
+"""Streaming: each window once an epoch, the same values as in memory, shares of processes, nothing
+damaged is read."""
 
 import itertools
 
@@ -86,9 +87,12 @@ def streamed(directory, **options):
 
 
 SAMPLERS = [
-    memory.windows(16, 5), memory.windows(16, 5, start_on_final=True), memory.transitions(16),
-    memory.windows(16, 5, frame_stack=3), memory.transitions(16, frame_stack=3),
-]  # fmt: skip
+    memory.windows(16, 5),
+    memory.windows(16, 5, start_on_final=True),
+    memory.transitions(16),
+    memory.windows(16, 5, frame_stack=3),
+    memory.transitions(16, frame_stack=3),
+]
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -105,7 +109,9 @@ def test_an_epoch_is_the_in_memory_samplers_windows_each_once(built, sampler, so
     expected = jax.jit(sampler.gather)(jax.tree.map(jax.numpy.asarray, dataset), drawn)
     assert jax.tree.structure(read) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, read, expected)
-    assert jax.tree.map(lambda leaf: leaf.dtype, read) == jax.tree.map(lambda leaf: leaf.dtype, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, read) == jax.tree.map(
+        lambda leaf: leaf.dtype, expected
+    )
     np.testing.assert_array_equal(np.sort(drawn), rows)
 
 
@@ -117,7 +123,9 @@ def test_a_dataset_on_the_disk_has_the_shapes_and_rows_of_the_one_in_memory(buil
         column, expected = getattr(on_disk, name), getattr(dataset, name)
         assert column.shape == expected.shape
         np.testing.assert_array_equal(column[3:17], expected[3:17])
-        np.testing.assert_array_equal(column[np.array([[5, 2], [8, 5]])], expected[[[5, 2], [8, 5]]])
+        np.testing.assert_array_equal(
+            column[np.array([[5, 2], [8, 5]])], expected[[[5, 2], [8, 5]]]
+        )
 
 
 def test_the_batch_of_an_update_does_not_depend_on_how_many_are_read():
@@ -128,7 +136,11 @@ def test_the_batch_of_an_update_does_not_depend_on_how_many_are_read():
     assert whole.observation.shape[:3] == (10, 2, 8)
     for first, count in ((0, 1), (3, 4), (9, 1)):
         part = one.read(BatchRequest(words, first, count, 6, ALONE))
-        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:count], b[first : first + count]), part, whole)  # noqa: B023
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a[:count], b[first : first + count]),
+            part,
+            whole,
+        )  # noqa: B023
     alone = one.read(BatchRequest(words[1], 0, 10, 10, ALONE))
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, 1]), alone, whole)
 
@@ -146,7 +158,11 @@ def test_the_parts_of_the_processes_are_the_whole_batch():
     whole = one.read(BatchRequest(WORDS, 5, 3, 3, ALONE))
     parts = [one.read(BatchRequest(WORDS, 5, 3, 3, Shard(index, 3))) for index in range(3)]
     assert parts[0].reward.shape[:2] == (3, 4)
-    jax.tree.map(lambda leaf, *part: np.testing.assert_array_equal(np.concatenate(part, axis=1), leaf), whole, *parts)
+    jax.tree.map(
+        lambda leaf, *part: np.testing.assert_array_equal(np.concatenate(part, axis=1), leaf),
+        whole,
+        *parts,
+    )
     with pytest.raises(UsageError, match="batch of 12 cannot be split over 5 processes"):
         one.read(BatchRequest(WORDS, 0, 1, 1, Shard(0, 5)))
 
@@ -155,13 +171,18 @@ def test_what_is_gathered_in_pieces_equals_what_is_gathered_at_once(monkeypatch)
     one = stream.bind(memory.from_columns(_aligned()), memory.windows(12, 3))
     whole = one.read(BatchRequest(WORDS, 0, 4, 5, ALONE))
     monkeypatch.setattr(stream, "GATHER_BYTES", 300)
-    jax.tree.map(np.testing.assert_array_equal, one.read(BatchRequest(WORDS, 0, 4, 5, ALONE)), whole)
+    jax.tree.map(
+        np.testing.assert_array_equal, one.read(BatchRequest(WORDS, 0, 4, 5, ALONE)), whole
+    )
 
 
 def test_a_dict_of_observations_becomes_one_vector_as_in_memory(tmp_path):
     listed = episodes(30)
     for records in listed:
-        records["observation"] = {"b": records["observation"], "a": records["observation"][:, :1] * 2}
+        records["observation"] = {
+            "b": records["observation"],
+            "a": records["observation"][:, :1] * 2,
+        }
     ingest.ingest(source(listed), tmp_path / "store", name="test")
     on_disk, dataset = stream.flattened(streamed(tmp_path / "store")), in_memory(tmp_path / "store")
     expected = trees.flatten_dataset(dataset).observation
@@ -206,7 +227,9 @@ def test_only_touched_chunks_are_checked_and_a_damaged_one_never_gives_a_number(
     with pytest.raises(UsageError, match="chunk 7"):
         streamed(directory).observation[400:460]
     with pytest.raises(UsageError, match="chunk 7"):
-        stream.bind(streamed(directory), memory.windows(64, 3)).read(BatchRequest(WORDS, 0, 30, 30, ALONE))
+        stream.bind(streamed(directory), memory.windows(64, 3)).read(
+            BatchRequest(WORDS, 0, 30, 30, ALONE)
+        )
 
 
 def test_rows_longer_than_a_chunk_are_checked_whole(chunked):

@@ -1,4 +1,5 @@
-"""What models are normalized by where an outcome is unknown, a unit is small, or actions are discrete."""
+"""What models are normalized by where an outcome is unknown, a unit is small, or actions are
+discrete."""
 
 import numpy as np
 import pytest
@@ -11,15 +12,24 @@ UNKNOWN = "60 of 60 terminal steps have no known next observation.*`next_observa
 
 
 def table(num_episodes=60, length=4, seed=0):
-    """Transitions of terminal episodes: the changes of the first entry are 1, of the second noise, at the end too."""
+    """Transitions of terminal episodes: the changes of the first entry are 1, of the second noise,
+    at the end too."""
     rng = np.random.default_rng(seed)
-    changes = np.stack([np.ones((num_episodes, length)), rng.normal(size=(num_episodes, length))], axis=-1)
-    path = np.cumsum(np.concatenate([rng.normal(size=(num_episodes, 1, 2)), changes], axis=1), axis=1)
+    changes = np.stack(
+        [np.ones((num_episodes, length)), rng.normal(size=(num_episodes, length))], axis=-1
+    )
+    path = np.cumsum(
+        np.concatenate([rng.normal(size=(num_episodes, 1, 2)), changes], axis=1), axis=1
+    )
     flat = lambda values: values.reshape(-1, *values.shape[2:])  # noqa: E731
     ends = np.tile(np.arange(length) == length - 1, (num_episodes, 1))
-    return {"observation": flat(path[:, :-1]), "next_observation": flat(path[:, 1:]), "is_terminal": flat(ends),
-            "action": rng.uniform(-1, 1, (num_episodes * length, 1)), "reward": np.where(flat(ends), 100.0, 1.0),
-            }  # fmt: skip
+    return {
+        "observation": flat(path[:, :-1]),
+        "next_observation": flat(path[:, 1:]),
+        "is_terminal": flat(ends),
+        "action": rng.uniform(-1, 1, (num_episodes * length, 1)),
+        "reward": np.where(flat(ends), 100.0, 1.0),
+    }
 
 
 def without_outcomes(fields):
@@ -34,11 +44,19 @@ def test_an_invented_change_counts_in_no_moment_of_changes_but_its_reward_does()
     given = statistics(table())
     with pytest.warns(UserWarning, match=UNKNOWN):
         found = statistics(without_outcomes(table()))
-    np.testing.assert_array_equal(given.varies, [False, True, True])  # a change of always 1 is none to model
+    # a change of always 1 is none to model
+    np.testing.assert_array_equal(given.varies, [False, True, True])
     np.testing.assert_array_equal(found.varies, given.varies)
     np.testing.assert_allclose(found.delta_mean, given.delta_mean, atol=0.15)
     np.testing.assert_allclose(found.delta_std, given.delta_std, rtol=0.15)
-    for name in ("reward_mean", "reward_std", "reward_max", "observation_mean", "observation_std", "action_std"):
+    for name in (
+        "reward_mean",
+        "reward_std",
+        "reward_max",
+        "observation_mean",
+        "observation_std",
+        "action_std",
+    ):
         np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
     assert found.reward_max == 100
     assert found.terminates
@@ -56,7 +74,9 @@ def test_where_every_outcome_is_unknown_changes_are_constant_and_rewards_are_not
 def test_a_state_that_is_known_to_stay_is_taken_for_unknown_only_at_a_terminal():
     fields = table()
     stays = np.arange(len(fields["reward"])) % 4 == 3
-    fields["next_observation"] = np.where(stays[:, None], fields["observation"], fields["next_observation"])
+    fields["next_observation"] = np.where(
+        stays[:, None], fields["observation"], fields["next_observation"]
+    )
     with pytest.warns(UserWarning, match=UNKNOWN):
         assert not statistics(fields).varies[0]
     cut = fields | {"is_terminal": np.zeros(len(stays), bool), "is_truncated": stays}
@@ -66,12 +86,18 @@ def test_a_state_that_is_known_to_stay_is_taken_for_unknown_only_at_a_terminal()
 @pytest.mark.parametrize("scale", [1e-7, 1e-20, 1e7])
 def test_what_varies_does_not_depend_on_the_unit(scale):
     fields = table()
-    scaled = fields | {name: scale * fields[name] for name in ("observation", "next_observation", "reward")}
+    scaled = fields | {
+        name: scale * fields[name] for name in ("observation", "next_observation", "reward")
+    }
     given, found = statistics(fields), statistics(scaled)
     np.testing.assert_array_equal(found.varies, given.varies)
     for name in ("observation_std", "reward_std"):
-        np.testing.assert_allclose(getattr(found, name), np.float32(scale) * getattr(given, name), rtol=1e-4)
-    np.testing.assert_allclose(found.delta_std[1], np.float32(scale) * given.delta_std[1], rtol=1e-4)
+        np.testing.assert_allclose(
+            getattr(found, name), np.float32(scale) * getattr(given, name), rtol=1e-4
+        )
+    np.testing.assert_allclose(
+        found.delta_std[1], np.float32(scale) * given.delta_std[1], rtol=1e-4
+    )
     assert found.delta_std[0] == 1
     whole = normalize.statistics(memory.Dataset.from_arrays(scaled))
     np.testing.assert_allclose(whole.std, found.observation_std, rtol=0.2)
@@ -81,13 +107,22 @@ def test_rounding_and_the_noise_of_a_simulator_at_rest_count_as_constant():
     rng, size = np.random.default_rng(0), 1_000
     rounded = np.float32(1e4) * (1 + np.float32(1.2e-7) * rng.integers(0, 2, size))
     at_rest = 1e-16 * rng.normal(size=size)
-    observation = np.stack([rng.normal(size=size), rounded, at_rest, 1e-7 * rng.normal(size=size)], axis=1)
-    fields = {"observation": observation, "action": rng.uniform(-1, 1, (size, 1)), "reward": np.ones(size),
-              "is_terminal": np.zeros(size, bool), "is_truncated": np.arange(size) == size - 1}  # fmt: skip
+    observation = np.stack(
+        [rng.normal(size=size), rounded, at_rest, 1e-7 * rng.normal(size=size)], axis=1
+    )
+    fields = {
+        "observation": observation,
+        "action": rng.uniform(-1, 1, (size, 1)),
+        "reward": np.ones(size),
+        "is_terminal": np.zeros(size, bool),
+        "is_truncated": np.arange(size) == size - 1,
+    }
     found = statistics(fields)
     np.testing.assert_array_equal(found.varies, [True, False, False, False, False])
     np.testing.assert_array_equal(found.observation_std[1:], 1)
-    np.testing.assert_array_equal(normalize.statistics(memory.Dataset.from_arrays(fields)).std[1:], 1)
+    np.testing.assert_array_equal(
+        normalize.statistics(memory.Dataset.from_arrays(fields)).std[1:], 1
+    )
 
 
 def test_discrete_actions_are_measured_as_one_hot():
@@ -103,8 +138,14 @@ def test_discrete_actions_are_measured_as_one_hot():
     [
         ({"action": np.zeros(240, np.float32)}, r"float32\[\] in field 'action'"),
         ({"action": np.zeros((240, 2), np.int32)}, r"int32\[2\] in field 'action'"),
-        ({name: np.zeros((240, 2, 2)) for name in ("observation", "next_observation")}, "flatten the observations"),
-        ({name: {"x": np.zeros((240, 2))} for name in ("observation", "next_observation")}, "flatten the observations"),
+        (
+            {name: np.zeros((240, 2, 2)) for name in ("observation", "next_observation")},
+            "flatten the observations",
+        ),
+        (
+            {name: {"x": np.zeros((240, 2))} for name in ("observation", "next_observation")},
+            "flatten the observations",
+        ),
     ],
 )
 def test_the_column_that_is_no_vector_is_named(changes, message):

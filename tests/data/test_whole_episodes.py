@@ -11,14 +11,21 @@ from offline_mbrl.types import UsageError
 
 
 def dataset_of(lengths, terminal):
-    """Episodes of these many transitions; observation = row, action = row, reward = 10 row, extra = 100 row."""
+    """Episodes of these many transitions; observation = row, action = row, reward = 10 row, extra =
+    100 row."""
     size = sum(lengths) + len(lengths)
     ends = np.cumsum(np.array(lengths) + 1) - 1
     rows = np.arange(size, dtype=np.float32)
-    return Dataset.from_arrays({
-        "observation": {"a": rows[:, None], "b": np.stack([rows, -rows], 1)}, "action": np.arange(size),
-        "reward": 10 * rows, "behavior_log_prob": 100 * rows, "is_last": np.isin(np.arange(size), ends),
-        "is_terminal": np.isin(np.arange(size), ends[np.array(terminal)])})  # fmt: skip
+    return Dataset.from_arrays(
+        {
+            "observation": {"a": rows[:, None], "b": np.stack([rows, -rows], 1)},
+            "action": np.arange(size),
+            "reward": 10 * rows,
+            "behavior_log_prob": 100 * rows,
+            "is_last": np.isin(np.arange(size), ends),
+            "is_terminal": np.isin(np.arange(size), ends[np.array(terminal)]),
+        }
+    )
 
 
 @pytest.fixture
@@ -41,7 +48,9 @@ def test_an_episode_s_rewards_actions_and_extras_are_those_of_the_same_step(data
     observed = batch.observation["a"][:, :-1, 0]
     np.testing.assert_array_equal(batch.reward[happened], 10 * observed[happened])
     np.testing.assert_array_equal(batch.action[happened], observed[happened])
-    np.testing.assert_array_equal(batch.extras["behavior_log_prob"][happened], 100 * observed[happened])
+    np.testing.assert_array_equal(
+        batch.extras["behavior_log_prob"][happened], 100 * observed[happened]
+    )
     assert (batch.reward[~happened] == 0).all()
 
 
@@ -54,7 +63,8 @@ def test_the_last_observation_is_the_episode_s_own_and_repeats(dataset):
 
 def test_terminals_have_discount_zero_and_time_limits_one(dataset):
     np.testing.assert_array_equal(
-        episodes.trajectories(dataset).discount, [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])  # fmt: skip
+        episodes.trajectories(dataset).discount, [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]]
+    )
 
 
 def test_a_shorter_horizon_cuts_and_a_longer_one_pads(dataset):
@@ -67,8 +77,13 @@ def test_a_shorter_horizon_cuts_and_a_longer_one_pads(dataset):
 
 def test_chunks_together_are_the_whole(dataset):
     whole = episodes.trajectories(dataset)
-    parts = [episodes.trajectories(dataset, 5, rows=rows) for rows in np.array_split(episodes.first_rows(dataset), 2)]
-    jax.tree.map(lambda all_, *some: np.testing.assert_array_equal(all_, np.concatenate(some)), whole, *parts)
+    parts = [
+        episodes.trajectories(dataset, 5, rows=rows)
+        for rows in np.array_split(episodes.first_rows(dataset), 2)
+    ]
+    jax.tree.map(
+        lambda all_, *some: np.testing.assert_array_equal(all_, np.concatenate(some)), whole, *parts
+    )
 
 
 def test_episodes_held_out_whole_are_left_out_and_single_transitions_are_not():

@@ -1,4 +1,5 @@
-"""The known answers are right: against simulation, against each other, and against solutions by hand."""
+"""The known answers are right: against simulation, against each other, and against solutions by
+hand."""
 
 import math
 
@@ -26,7 +27,9 @@ def test_the_linear_system_s_values_are_the_mean_returns_of_simulated_episodes(s
     problem = known.linear_gaussian(0, state_size=sizes[0], action_size=sizes[1], num_episodes=1)
     system = linear_gaussian.System(**problem.truth)
     for params in (problem.behavior_params, *problem.target_params):
-        _, _, reward, _ = linear_gaussian.simulate(system, params, np.random.default_rng(1), 20_000, 20)
+        _, _, reward, _ = linear_gaussian.simulate(
+            system, params, np.random.default_rng(1), 20_000, 20
+        )
         close(discounted(reward, 0.9), problem.value(params))
 
 
@@ -37,11 +40,15 @@ def test_the_logged_data_of_the_linear_system_are_the_simulation_s():
     close(discounted(rewards, 0.9), problem.value(problem.behavior_params))
     assert (dataset.discount == 1).all()  # a time limit is no terminal
     following = dataset.observation[dataset.starts + 1]
-    z = np.concatenate([dataset.observation, dataset.action, np.ones_like(dataset.action)], axis=1)[dataset.starts]
+    z = np.concatenate([dataset.observation, dataset.action, np.ones_like(dataset.action)], axis=1)[
+        dataset.starts
+    ]
     error = following - z @ problem.truth["dynamics"][:2].T
     np.testing.assert_allclose(error.std(axis=0), linear_gaussian.DYNAMICS_NOISE, rtol=0.03)
     paid = np.sum(z @ problem.truth["reward"] * z, axis=1)
-    np.testing.assert_allclose((dataset.reward[dataset.starts] - paid).std(), linear_gaussian.REWARD_NOISE, rtol=0.03)
+    np.testing.assert_allclose(
+        (dataset.reward[dataset.starts] - paid).std(), linear_gaussian.REWARD_NOISE, rtol=0.03
+    )
 
 
 @pytest.mark.parametrize("make", [known.linear_gaussian, known.tabular])
@@ -49,15 +56,20 @@ def test_the_logged_density_is_the_behavior_policy_s(make):
     problem = make(0, num_episodes=20)
     rows = problem.dataset.starts
     log_prob = jax.jit(jax.vmap(problem.policy.log_prob, (None, 0, 0)))(
-        problem.behavior_params, problem.dataset.observation[rows], problem.dataset.action[rows])  # fmt: skip
-    np.testing.assert_allclose(problem.dataset.extras["behavior_log_prob"][rows], log_prob, atol=2e-5)
+        problem.behavior_params, problem.dataset.observation[rows], problem.dataset.action[rows]
+    )
+    np.testing.assert_allclose(
+        problem.dataset.extras["behavior_log_prob"][rows], log_prob, atol=2e-5
+    )
 
 
 def test_actions_of_the_linear_policies_need_no_clipping():
     problem = known.linear_gaussian(0, num_episodes=1, state_size=3, action_size=2)
     system = linear_gaussian.System(**problem.truth)
     for params in (problem.behavior_params, *problem.target_params):
-        _, action, _, _ = linear_gaussian.simulate(system, params, np.random.default_rng(1), 5_000, 50)
+        _, action, _, _ = linear_gaussian.simulate(
+            system, params, np.random.default_rng(1), 5_000, 50
+        )
         deviations = (1 - np.abs(action.mean(axis=(0, 1)))) / action.std(axis=(0, 1))
         assert (deviations > 5.4).all()  # 7e-8 of a Gaussian lies beyond
 
@@ -69,8 +81,12 @@ def test_v_is_the_policy_s_mean_of_q(make, steps):
     params, observation = problem.target_params[0], problem.dataset.observation[3]
     keys = jax.random.split(jax.random.key(0), 20_000)
     actions = jax.jit(jax.vmap(problem.policy.sample, (None, None, 0)))(params, observation, keys)
-    close(problem.q(params, np.broadcast_to(observation, (20_000, *observation.shape)), actions, steps),
-          problem.v(params, observation, steps))  # fmt: skip
+    close(
+        problem.q(
+            params, np.broadcast_to(observation, (20_000, *observation.shape)), actions, steps
+        ),
+        problem.v(params, observation, steps),
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7, math.inf])
@@ -87,9 +103,15 @@ def test_q_of_the_linear_system_satisfies_bellman_s_equation(steps):
 def test_many_steps_are_as_good_as_no_end_and_none_are_worth_nothing(make):
     problem = make(0, num_episodes=1)
     params = problem.target_params[-1]
-    np.testing.assert_allclose(problem.value(params, 400), problem.value(params, math.inf), rtol=1e-9)
+    np.testing.assert_allclose(
+        problem.value(params, 400), problem.value(params, math.inf), rtol=1e-9
+    )
     assert problem.value(params, 0) == 0
-    assert problem.value(params) == problem.value(params, problem.spec.horizon) < problem.value(params, math.inf)
+    assert (
+        problem.value(params)
+        == problem.value(params, problem.spec.horizon)
+        < problem.value(params, math.inf)
+    )
 
 
 def test_steps_may_differ_along_the_trajectory():
@@ -102,9 +124,12 @@ def test_steps_may_differ_along_the_trajectory():
         np.testing.assert_allclose(together, apart, rtol=1e-12)
         action = problem.dataset.action[None]
         apart = [
-            problem.q(params, row, act, left) for row, act, left in zip(observation, action[0], steps, strict=True)
+            problem.q(params, row, act, left)
+            for row, act, left in zip(observation, action[0], steps, strict=True)
         ]
-        np.testing.assert_allclose(problem.q(params, observation[None], action, steps)[0], apart, rtol=1e-12)
+        np.testing.assert_allclose(
+            problem.q(params, observation[None], action, steps)[0], apart, rtol=1e-12
+        )
 
 
 def test_targets_differ_in_value_and_more_so_farther_from_the_behavior():
@@ -129,7 +154,9 @@ def test_the_chain_s_values_are_the_mean_returns_of_simulated_episodes(terminal)
     table = tables.Table(**problem.truth)
     for params in (problem.behavior_params, *problem.target_params):
         policy = tables.probabilities(params)
-        state, action, length, _ = tables.simulate(table, policy, np.random.default_rng(1), 20_000, 10)
+        state, action, length, _ = tables.simulate(
+            table, policy, np.random.default_rng(1), 20_000, 10
+        )
         reward = table.reward[state[:, :-1], action] * (np.arange(10)[None] < length[:, None])
         close(discounted(reward, 0.9), problem.value(params))
 
@@ -140,7 +167,9 @@ def test_the_chain_s_values_by_hand():
     state = np.eye(5)[4]
     np.testing.assert_allclose(problem.v(right, state), 0.9 / 0.5)  # 0.9 a step, for ever
     np.testing.assert_allclose(problem.v(right, np.eye(5)[3]), 0.65 + 0.5 * 1.8)
-    np.testing.assert_allclose(problem.q(right, np.eye(5)[3], 0), 0.75 + 0.5 * (0.4 + 0.5 * (0.65 + 0.5 * 1.8)))
+    np.testing.assert_allclose(
+        problem.q(right, np.eye(5)[3], 0), 0.75 + 0.5 * (0.4 + 0.5 * (0.65 + 0.5 * 1.8))
+    )
     ending = known.tabular(0, terminal=True, slip=0.0, num_episodes=1, gamma=0.5)
     np.testing.assert_allclose(ending.v(right, np.eye(5)[3]), 2.65)
     np.testing.assert_allclose(ending.v(right, state), 0.0)

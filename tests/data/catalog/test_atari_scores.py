@@ -7,11 +7,16 @@ from offline_mbrl.data.catalog import atari_scores, official
 from offline_mbrl.evaluation import aggregate
 from offline_mbrl.types import UsageError
 
-# arXiv:2104.06294: median and mean over 46 games, percent; the interquartile means follow from the same table.
+# arXiv:2104.06294: median and mean over 46 games, percent; the interquartile means follow from the
+# same table.
 PUBLISHED = {
-    "bc": (53.3, 48.5, 54.5), "bcq": (107.5, 120.0, 103.1), "iqn": (100.8, 96.1, 95.6), "rem": (107.9, 113.5, 106.8),
-    "crr": (155.6, 271.2, 170.3), "mzu": (265.3, 595.5, 289.1),
-}  # fmt: skip
+    "bc": (53.3, 48.5, 54.5),
+    "bcq": (107.5, 120.0, 103.1),
+    "iqn": (100.8, 96.1, 95.6),
+    "rem": (107.9, 113.5, 106.8),
+    "crr": (155.6, 271.2, 170.3),
+    "mzu": (265.3, 595.5, 289.1),
+}
 STATISTICS = (aggregate.median, aggregate.mean, aggregate.interquartile_mean)
 
 
@@ -33,7 +38,9 @@ def test_the_table_reproduces_the_interquartile_means_of_the_tuning_games(method
 def test_games_are_divided_into_nine_for_tuning_and_the_rest_for_testing():
     assert len(atari_scores.GAMES) == 46
     assert len(atari_scores.TUNING_GAMES) == 9
-    assert set(atari_scores.TUNING_GAMES) | set(atari_scores.TESTING_GAMES) == set(atari_scores.GAMES)
+    assert set(atari_scores.TUNING_GAMES) | set(atari_scores.TESTING_GAMES) == set(
+        atari_scores.GAMES
+    )
     assert len(atari_scores.TESTING_GAMES) == 37
 
 
@@ -42,7 +49,9 @@ def test_the_two_normalizations_have_their_own_ends():
     at_dqn, at_human = (atari_scores.column(name, games) for name in ("dqn", "human"))
     np.testing.assert_allclose(atari_scores.dqn_normalized(at_dqn, games), 1)
     np.testing.assert_array_equal(atari_scores.human_normalized(at_human, games), [1, np.nan])
-    np.testing.assert_allclose(atari_scores.human_normalized(np.array([[-20.7, 0], [-3.05, 0]]), games)[:, 0], [0, 0.5])
+    np.testing.assert_allclose(
+        atari_scores.human_normalized(np.array([[-20.7, 0], [-3.05, 0]]), games)[:, 0], [0, 0.5]
+    )
 
 
 def test_single_games_of_mzu_have_their_published_scores():
@@ -58,7 +67,10 @@ def test_every_game_of_the_benchmark_has_references():
         row = atari_scores.GAMES[game]
         assert official.REFERENCES[f"atari/{game}"] == (row.random, row.dqn)
     humans = official.HUMAN_REFERENCES
-    assert set(f"atari/{game}" for game in official.ATARI_GAMES) - set(humans) == {"atari/Carnival", "atari/Pooyan"}
+    assert set(f"atari/{game}" for game in official.ATARI_GAMES) - set(humans) == {
+        "atari/Carnival",
+        "atari/Pooyan",
+    }
     assert humans["atari/Pong"] == (-20.7, 14.6)
 
 

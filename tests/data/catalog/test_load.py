@@ -35,16 +35,38 @@ def test_every_listed_name_is_known():
     ("name", "canonical", "variant", "simulator"),
     [
         ("local/catch", "local/catch", (0.0, 100, 2000, 0, 0), "bsuite/catch"),
-        ("local/catch-noise0.10", "local/catch-noise0.1", (0.1, 100, 2000, 0, 0), "bsuite/catch?noise=0.1"),
-        ("local/catch-seed1-fraction10-noise0.1-episodes200", "local/catch-noise0.1-fraction10-episodes200-seed1",
-         (0.1, 10, 200, 1, 0), "bsuite/catch?noise=0.1"),
-        ("local/mountain_car-episodes500-seed0", "local/mountain_car", (0.0, 100, 500, 0, 0), "bsuite/mountain_car"),
-        ("local/control/cheetah_run-seed1-episodes30", "local/control/cheetah_run-episodes30-seed1",
-         (0.0, 100, 30, 1, 0), "control/cheetah_run"),
-        ("local/control/finger_turn_hard-episodes500", "local/control/finger_turn_hard", (0.0, 100, 500, 0, 0),
-         "control/finger_turn_hard"),
+        (
+            "local/catch-noise0.10",
+            "local/catch-noise0.1",
+            (0.1, 100, 2000, 0, 0),
+            "bsuite/catch?noise=0.1",
+        ),
+        (
+            "local/catch-seed1-fraction10-noise0.1-episodes200",
+            "local/catch-noise0.1-fraction10-episodes200-seed1",
+            (0.1, 10, 200, 1, 0),
+            "bsuite/catch?noise=0.1",
+        ),
+        (
+            "local/mountain_car-episodes500-seed0",
+            "local/mountain_car",
+            (0.0, 100, 500, 0, 0),
+            "bsuite/mountain_car",
+        ),
+        (
+            "local/control/cheetah_run-seed1-episodes30",
+            "local/control/cheetah_run-episodes30-seed1",
+            (0.0, 100, 30, 1, 0),
+            "control/cheetah_run",
+        ),
+        (
+            "local/control/finger_turn_hard-episodes500",
+            "local/control/finger_turn_hard",
+            (0.0, 100, 500, 0, 0),
+            "control/finger_turn_hard",
+        ),
     ],
-)  # fmt: skip
+)
 def test_variants_are_written_into_the_name(name, canonical, variant, simulator):
     entry = names.lookup(name)
     assert (entry.name, tuple(entry.variant), entry.simulator) == (canonical, variant, simulator)
@@ -78,8 +100,14 @@ def test_official_names_know_their_simulator(name, simulator, reference):
         ("d4rl_mujoco_hopper/medium-v2", "did you mean d4rl_mujoco_hopper/"),
         ("zzzzzz", "data list"),
         ("local/catch-noise2", "noise must be from 0 to 1, got 2"),
-        ("local/catch-fraction0", "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 0"),
-        ("local/catch-fraction60", "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 60"),
+        (
+            "local/catch-fraction0",
+            "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 0",
+        ),
+        (
+            "local/catch-fraction60",
+            "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 60",
+        ),
         ("local/catch-episodes0", "episodes must be from 1"),
         ("local/catch-seed0.5", "whole numbers"),
         ("local/control/cheetah_runs", "did you mean local/control/cheetah_run"),
@@ -103,7 +131,11 @@ def test_a_local_dataset_is_generated_once_and_loaded_with_everything_that_train
     loaded = catalog.load("local/catch-episodes40", collect=collect)
     assert loaded.name == "local/catch-episodes40"
     assert loaded.spec.action == DiscreteActions(3)
-    assert (loaded.spec.observation.shape, loaded.spec.gamma, loaded.spec.horizon) == ((2,), 0.99, 9)
+    assert (loaded.spec.observation.shape, loaded.spec.gamma, loaded.spec.horizon) == (
+        (2,),
+        0.99,
+        9,
+    )
     assert (loaded.simulator, loaded.reference) == ("bsuite/catch", official.Reference(-0.667, 1.0))
     assert len(np.unique(loaded.dataset.episode_end)) == 38
     assert len(np.unique(loaded.validation.episode_end)) == 2
@@ -122,7 +154,13 @@ def test_the_collector_is_told_what_the_name_says():
         return written(episodes(3))
 
     catalog.build("local/cartpole-noise0.3-fraction20-seed4", collect=listen)
-    assert told == {"environment": "cartpole", "num_episodes": 1000, "noise": 0.3, "fraction": 20, "seed": 4}
+    assert told == {
+        "environment": "cartpole",
+        "num_episodes": 1000,
+        "noise": 0.3,
+        "fraction": 20,
+        "seed": 4,
+    }
 
 
 def test_control_suite_datasets_have_the_official_tasks_and_sizes_and_their_discount():
@@ -204,8 +242,12 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 
 
 def test_an_rlds_directory_by_path_keeps_its_simulator(tmp_path):
-    rlds_writer.write_rlds(tmp_path / "mine", written(episodes(5)), action=DiscreteActions(4),
-                      metadata={"simulator": "bsuite/catch?noise=0.1"})  # fmt: skip
+    rlds_writer.write_rlds(
+        tmp_path / "mine",
+        written(episodes(5)),
+        action=DiscreteActions(4),
+        metadata={"simulator": "bsuite/catch?noise=0.1"},
+    )
     loaded = catalog.load(str(tmp_path / "mine"))
     assert loaded.simulator == "bsuite/catch?noise=0.1"
     assert loaded.reference == official.LOCAL["catch"].reference
@@ -224,14 +266,19 @@ def test_continuous_actions_are_scaled_to_unit_bounds_on_loading_only(tmp_path):
 
 def test_actions_outside_their_range_are_refused(tmp_path):
     write_hdf5(tmp_path / "mydata.hdf5", scale=3.0)
-    with pytest.raises(UsageError, match=r"field 'action' .* is outside \[-1, 1\] at step \d+ of episode \d+"):
+    with pytest.raises(
+        UsageError, match=r"field 'action' .* is outside \[-1, 1\] at step \d+ of episode \d+"
+    ):
         catalog.load(str(tmp_path / "mydata.hdf5"))
 
 
 def test_nonfinite_data_are_refused_and_dropped_only_on_request(tmp_path):
-    write_hdf5(tmp_path / "mydata.hdf5", bad_rows=(34, 35, 172))  # episodes 3 and 17; 1 and one more are held out
+    # Episodes 3 and 17; 1 and one more are held out
+    write_hdf5(tmp_path / "mydata.hdf5", bad_rows=(34, 35, 172))
     name = str(tmp_path / "mydata.hdf5")
-    with pytest.raises(UsageError, match=r"field 'reward' is not finite \(nan\) at step 4 of episode 3 \("):
+    with pytest.raises(
+        UsageError, match=r"field 'reward' is not finite \(nan\) at step 4 of episode 3 \("
+    ):
         catalog.load(name)
     loaded = catalog.load(name, on_nonfinite="drop-episode")
     assert np.isfinite(loaded.dataset.reward).all()
@@ -263,7 +310,12 @@ def test_nested_states_can_be_had_as_one_vector(tmp_path):
     loaded = catalog.load(str(tmp_path / "nested.h5"))
     assert set(loaded.dataset.observation) == {"a", "b"}
     flat = catalog.flattened(loaded)
-    assert flat.dataset.observation.shape[1:] == flat.spec.observation.shape == flat.statistics.mean.shape == (5,)
+    assert (
+        flat.dataset.observation.shape[1:]
+        == flat.spec.observation.shape
+        == flat.statistics.mean.shape
+        == (5,)
+    )
     np.testing.assert_array_equal(flat.dataset.observation[:, 4], loaded.dataset.observation["b"])
     assert flat.validation.observation.shape[1:] == (5,)
     assert catalog.flattened(flat) is flat
@@ -282,6 +334,8 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 
 def test_loading_an_existing_store_is_quick_and_imports_no_reader(root):
     catalog.build("local/catch-episodes40", collect=collect)
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.3

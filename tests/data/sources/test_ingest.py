@@ -39,7 +39,8 @@ def test_eight_processes_that_ask_at_once_get_one_build(tmp_path):
     context = processes()
     results = context.Queue()
     workers = [
-        context.Process(target=build_slowly, args=(tmp_path / "store", tmp_path / "log", results)) for _ in range(8)
+        context.Process(target=build_slowly, args=(tmp_path / "store", tmp_path / "log", results))
+        for _ in range(8)
     ]
     for worker in workers:
         worker.start()

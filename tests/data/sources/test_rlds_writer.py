@@ -1,4 +1,5 @@
-"""What we write as RLDS comes back as it was, and damage to it is found. TensorFlow's part is in test_tfds.py."""
+"""What we write as RLDS comes back as it was, and damage to it is found. TensorFlow's part is in
+test_tfds.py."""
 
 import json
 import subprocess
@@ -38,7 +39,9 @@ def test_shards_keep_the_order(tmp_path, monkeypatch):
     monkeypatch.setattr(rlds_writer, "SHARD_BYTES", 2000)
     write(tmp_path / "rlds", episodes(60))
     assert len(list((tmp_path / "rlds").glob("*array_record*"))) > 3
-    observation = store.aligned(stored(tmp_path / "rlds", tmp_path / "store"), "train").columns["observation"]
+    observation = store.aligned(stored(tmp_path / "rlds", tmp_path / "store"), "train").columns[
+        "observation"
+    ]
     assert (np.diff(observation[:, 0]) > 0).all()
 
 
@@ -47,7 +50,11 @@ def test_nested_observations_frames_and_bounds_survive(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 1)).astype(np.uint8)
     state = {"position": plain["observation"], "upright": np.arange(5.0)}
     action = np.linspace(-2, 2, 10).reshape(5, 2).astype(np.float32)
-    plain |= {"observation": {"state": state, "frame": frames}, "action": action, "log_prob": np.arange(5.0)}
+    plain |= {
+        "observation": {"state": state, "frame": frames},
+        "action": action,
+        "log_prob": np.arange(5.0),
+    }
     bounds = BoundedActions((-2.0, -2.0), (2.0, 3.0))
     write(tmp_path / "rlds", [plain, plain], action=bounds, gamma=0.5, horizon=4)
     opened = stored(tmp_path / "rlds", tmp_path / "store")
@@ -55,7 +62,8 @@ def test_nested_observations_frames_and_bounds_survive(tmp_path):
     np.testing.assert_array_equal(columns["observation"]["frame"], frames)
     np.testing.assert_array_equal(columns["observation"]["state"]["upright"], np.arange(5))
     np.testing.assert_array_equal(columns["log_prob"][:4], np.arange(4))
-    np.testing.assert_array_equal(columns["action"][:4], plain["action"][:4])  # raw units in the store
+    # Raw units in the store
+    np.testing.assert_array_equal(columns["action"][:4], plain["action"][:4])
     assert opened.manifest["spec"]["action"] == {"minimum": [-2.0, -2.0], "maximum": [2.0, 3.0]}
     assert (opened.manifest["spec"]["gamma"], opened.manifest["spec"]["horizon"]) == (0.5, 4)
 
@@ -63,7 +71,9 @@ def test_nested_observations_frames_and_bounds_survive(tmp_path):
 def test_records_are_those_that_tfds_itself_would_write():
     from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
-    steps = episode(length=4, terminal=True) | {"observation": {"a": np.ones((5, 2, 3)), "b": np.arange(5)}}
+    steps = episode(length=4, terminal=True) | {
+        "observation": {"a": np.ones((5, 2, 3)), "b": np.arange(5)}
+    }
     (example,) = rlds_writer._checked(
         iter([{"steps": steps, "metadata": {"name": "x", "number": 3, "pair": [1.5, 2.5]}}])
     )
@@ -100,7 +110,9 @@ def test_truncations_are_found_by_count_where_others_wrote_the_data(tmp_path):
     content = file.read_bytes()
     for length in np.random.default_rng(1).integers(0, len(content), 20):
         file.write_bytes(content[:length])
-        with pytest.raises(UsageError, match=r"incomplete|cannot be read to its end|cannot be opened"):
+        with pytest.raises(
+            UsageError, match=r"incomplete|cannot be read to its end|cannot be opened"
+        ):
             stored(tmp_path / "rlds", tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
@@ -127,9 +139,18 @@ def test_bit_flips_in_our_rlds_files_are_found(tmp_path):
     [
         ([], "no episodes"),
         ([{"observation": np.zeros(3)}], "episode 0 lacks the field 'action'"),
-        ([*episodes(1), episodes(1)[0] | {"reward": np.zeros(2)}], "episode 1 has fields of different lengths"),
-        ([*episodes(1), episode(length=1, terminal=True) | {"extra": np.zeros(2)}], "episode 1 has other fields"),
-        ([*episodes(1), episode(length=3, terminal=True) | {"observation": np.zeros((4, 5))}], "episode 1"),
+        (
+            [*episodes(1), episodes(1)[0] | {"reward": np.zeros(2)}],
+            "episode 1 has fields of different lengths",
+        ),
+        (
+            [*episodes(1), episode(length=1, terminal=True) | {"extra": np.zeros(2)}],
+            "episode 1 has other fields",
+        ),
+        (
+            [*episodes(1), episode(length=3, terminal=True) | {"observation": np.zeros((4, 5))}],
+            "episode 1",
+        ),
     ],
 )
 def test_unsuitable_episodes_are_refused_and_leave_nothing(tmp_path, listed, message):
@@ -142,7 +163,10 @@ def test_only_datasets_that_are_generated_here_are_told_to_be_built_again(tmp_pa
     monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "data"))
     for directory, remedy in (
         (tmp_path / "mine", "restore the files from a copy, or write the dataset again"),
-        (tmp_path / "data" / "rlds" / "local" / "catch-seed3", "`offline-mbrl data build local/catch-seed3 --force`"),
+        (
+            tmp_path / "data" / "rlds" / "local" / "catch-seed3",
+            "`offline-mbrl data build local/catch-seed3 --force`",
+        ),
     ):
         write(directory, episodes(3))
         (directory / rlds_writer.DATASET_INFO).write_text("{}")
@@ -190,8 +214,19 @@ except UsageError as error:
 
 
 def test_writing_and_reading_array_record_needs_no_tensorflow_and_a_full_disk_is_one_line(tmp_path):
-    arguments = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[2] / "support"), str(tmp_path)]
+    arguments = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(Path(__file__).parents[2] / "support"),
+        str(tmp_path),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     assert "cannot write" in done.stdout, done.stdout + done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".full.lock", ".rlds.lock", ".store.lock", "rlds", "store"]  # fmt: skip
+        ".full.lock",
+        ".rlds.lock",
+        ".store.lock",
+        "rlds",
+        "store",
+    ]

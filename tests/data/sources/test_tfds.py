@@ -1,4 +1,5 @@
-"""TFDS with TensorFlow: TFRecord datasets, the official builders' layouts, and other libraries reading what we wrote.
+"""TFDS with TensorFlow: TFRecord datasets, the official builders' layouts, and other libraries
+reading what we wrote.
 
 TensorFlow takes seconds to import, so everything that needs it is here.
 """
@@ -38,15 +39,21 @@ def as_tf_dataset(steps):
     """TFDS gives array_record's steps one by one: stacked, they are a `tf.data.Dataset` again."""
     import tensorflow as tf
 
-    return tf.data.Dataset.from_tensor_slices(jax.tree.map(lambda *column: np.stack(column), *steps))
+    return tf.data.Dataset.from_tensor_slices(
+        jax.tree.map(lambda *column: np.stack(column), *steps)
+    )
 
 
 def test_what_we_write_opens_with_tfds_and_works_with_rlds(tmp_path):
     listed = episodes(6)
-    rlds_writer.write_rlds(tmp_path / "rlds", written(listed), action=DiscreteActions(3), metadata={})
+    rlds_writer.write_rlds(
+        tmp_path / "rlds", written(listed), action=DiscreteActions(3), metadata={}
+    )
     builder = tfds.builder_from_directory(str(tmp_path / "rlds"))
     assert builder.info.splits["train"].num_examples == 6
-    for index, (records, read) in enumerate(zip(listed, builder.as_data_source(split="train"), strict=True)):
+    for index, (records, read) in enumerate(
+        zip(listed, builder.as_data_source(split="train"), strict=True)
+    ):
         total = records["reward"].sum()
         assert read["episode_id"] == index
         assert np.isclose(read["episode_return"], total, rtol=1e-5, atol=1e-6)
@@ -54,10 +61,16 @@ def test_what_we_write_opens_with_tfds_and_works_with_rlds(tmp_path):
         assert rlds.transformations.episode_length(steps) == len(records["reward"])
         summed = rlds.transformations.sum_dataset(steps, lambda step: step["reward"])
         assert np.isclose(summed, total, rtol=1e-5, atol=1e-6)
-        pairs = list(tfds.as_numpy(rlds.transformations.batch(steps, size=2, shift=1, drop_remainder=True)))
-        np.testing.assert_array_equal([pair["observation"][1] for pair in pairs], records["observation"][1:])
+        pairs = list(
+            tfds.as_numpy(rlds.transformations.batch(steps, size=2, shift=1, drop_remainder=True))
+        )
+        np.testing.assert_array_equal(
+            [pair["observation"][1] for pair in pairs], records["observation"][1:]
+        )
         np.testing.assert_array_equal([pair["reward"][0] for pair in pairs], records["reward"][:-1])
-        np.testing.assert_array_equal([pair["is_terminal"][1] for pair in pairs], records["is_terminal"][1:])
+        np.testing.assert_array_equal(
+            [pair["is_terminal"][1] for pair in pairs], records["is_terminal"][1:]
+        )
 
 
 # --- TFRecord ---
@@ -66,7 +79,11 @@ def test_what_we_write_opens_with_tfds_and_works_with_rlds(tmp_path):
 def write_tfds(directory, name, features, examples):
     """A TFRecord dataset as TFDS itself writes it."""
     identity = tfds.core.dataset_info.DatasetIdentity(
-        name=name, version=tfds.core.Version("1.0.0"), data_dir=str(directory / name), module_name="")  # fmt: skip
+        name=name,
+        version=tfds.core.Version("1.0.0"),
+        data_dir=str(directory / name),
+        module_name="",
+    )
     info = tfds.core.DatasetInfo(builder=identity, features=features)
     (directory / name).mkdir()
     opened = tfds.core.SequentialWriter(info, max_examples_per_shard=1000)
@@ -80,20 +97,32 @@ def write_array_record(directory, name, features, examples):
     """The same as array_record."""
     (directory / name).mkdir()
     records = (features.serialize_example(example) for example in examples)
-    rlds_writer._describe(directory / name, features, *rlds_writer._write_shards(directory / name, name, records))
+    rlds_writer._describe(
+        directory / name, features, *rlds_writer._write_shards(directory / name, name, records)
+    )
     return directory / name
 
 
 def write_tfrecord(directory, listed):
     """Episodes of `data_examples` through rlds's own writer."""
-    shapes = {name: tfds.features.Tensor(shape=value.shape[1:], dtype=value.dtype) for name, value in listed[0].items()}
+    shapes = {
+        name: tfds.features.Tensor(shape=value.shape[1:], dtype=value.dtype)
+        for name, value in listed[0].items()
+    }
     config = tfds.rlds.rlds_base.DatasetConfig(
-        name="recorded", observation_info=shapes["observation"], action_info=np.int32, reward_info=np.float32,
-        discount_info=np.float32)  # fmt: skip
+        name="recorded",
+        observation_info=shapes["observation"],
+        action_info=np.int32,
+        reward_info=np.float32,
+        discount_info=np.float32,
+    )
     (directory / "recorded").mkdir(parents=True)
     opened = episode_writer.EpisodeWriter(str(directory / "recorded"), config)
     for records in listed:
-        rows = [{name: value[t] for name, value in records.items()} for t in range(len(records["reward"]))]
+        rows = [
+            {name: value[t] for name, value in records.items()}
+            for t in range(len(records["reward"]))
+        ]
         opened.add_episode(rlds.build_episode(steps=rows, metadata={}))
     opened.close()
     return directory / "recorded"
@@ -102,14 +131,18 @@ def write_tfrecord(directory, listed):
 def test_tfrecord_and_the_episodes_themselves_give_the_same_store(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest_tfds, "WINDOW", 5)  # longer episodes are read in pieces
     listed = episodes(30)
-    read = stored(ingest_tfds.directory_source(write_tfrecord(tmp_path, listed)), tmp_path / "store")
+    read = stored(
+        ingest_tfds.directory_source(write_tfrecord(tmp_path, listed)), tmp_path / "store"
+    )
     direct = stored(source(listed), tmp_path / "direct")
     assert read.manifest["fingerprint"] == direct.manifest["fingerprint"]
     assert read.manifest["counts"] == direct.manifest["counts"]
 
 
 def test_twenty_truncations_of_tfrecord_are_all_found(tmp_path):
-    directory = write_tfrecord(tmp_path, [episode(length=6, terminal=True, start=100.0 * i) for i in range(12)])
+    directory = write_tfrecord(
+        tmp_path, [episode(length=6, terminal=True, start=100.0 * i) for i in range(12)]
+    )
     file = next(directory.glob("*.tfrecord*"))
     content = file.read_bytes()
     record = len(content) // 12
@@ -142,14 +175,19 @@ def test_official_datasets_go_through_ingest(name, observation, action):
         opened = catalog.open_named(name)
     part = store.aligned(opened, "train")
     shapes = part.columns["observation"]
-    shapes = {k: v.shape[1:] for k, v in shapes.items()} if isinstance(shapes, dict) else shapes.shape[1:]
+    shapes = (
+        {k: v.shape[1:] for k, v in shapes.items()}
+        if isinstance(shapes, dict)
+        else shapes.shape[1:]
+    )
     assert shapes == observation
     assert part.columns["action"].shape[1:] == action
     assert part.columns["action"].dtype == (np.float32 if action else np.int32)
     counts = opened.manifest["counts"]
     dropped = sum(counts["dropped"].values())
     assert counts["source_episodes"] == 7
-    assert counts["steps"] == 7 * 40 == counts["records"] + dropped  # the mock's flags are random: they decide
+    # The mock's flags are random: they decide
+    assert counts["steps"] == 7 * 40 == counts["records"] + dropped
     assert counts["transitions"] == counts["records"] - counts["episodes"]
     wrong_ends = counts["dropped"].get(ingest_tfds.WRONG_ENDS, 0)
     assert wrong_ends == (7 if name.startswith("d4rl_mujoco") else 0)
@@ -158,10 +196,13 @@ def test_official_datasets_go_through_ingest(name, observation, action):
 
 
 def test_the_d4rl_builders_wrong_last_observation_is_never_part_of_a_transition(tmp_path):
-    # the toy file of two episodes 0 1 2 | 3 4 5: the builder closes the first with an observation of the file's end
+    # the toy file of two episodes 0 1 2 | 3 4 5: the builder closes the first with an observation
+    # of the file's end
     shown = [[0, 1, 2, 6], [3, 4, 5, 6]]
-    listed = [episode(length=3, terminal=index == 0) | {"observation": np.float32(shown[index])[:, None]}
-              for index in range(2)]  # fmt: skip
+    listed = [
+        episode(length=3, terminal=index == 0) | {"observation": np.float32(shown[index])[:, None]}
+        for index in range(2)
+    ]
     assert ingest_tfds.has_wrong_ends("d4rl_mujoco_hopper/v2-medium")
     assert not ingest_tfds.has_wrong_ends("d4rl_mujoco_hopper/v0-medium")
     assert not ingest_tfds.has_wrong_ends("d4rl_antmaze/umaze-v2")
@@ -171,14 +212,17 @@ def test_the_d4rl_builders_wrong_last_observation_is_never_part_of_a_transition(
     for split, expected in (("train", [0, 1, 2]), ("validation", [3, 4, 5])):
         part = store.aligned(opened, split)
         np.testing.assert_array_equal(part.columns["observation"][:, 0], expected)
-        np.testing.assert_array_equal(part.columns["discount"], 1)  # cut there: nothing is known of the outcome
+        # Cut there: nothing is known of the outcome
+        np.testing.assert_array_equal(part.columns["discount"], 1)
     assert opened.manifest["counts"]["dropped"] == {ingest_tfds.WRONG_ENDS: 2}
 
 
 def test_the_d4rl_builders_zeros_after_a_terminal_become_a_copy_of_the_state_before():
     records = episode(length=3, terminal=True)
     observation = records["observation"] * (np.arange(4) < 3)[:, None]
-    repaired = ingest_tfds._with_known_end(ingest.Batch(records | {"observation": observation}, np.array([4])))
+    repaired = ingest_tfds._with_known_end(
+        ingest.Batch(records | {"observation": observation}, np.array([4]))
+    )
     np.testing.assert_array_equal(repaired.records["observation"], observation[[0, 1, 2, 2]])
     cut = records | {"observation": observation, "is_terminal": np.zeros(4, bool)}
     for untouched in (records, cut):
@@ -191,7 +235,9 @@ def test_an_official_dataset_that_cannot_be_prepared_is_one_line(monkeypatch):
         raise ConnectionError("no route to host\nmore")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", fail)
-    with pytest.raises(UsageError, match=r"cannot prepare .* no route to host; prepare it where") as refused:
+    with pytest.raises(
+        UsageError, match=r"cannot prepare .* no route to host; prepare it where"
+    ) as refused:
         catalog.load("d4rl_mujoco_hopper/v2-medium")
     assert "\n" not in str(refused.value)
 
@@ -207,19 +253,33 @@ def test_frames_and_compressed_observations_are_decoded(tmp_path):
     image = tfds.features.Image(shape=(4, 4, 1), dtype=np.uint8)
     packed = tfds.features.Tensor(shape=(3,), dtype=np.float32, encoding="zlib")
     steps = {
-        "observation": {"frame": image, "state": packed}, "action": np.int64, "reward": np.float32,
-        "is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}  # fmt: skip
+        "observation": {"frame": image, "state": packed},
+        "action": np.int64,
+        "reward": np.float32,
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "is_terminal": np.bool_,
+    }
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (5, 4, 4, 1)).astype(np.uint8)
     states = rng.normal(size=(5, 3)).astype(np.float32)
     last = np.arange(5) == 4
-    example = {"steps": {"observation": {"frame": frames, "state": states}, "action": np.arange(5),
-                         "reward": np.ones(5, np.float32), "is_first": np.arange(5) == 0, "is_last": last,
-                         "is_terminal": last}}  # fmt: skip
+    example = {
+        "steps": {
+            "observation": {"frame": frames, "state": states},
+            "action": np.arange(5),
+            "reward": np.ones(5, np.float32),
+            "is_first": np.arange(5) == 0,
+            "is_last": last,
+            "is_terminal": last,
+        }
+    }
     features = tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
     for write in (write_array_record, write_tfds):
         directory = write(tmp_path, write.__name__, features, [example])
-        opened = stored(ingest_tfds.directory_source(directory), tmp_path / f"{write.__name__}_store")
+        opened = stored(
+            ingest_tfds.directory_source(directory), tmp_path / f"{write.__name__}_store"
+        )
         columns = store.aligned(opened, "train").columns
         np.testing.assert_array_equal(columns["observation"]["frame"], frames)
         np.testing.assert_array_equal(columns["observation"]["state"], states)

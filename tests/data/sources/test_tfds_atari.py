@@ -1,6 +1,8 @@
-"""The official Atari builders: checkpoints, the first episodes of each, clipped rewards, where discounts belong.
+"""The official Atari builders: checkpoints, the first episodes of each, clipped rewards, where
+discounts belong.
 
-Real data cannot be had here: TFDS's own builder reads a small dataset that is written in its layout.
+Real data cannot be had here: TFDS's own builder reads a small dataset that is written in its
+layout.
 """
 
 import functools
@@ -31,12 +33,19 @@ def episode(checkpoint, index):
     """Three steps; the frames say whose they are."""
     t = np.arange(4)
     return {
-        "checkpoint_id": checkpoint, "episode_id": index, "episode_return": 0.0,
+        "checkpoint_id": checkpoint,
+        "episode_id": index,
+        "episode_return": 0.0,
         "steps": {
-            "observation": np.full((4, 84, 84, 1), 50 * checkpoint + index, np.uint8), "action": np.full(4, index % 3),
-            "reward": REWARD, "discount": np.array([1, 1, 0, 0], np.float32), "is_first": t == 0, "is_last": t == 3,
-            "is_terminal": t == 3},
-    }  # fmt: skip
+            "observation": np.full((4, 84, 84, 1), 50 * checkpoint + index, np.uint8),
+            "action": np.full(4, index % 3),
+            "reward": REWARD,
+            "discount": np.array([1, 1, 0, 0], np.float32),
+            "is_first": t == 0,
+            "is_last": t == 3,
+            "is_terminal": t == 3,
+        },
+    }
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +57,12 @@ def prepared(tmp_path_factory):
     directory = root / NAME / "1.1.0"
     directory.mkdir(parents=True)
     identity = tfds.core.dataset_info.DatasetIdentity(
-        name=ORDERED, version=tfds.core.Version("1.1.0"), data_dir=str(directory), module_name="",
-        config_name="Pong_run_1")  # fmt: skip
+        name=ORDERED,
+        version=tfds.core.Version("1.1.0"),
+        data_dir=str(directory),
+        module_name="",
+        config_name="Pong_run_1",
+    )
     info = tfds.core.DatasetInfo(builder=identity, features=atari_utils.features_dict())
     written = tfds.core.SequentialWriter(info, max_examples_per_shard=8)
     written.initialize_splits([f"checkpoint_{index:02d}" for index in range(len(EPISODES))])
@@ -70,7 +83,12 @@ def episodes_read(name):
     """What the frames of a dataset's episodes say, both splits together, in order."""
     opened = catalog.open_named(name)
     parts = [store.aligned(opened, split) for split in store.SPLITS]
-    return sorted(int(part.columns["observation"][end, 0, 0, 0]) for part in parts if part for end in part.episode_ends)
+    return sorted(
+        int(part.columns["observation"][end, 0, 0, 0])
+        for part in parts
+        if part
+        for end in part.episode_ends
+    )
 
 
 def expected(*counts):
@@ -81,7 +99,8 @@ def expected(*counts):
     ("variant", "counts"),
     [
         ("", [(0, 30), (1, 21), (2, 4)]),
-        ("-percent10", [(0, 3), (1, 2)]),  # the first of every checkpoint; of four episodes a tenth is none
+        # The first of every checkpoint; of four episodes a tenth is none
+        ("-percent10", [(0, 3), (1, 2)]),
         ("-checkpoints1", [(1, 21)]),
         ("-checkpoints1-2", [(1, 21), (2, 4)]),
         ("-percent50-checkpoints1-2", [(1, 10), (2, 2)]),
@@ -103,19 +122,27 @@ def test_it_loads_as_single_frames_with_all_that_training_needs():
 
 def test_rewards_are_clipped_unless_the_name_says_otherwise():
     for variant, reward in (("", [1, -1, 0.5]), ("-unclipped", [1, -5, 0.5])):
-        columns = store.aligned(catalog.open_named(f"{NAME}-checkpoints2{variant}"), "train").columns
+        columns = store.aligned(
+            catalog.open_named(f"{NAME}-checkpoints2{variant}"), "train"
+        ).columns
         np.testing.assert_array_equal(columns["reward"].reshape(-1, 4)[:, :3], [reward] * 3)
         np.testing.assert_array_equal(columns["discount"].reshape(-1, 4)[:, :3], [[1, 1, 0]] * 3)
 
 
 def test_a_directory_of_the_official_layout_is_known_by_itself(prepared):
     loaded = catalog.load(str(prepared / NAME))
-    assert (loaded.spec.frame_stack, loaded.spec.action, loaded.simulator) == (4, DiscreteActions(6), "atari/Pong")
+    assert (loaded.spec.frame_stack, loaded.spec.action, loaded.simulator) == (
+        4,
+        DiscreteActions(6),
+        "atari/Pong",
+    )
     assert loaded.dataset.reward.max() == 1
 
 
 def test_a_checkpoint_that_was_not_prepared_is_one_line():
-    with pytest.raises(UsageError, match=r"has no split 'checkpoint_03'; it has checkpoint_00, checkpoint_01"):
+    with pytest.raises(
+        UsageError, match=r"has no split 'checkpoint_03'; it has checkpoint_00, checkpoint_01"
+    ):
         catalog.load(f"{NAME}-checkpoints2-3")
 
 
@@ -132,21 +159,37 @@ def test_a_single_split_gives_its_first_episodes():
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_builders_discounts_stand_where_ours_do(terminal):
-    """TFDS shifts the stored discounts of a terminated episode by one; the flags alone must say the same."""
+    """TFDS shifts the stored discounts of a terminated episode by one; the flags alone must say the
+    same."""
     import tensorflow as tf
     from tensorflow_datasets.rl_unplugged import atari_utils
 
     discounts = [1.0, 1.0, 1.0, 0.0 if terminal else 1.0]
     floats = lambda values: tf.train.Feature(float_list=tf.train.FloatList(value=values))  # noqa: E731
     whole = lambda values: tf.train.Feature(int64_list=tf.train.Int64List(value=values))  # noqa: E731
-    example = tf.train.Example(features=tf.train.Features(feature={
-        "checkpoint_idx": whole([0]), "episode_idx": whole([0]), "episode_return": floats([0.0]),
-        "clipped_episode_return": floats([0.0]), "actions": whole([0, 1, 2, 3]), "discounts": floats(discounts),
-        "observations": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"0", b"1", b"2", b"3"])),
-        "unclipped_rewards": floats([0, 1, 2, 3]), "clipped_rewards": floats([0, 1, 1, 1]),
-    }))  # fmt: skip
-    theirs = {name: value.numpy() for name, value in atari_utils.atari_example_to_rlds(
-        tf.constant(example.SerializeToString()))["steps"].items()}  # fmt: skip
+    example = tf.train.Example(
+        features=tf.train.Features(
+            feature={
+                "checkpoint_idx": whole([0]),
+                "episode_idx": whole([0]),
+                "episode_return": floats([0.0]),
+                "clipped_episode_return": floats([0.0]),
+                "actions": whole([0, 1, 2, 3]),
+                "discounts": floats(discounts),
+                "observations": tf.train.Feature(
+                    bytes_list=tf.train.BytesList(value=[b"0", b"1", b"2", b"3"])
+                ),
+                "unclipped_rewards": floats([0, 1, 2, 3]),
+                "clipped_rewards": floats([0, 1, 1, 1]),
+            }
+        )
+    )
+    theirs = {
+        name: value.numpy()
+        for name, value in atari_utils.atari_example_to_rlds(
+            tf.constant(example.SerializeToString())
+        )["steps"].items()
+    }
     ours = steps.align(theirs).columns
     np.testing.assert_array_equal(ours["discount"][:3], theirs["discount"][:3])
     assert ours["discount"][2] == (0 if terminal else 1)
@@ -160,12 +203,15 @@ def test_the_builders_discounts_stand_where_ours_do(terminal):
     [
         (NAME, NAME, Part()),
         (f"{NAME}-percent100", NAME, Part()),
-        (f"{NAME}-unclipped-percent10-checkpoints0-4", f"{NAME}-checkpoints0-4-percent10-unclipped",
-         Part((0, 4), 10, False)),
+        (
+            f"{NAME}-unclipped-percent10-checkpoints0-4",
+            f"{NAME}-checkpoints0-4-percent10-unclipped",
+            Part((0, 4), 10, False),
+        ),
         (f"{NAME}-checkpoints49", f"{NAME}-checkpoints49-49", Part((49, 49))),
         ("rlu_atari/Pong_run_5-percent1", "rlu_atari/Pong_run_5-percent1", Part(percent=1)),
     ],
-)  # fmt: skip
+)
 def test_parts_are_written_into_the_name(name, canonical, part):
     entry = names.lookup(name)
     assert (entry.name, entry.part) == (canonical, part)

@@ -37,10 +37,14 @@ def test_the_splits_hold_all_episodes_unchanged(built):
     opened = store.open_store(built)
     for split, held_out in (("train", False), ("validation", True)):
         part = store.aligned(opened, split)
-        expected = [records for index, records in enumerate(listed) if columns.held_out(index) == held_out]
+        expected = [
+            records for index, records in enumerate(listed) if columns.held_out(index) == held_out
+        ]
         assert len(part.episode_ends) == len(expected)
         for field in ("observation", "reward"):
-            np.testing.assert_array_equal(part.columns[field], np.concatenate([e[field] for e in expected]))
+            np.testing.assert_array_equal(
+                part.columns[field], np.concatenate([e[field] for e in expected])
+            )
 
 
 def test_every_row_of_a_split_is_found_in_the_source():
@@ -48,7 +52,10 @@ def test_every_row_of_a_split_is_found_in_the_source():
     held_out = np.array([columns.held_out(index) for index in range(70)])
     rows = np.arange(lengths.sum())
     of_episode = np.repeat(np.arange(70), lengths)
-    ends = {"train": np.cumsum(lengths[~held_out]) - 1, "validation": np.cumsum(lengths[held_out]) - 1}
+    ends = {
+        "train": np.cumsum(lengths[~held_out]) - 1,
+        "validation": np.cumsum(lengths[held_out]) - 1,
+    }
     for split, chosen in (("train", ~held_out), ("validation", held_out)):
         expected = rows[chosen[of_episode]]
         places = columns.locate(ends, split, range(len(expected)))
@@ -71,7 +78,8 @@ def test_batches_make_no_difference(tmp_path):
     fingerprints = set()
     for records in (1, 50, 10**6):
         batches = ingest.grouped(
-            (ingest.Batch(e, np.array([len(e["reward"])])) for e in listed), records=records)  # fmt: skip
+            (ingest.Batch(e, np.array([len(e["reward"])])) for e in listed), records=records
+        )
         ingest.ingest(ingest.Source(batches, {}), tmp_path / str(records), name="test")
         fingerprints.add(store.open_store(tmp_path / str(records)).manifest["fingerprint"])
     assert len(fingerprints) == 1
@@ -166,7 +174,11 @@ def test_a_source_that_is_shorter_than_it_says_is_refused(tmp_path, facts):
 
 
 def broken(**changes):
-    return {name: value for name, value in (episode(length=3, terminal=True) | changes).items() if value is not None}
+    return {
+        name: value
+        for name, value in (episode(length=3, terminal=True) | changes).items()
+        if value is not None
+    }
 
 
 @pytest.mark.parametrize(
