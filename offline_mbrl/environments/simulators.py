@@ -162,9 +162,12 @@ def _load(parsed: Simulator, seed: int) -> tuple[dm_env.Environment, int]:
         own = {option: value for option, value in parsed.options.items() if option != "noise"}
         return family.load(parsed.name, seed, **own)
     except ModuleNotFoundError as error:
+        remedy = f"pip install 'offline_mbrl[{extra}]'"
+        if parsed.family == "control":
+            remedy += " on Python 3.12 or older: dm_control's labmaze has no wheel for later ones"
         raise UsageError(
             f"simulator {parsed.family}/{parsed.name} needs a package that is not installed "
-            f"({error.name or error}): pip install 'offline_mbrl[{extra}]'"
+            f"({error.name or error}): {remedy}"
         ) from error
 
 

@@ -5,6 +5,7 @@ import dm_env
 import gymnasium
 import numpy as np
 import pytest
+from control_suite_marks import needs_control_suite
 
 from offline_mbrl import environments
 from offline_mbrl.environments import simulators, wrappers
@@ -67,7 +68,7 @@ def test_noise_on_continuous_actions_is_uniform_in_the_unit_box():
     assert abs(np.var(executed) - 1 / 3) < 0.05
 
 
-@pytest.mark.parametrize("name", ["bsuite/cartpole?noise=0.2", "gym/CartPole-v1", "control/cartpole_swingup"])
+@pytest.mark.parametrize("name", ["bsuite/cartpole?noise=0.2", "gym/CartPole-v1", pytest.param("control/cartpole_swingup", marks=needs_control_suite)])
 def test_same_seed_gives_the_same_episode_and_another_seed_another(name):
     def observations(seed):
         environment = environments.make(name, seed=seed)
@@ -117,6 +118,7 @@ def test_flattening_sorts_keys_and_ravels_in_c_order():
     assert flat.dtype == np.float32
 
 
+@needs_control_suite
 def test_control_suite_observation_is_the_flattened_dictionary():
     from dm_control import suite
 
@@ -130,6 +132,7 @@ def test_control_suite_observation_is_the_flattened_dictionary():
     assert found.shape == ours.observation_spec().shape == environments.spec("control/humanoid_run").observation.shape
 
 
+@needs_control_suite
 def test_control_suite_time_limit_is_a_truncation():
     environment = environments.make("control/cartpole_swingup", seed=0)
     timestep, length = environment.reset(), 0
@@ -251,7 +254,9 @@ def test_atari_step_limit_is_a_truncation():
         ("bsuit/catch", "did you mean bsuite"),
         ("catch", "expected FAMILY/NAME"),
         ("bsuite/cacth", "the closest known: bsuite/catch"),
-        ("control/cartpole_swing", "control/cartpole_swingup"),
+        pytest.param(
+            "control/cartpole_swing", "control/cartpole_swingup", marks=needs_control_suite
+        ),
         ("gym/Hoper-v4", "gym/Hopper-v4"),
         ("atari/pong", "atari/Pong"),
         ("bsuite/catch?nois=1", "unknown option 'nois'"),
