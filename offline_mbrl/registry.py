@@ -8,11 +8,11 @@ from offline_mbrl.types import Algorithm, UsageError
 
 ALGORITHMS: dict[str, Algorithm] = {
     "bc": Algorithm(bc.Config, bc.make),
-    "gumbel": Algorithm(muzero_unplugged.GumbelConfig, muzero_unplugged.make_gumbel),
+    "gumbel": Algorithm(muzero_unplugged.GumbelConfig, muzero_unplugged.make),
     "latent_crr": Algorithm(latent_crr.Config, latent_crr.make, presets=latent_crr.PRESETS),
     "muzero_unplugged": Algorithm(
         muzero_unplugged.Config, muzero_unplugged.make, presets=muzero_unplugged.PRESETS),
-    "mzu_q": Algorithm(muzero_unplugged.QConfig, muzero_unplugged.make_q),
+    "mzu_q": Algorithm(muzero_unplugged.QConfig, muzero_unplugged.make),
     "rosmo": Algorithm(rosmo.Config, rosmo.make, presets=rosmo.PRESETS),
     "sac": Algorithm(sac.Config, sac.make),
     "skeleton": Algorithm(skeleton.Config, skeleton.make, skeleton.pretrain),

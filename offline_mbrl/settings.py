@@ -16,7 +16,7 @@ import itertools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -78,6 +78,12 @@ def sizes(minimum: int = 1) -> Bound:
         return bool(values) and min(values) >= minimum
 
     return Bound(holds, f"one or more sizes of at least {minimum}")
+
+
+def one_of(names: Iterable[str]) -> Bound:
+    """A name of a list or of a table."""
+    names = tuple(names)
+    return Bound(lambda value: value in names, f"one of {', '.join(names)}")
 
 
 def increasing() -> Bound:

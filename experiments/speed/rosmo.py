@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl import registry
-from offline_mbrl.algorithms import advantages, latent, rosmo
+from offline_mbrl.algorithms import advantages, latent, latent_targets, rosmo
 from offline_mbrl.commands import datasets
 from offline_mbrl.models import muzero, unrolled
 from offline_mbrl.networks import optimizers
@@ -142,8 +142,10 @@ def parts(learner: Any, dataset: Any, spec: Any, size: int) -> dict[str, tuple[C
     def clone(*inputs):
         return weights.indicator(advantages.planned(*inputs), at_zero=config.behavior_at_zero)
 
+    method = latent.method_of(config, model, planner, clone, spec.action.num_actions)
+
     def targets(params, batch):
-        return latent.compute_targets(model, planner, clone, config, spec.action.num_actions, params, batch, key)
+        return latent_targets.compute_targets(method, params, batch, key)
 
     def loss(params, batch, goals):
         one = lambda *inputs: unrolled.loss(model, config.loss, config.behavior_coef, params, *inputs)[0]  # noqa: E731

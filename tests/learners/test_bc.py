@@ -13,7 +13,9 @@ from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec,
 
 
 def test_the_loss_starts_at_the_logarithm_of_the_number_of_actions():
-    np.testing.assert_allclose(bc.negative_log_likelihood(jnp.zeros(5), jnp.int32(2)), np.log(5), rtol=1e-6)
+    np.testing.assert_allclose(
+        bc.negative_log_likelihood(jnp.zeros(5), jnp.int32(2)), np.log(5), rtol=1e-6
+    )
 
 
 def test_it_converges_to_the_frequencies_of_the_datas_actions():
@@ -24,7 +26,9 @@ def test_it_converges_to_the_frequencies_of_the_datas_actions():
         "is_terminal": np.ones(3_000, bool)})  # fmt: skip
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((2,), jnp.float32), DiscreteActions(3))
     learner = bc.make(bc.Config(batch_size=256), spec)
-    state = fit.fit(learner, data, key=jax.random.key(0), num_updates=2_000, block_updates=1_000).state
+    state = fit.fit(
+        learner, data, key=jax.random.key(0), num_updates=2_000, block_updates=1_000
+    ).state
     probabilities = jnp.exp(jax.vmap(learner.policy.log_prob, (None, None, 0))(
         state.learner.params, jnp.ones(2), jnp.arange(3)))  # fmt: skip
     np.testing.assert_allclose(probabilities, np.bincount(action) / 3_000, atol=0.03)
@@ -38,20 +42,26 @@ def test_it_clones_actions_that_only_the_older_of_two_stacked_frames_tells():
     data = Dataset.from_arrays({
         "observation": frames, "action": action, "reward": np.zeros(400), "is_last": np.arange(400) == 399,
         "is_terminal": np.zeros(400, bool)})  # fmt: skip
-    spec = EnvironmentSpec(jax.ShapeDtypeStruct((8, 8, 2), jnp.uint8), DiscreteActions(2), frame_stack=2)
+    spec = EnvironmentSpec(
+        jax.ShapeDtypeStruct((8, 8, 2), jnp.uint8), DiscreteActions(2), frame_stack=2
+    )
     sizes = residual.ResNetConfig(4, 0, 0, 0, head_channels=8, head_layers=(8,))
     fast = optimizers.OptimizerConfig(learning_rate=1e-2, warmup_updates=1)
     learner = bc.make(bc.Config(batch_size=32, resnet=sizes, optimizer=fast), spec)
     state = fit.fit(learner, data, key=jax.random.key(0), num_updates=200, block_updates=200).state
     frame = lambda value: jnp.full((8, 8, 1), value, jnp.uint8)  # noqa: E731
-    stacks = jnp.stack([jnp.concatenate([frame(255 * a), frame(255 * b)], -1) for a in (0, 1) for b in (0, 1)])
+    stacks = jnp.stack(
+        [jnp.concatenate([frame(255 * a), frame(255 * b)], -1) for a in (0, 1) for b in (0, 1)]
+    )
     modes = jax.jit(jax.vmap(learner.policy.mode, (None, 0)))(state.learner.params, stacks)
     np.testing.assert_array_equal(modes, [0, 0, 1, 1])
 
 
 # --- continuous actions ---
 
-PLANE = EnvironmentSpec(jax.ShapeDtypeStruct((1,), jnp.float32), BoundedActions((-1.0,) * 2, (1.0,) * 2))
+PLANE = EnvironmentSpec(
+    jax.ShapeDtypeStruct((1,), jnp.float32), BoundedActions((-1.0,) * 2, (1.0,) * 2)
+)
 
 
 def cloned(action, observation=None, **settings):
@@ -68,7 +78,9 @@ def cloned(action, observation=None, **settings):
 
 def densities(policy, params, observation, actions):
     log_prob = jax.jit(jax.vmap(policy.log_prob, (None, None, 0)))
-    return log_prob(params, jnp.asarray(observation, jnp.float32), jnp.asarray(actions, jnp.float32))
+    return log_prob(
+        params, jnp.asarray(observation, jnp.float32), jnp.asarray(actions, jnp.float32)
+    )
 
 
 def test_a_squashed_gaussian_recovers_the_mean_and_deviation_that_made_the_data():
@@ -78,7 +90,9 @@ def test_a_squashed_gaussian_recovers_the_mean_and_deviation_that_made_the_data(
     np.testing.assert_allclose(policy.mode(params, jnp.ones(1)), np.tanh(mean), atol=0.03)
     grid = np.tanh(mean + std * np.array([[0.0, 0.0], [1.0, -1.0], [-1.5, 0.5]]))
     z = (np.arctanh(grid) - mean) / std
-    expected = np.sum(-0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi) - np.log1p(-(grid**2)), axis=1)
+    expected = np.sum(
+        -0.5 * z**2 - np.log(std) - 0.5 * np.log(2 * np.pi) - np.log1p(-(grid**2)), axis=1
+    )
     np.testing.assert_allclose(densities(policy, params, [1.0], grid), expected, atol=0.25)
 
 
@@ -104,13 +118,19 @@ def test_actions_at_the_bounds_are_cloned_with_finite_densities():
 def test_the_cloned_density_depends_on_the_observation():
     generator = np.random.default_rng(0)
     observation = generator.choice([-1.0, 1.0], (1_000, 1)).astype(np.float32)
-    action = np.clip(0.5 * observation + 0.05 * generator.normal(size=(1_000, 2)), -1, 1).astype(np.float32)
+    action = np.clip(0.5 * observation + 0.05 * generator.normal(size=(1_000, 2)), -1, 1).astype(
+        np.float32
+    )
     policy, params = cloned(action, observation)
     for side in (-1.0, 1.0):
-        np.testing.assert_allclose(policy.mode(params, jnp.array([side])), [0.5 * side] * 2, atol=0.05)
+        np.testing.assert_allclose(
+            policy.mode(params, jnp.array([side])), [0.5 * side] * 2, atol=0.05
+        )
 
 
-@pytest.mark.parametrize("settings", [{"head": "flow"}, {"num_components": 0}, {"log_std_bounds": (1.0, 1.0)}])
+@pytest.mark.parametrize(
+    "settings", [{"head": "flow"}, {"num_components": 0}, {"log_std_bounds": (1.0, 1.0)}]
+)
 def test_settings_that_make_no_density_are_refused(settings):
     with pytest.raises(UsageError, match="bc: "):
         bc.make(bc.Config(continuous=bc.ContinuousConfig(**settings)), PLANE)
