@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and how rows are written so that a run that was killed can go on.
+"""A run's folder: what is in it, and how rows are written so that a killed run can resume.
 
 run.json            what was asked for: algorithm, dataset and fingerprint, config, seeds, revision,
 versions metrics.jsonl       one row per stage, block and seed
@@ -23,8 +23,11 @@ from offline_mbrl import files
 from offline_mbrl.training import manifest
 from offline_mbrl.types import UsageError
 
-RUN, METRICS, EVALUATION, BLOCKS = "run.json", "metrics.jsonl", "evaluation.json", "blocks.json"
-# What may not change when a run goes on
+RUN = "run.json"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+BLOCKS = "blocks.json"
+# What may not change when a run is resumed.
 IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config")
 
 
@@ -85,15 +88,15 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_same(folder: Path, run: Mapping[str, Any]) -> None:
-    before = read_json(folder / RUN)
+    saved = read_json(folder / RUN)
     difference = manifest.config_difference(
-        {k: before.get(k) for k in IDENTITY}, {k: run[k] for k in IDENTITY}
+        {name: saved.get(name) for name in IDENTITY}, {name: run[name] for name in IDENTITY}
     )
     if difference:
-        name, there, here = difference
+        name, earlier, requested = difference
         raise UsageError(
-            f"{folder} holds a run with {name} = {there}, and this one has {here}; repeat its "
-            "settings to go on, or choose another --run-dir"
+            f"{folder} holds a run with {name} = {earlier}, and this one has {requested}; "
+            "repeat its settings to resume it, or choose another --run-dir"
         )
 
 
@@ -117,12 +120,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all; figures that are not finite become null."""
     text = json.dumps(_finite(value), indent=1, allow_nan=False)
-    files.write_whole(path, lambda place: place.write_text(text))
+    files.write_whole(path, lambda path: path.write_text(text))
 
 
 def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Adds rows to `metrics.jsonl`; they are on the disk when this returns, so that no checkpoint
-    is ahead of them."""
+    """Adds rows to `metrics.jsonl`.
+
+    They are on the disk when this returns, so that no checkpoint is ahead of them.
+    """
     text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
     with (folder / METRICS).open("a") as file:
         file.write(text)
@@ -131,8 +136,7 @@ def append_rows(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of `metrics.jsonl`; a last line that a killed process left half-written is passed
-    over."""
+    """The rows of `metrics.jsonl`, without a last line that a killed process left half-written."""
     try:
         lines = (folder / METRICS).read_text(errors="replace").split("\n")
     except FileNotFoundError:
@@ -141,23 +145,24 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], 1):  # a whole line ends in a newline
         try:
             row = json.loads(line)
-            _, _, _ = row["stage"], row["step"], row["seed"]
-        except (ValueError, TypeError, KeyError):
+            is_row = {"stage", "step", "seed"} <= row.keys()
+        except (ValueError, AttributeError):
+            is_row = False
+        if not is_row:
             raise UsageError(
-                f"{folder / METRICS} is damaged in line {number}; remove that line to go on"
-            ) from None
+                f"{folder / METRICS} is damaged in line {number}; remove that line to resume"
+            )
         rows.append(row)
     return rows
 
 
 def rewind(folder: Path, stage: str, step: int) -> None:
-    """Drops a stage's rows after update `step`: they are written again as the run goes on from
-    there."""
+    """Drops a stage's rows after update `step`: resuming from there writes them again."""
     if not (folder / METRICS).exists():
         return
     kept = [row for row in read_rows(folder) if row["stage"] != stage or row["step"] <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    files.write_whole(folder / METRICS, lambda place: place.write_text(text))
+    files.write_whole(folder / METRICS, lambda path: path.write_text(text))
 
 
 def read_block(folder: Path, stage: str) -> int | None:
@@ -169,8 +174,8 @@ def write_block(folder: Path, stage: str, num_updates: int) -> None:
     """Keeps the block length of a stage for later processes; called before its first row is
     written."""
     if read_block(folder, stage) != num_updates:
-        known = read_json(folder / BLOCKS) if (folder / BLOCKS).exists() else {}
-        write_json(folder / BLOCKS, known | {stage: num_updates})
+        lengths = read_json(folder / BLOCKS) if (folder / BLOCKS).exists() else {}
+        write_json(folder / BLOCKS, lengths | {stage: num_updates})
 
 
 def _finite(value: Any) -> Any:

@@ -11,7 +11,8 @@ from offline_mbrl import files
 from offline_mbrl.evaluation import aggregate
 from offline_mbrl.runs import folder, tables
 
-CURVE, PAGE = "learning_curve.png", "report.md"
+CURVE = "learning_curve.png"
+PAGE = "report.md"
 
 
 def write(run_folder: Path) -> Path:
@@ -20,10 +21,8 @@ def write(run_folder: Path) -> Path:
     Raises:
       UsageError: the folder is not that of a complete run.
     """
-    run, outcome = (
-        folder.read_json(run_folder / folder.RUN),
-        folder.read_json(run_folder / folder.EVALUATION),
-    )
+    run = folder.read_json(run_folder / folder.RUN)
+    outcome = folder.read_json(run_folder / folder.EVALUATION)
     draw(run_folder, run)
     lines = [
         f"# {run['algorithm']} on {run['dataset']}",
@@ -37,7 +36,7 @@ def write(run_folder: Path) -> Path:
         f"```json\n{json.dumps(run['config'], indent=1)}\n```\n",
     ]
     path = run_folder / PAGE
-    files.write_whole(path, lambda place: place.write_text("\n\n".join(lines)))
+    files.write_whole(path, lambda path: path.write_text("\n\n".join(lines)))
     return path
 
 
@@ -77,7 +76,7 @@ def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     files.write_whole(
-        run_folder / CURVE, lambda place: figure.savefig(place, dpi=150, format="png")
+        run_folder / CURVE, lambda path: figure.savefig(path, dpi=150, format="png")
     )
 
 
@@ -86,9 +85,9 @@ def _curves(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (steps [P], values [P, S]): what was played, else the held-out loss, else the
     training loss."""
-    known = {name for row in rows for name in row}
-    played = sorted(name for name in known if name.startswith("evaluation/"))
-    losses = [name for name in ("validation/loss/total", "loss/total") if name in known]
+    names = {name for row in rows for name in row}
+    played = sorted(name for name in names if name.startswith("evaluation/"))
+    losses = [name for name in ("validation/loss/total", "loss/total") if name in names]
     curves = {}
     for name in played or losses[:1]:
         table: dict[int, dict[int, float]] = {}

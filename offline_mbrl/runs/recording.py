@@ -121,8 +121,8 @@ def _save(
         "streamed": stream.on_disk(run.data.dataset),
         "finished": finished,
     }
-    place = run.folder / "checkpoints" / recorded.name
-    checkpoint.save(place, progress.step, progress.state, metadata)
+    directory = run.folder / "checkpoints" / recorded.name
+    checkpoint.save(directory, progress.step, progress.state, metadata)
     if recorded.stage.learner.policy is not None:
         params = fitting.policy_params(recorded.stage.learner, progress.state, recorded.context)
         save_policy(run, params, progress.step)

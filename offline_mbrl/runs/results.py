@@ -34,9 +34,8 @@ def read(run_folder: Path) -> dict[str, Any] | None:
 
 
 def is_complete(outcome: Mapping[str, Any]) -> bool:
-    """Whether every episode of the last evaluation was finished; one without a simulator always
-    is."""
-    return all(one["complete"] for one in outcome.get("evaluation", {}).values())
+    """Whether every episode of the last evaluation was finished, or none was to be played."""
+    return all(summary["complete"] for summary in outcome.get("evaluation", {}).values())
 
 
 def plays(run: FolderRun, learner: Learner) -> bool:
@@ -56,8 +55,7 @@ def finish(
     timings: Mapping[str, float],
     memory: process_memory.Resident,
 ) -> dict[str, Any]:
-    """Evaluates the final state, never the best one, and writes the policies, the result and the
-    report.
+    """Evaluates the final state, never the best, and writes policies, result and report.
 
     Args:
       run: the run.
@@ -73,15 +71,14 @@ def finish(
     """
     params = fitting.policy_params(learner, state, context)
     if learner.policy is not None:
-        recording.save_policy(
-            run, params, int(state.step)
-        )  # a process killed while saving left an earlier one
+        # A process killed while saving left an earlier policy.
+        recording.save_policy(run, params, int(state.step))
     outcome: dict[str, Any] = {
         "step": int(state.step),
         "seeds": list(run.seeds),
         "timings": dict(timings),
         "updates_per_second": timings["updates"] / max(timings["update_seconds"], 1e-9),
-        "failures": {str(seed): what for seed, what in failures.items()},
+        "failures": {str(seed): reason for seed, reason in failures.items()},
         "resident_bytes": memory._asdict(),
     }
     if learner.policy is not None and plays(run, learner):
@@ -123,10 +120,8 @@ def _figures(row: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
 
 def show(console: Console, run_folder: Path) -> None:
     """Prints the result of a complete run, and where its report is."""
-    outcome, run = (
-        folder.read_json(run_folder / folder.EVALUATION),
-        folder.read_json(run_folder / folder.RUN),
-    )
+    outcome = folder.read_json(run_folder / folder.EVALUATION)
+    run = folder.read_json(run_folder / folder.RUN)
     console.print(tables.table(run, outcome))
     for line in tables.notes(outcome):
         console.print(line)

@@ -45,7 +45,7 @@ def train(
     *,
     load: Callable[..., Loaded],
 ) -> int:
-    """Trains, evaluates and reports; or goes on where an earlier process stopped.
+    """Trains, evaluates and reports; or resumes where an earlier process stopped.
 
     Args:
       name: of the algorithm.
@@ -68,7 +68,7 @@ def train(
     path = options.run_dir or Path("runs") / f"{name}-{_slug(names.lookup(options.dataset).name)}"
     folder.check_writable(path)  # before an hour of data generation, not after
     try:
-        with stopping.on_sigterm() as asked:
+        with stopping.on_sigterm() as interrupt:
             data = load(
                 options.dataset,
                 console,
@@ -86,7 +86,7 @@ def train(
                 "seeds": seeds,
                 "config": dataclasses.asdict(config),
             }
-            about = {"preset": preset, "reference": data.reference, "simulator": data.simulator}
+            description = {"preset": preset, "reference": data.reference, "simulator": data.simulator}
             run = FolderRun(
                 folder=path,
                 options=options,
@@ -96,12 +96,12 @@ def train(
                 data=data,
                 identity=identity,
                 console=console,
-                stopping=asked,
+                stopping=interrupt,
             )
             _say_whether_streaming(run)
             _check_split(run)
             _check_simulator(run)
-            with folder.opened(path, identity | about | results.environment(sys.argv)):
+            with folder.opened(path, identity | description | results.environment(sys.argv)):
                 return _train(run)
     except stopping.Terminated:
         console.print("Terminated; the same command resumes from the last checkpoint.")

@@ -11,22 +11,23 @@ EXIT_CODE = 128 + signal.SIGTERM
 
 
 class Terminated(BaseException):
-    """SIGTERM came where nothing has to be saved. Not an error, so `except Exception` lets it
-    through."""
+    """SIGTERM came where nothing has to be saved.
+
+    It is not an error, so `except Exception` lets it through.
+    """
 
 
 class Stopping(NamedTuple):
     """What a run asks about SIGTERM."""
 
     requested: Callable[[], bool]  # whether it has come
-    # inside, it only asks; outside, it raises Terminated
+    # Inside this context the signal only asks; outside it raises Terminated.
     deferred: Callable[[], AbstractContextManager[None]]
 
 
 @contextlib.contextmanager
 def on_sigterm() -> Iterator[Stopping]:
-    """Handles SIGTERM; the handler that was there before is put back. Other threads than the main
-    one are left alone.
+    """Handles SIGTERM in the main thread; the earlier handler is put back.
 
     Raises:
       Terminated: on the signal, outside of `deferred`.
@@ -51,8 +52,8 @@ def on_sigterm() -> Iterator[Stopping]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    earlier_handler = signal.signal(signal.SIGTERM, handle)
     try:
         yield stopping
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, earlier_handler)

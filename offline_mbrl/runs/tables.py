@@ -8,35 +8,37 @@ from rich.table import Table
 
 
 def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
-    """Scores per seed and aggregated, greedy and sampled; or the held-out figures where nothing was
-    played."""
+    """Scores per seed and aggregated; the held-out figures where no episode was played."""
     shown = Table(title=f"{run['algorithm']} on {run['dataset']}, update {outcome['step']}")
     evaluation = outcome.get("evaluation")
     if evaluation is None:
         return _figures_table(shown, outcome["figures"])
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
     beside = "; human: human-normalized" if "human_scores" in evaluation["greedy"] else ""
-    shown.caption = f"{kind}{beside}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over seeds"
+    shown.caption = (
+        f"{kind}{beside}; IQM: interquartile mean, in brackets the 95 % bootstrap interval over "
+        "seeds"
+    )
     shown.add_column("seed")
-    for how, one in evaluation.items():
-        for column in (how, *(["human"] if "human_scores" in one else []), "episodes"):
-            shown.add_column(column, justify="right", no_wrap=column == how)
+    for manner, summary in evaluation.items():
+        for column in (manner, *(["human"] if "human_scores" in summary else []), "episodes"):
+            shown.add_column(column, justify="right", no_wrap=column == manner)
     for i, seed in enumerate(outcome["seeds"]):
         frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
         cells = [
             cell
-            for one in evaluation.values()
+            for summary in evaluation.values()
             for cell in (
-                number(one["scores"][i]),
-                *map(number, one.get("human_scores", [])[i : i + 1]),
-                str(one["episodes"][i]),
+                number(summary["scores"][i]),
+                *map(number, summary.get("human_scores", [])[i : i + 1]),
+                str(summary["episodes"][i]),
             )
         ]
         shown.add_row(f"{seed}{frozen}", *cells, end_section=i + 1 == len(outcome["seeds"]))
     cells = [
         cell
-        for one in evaluation.values()
-        for cell in (aggregate_in_words(one), *_human_aggregate(one), "")
+        for summary in evaluation.values()
+        for cell in (aggregate_in_words(summary), *_human_aggregate(summary), "")
     ]
     shown.add_row("IQM", *cells)
     return shown
@@ -51,35 +53,36 @@ def _figures_table(shown: Table, figures: Mapping[str, Mapping[str, float | None
     return shown
 
 
-def _human_aggregate(one: Mapping[str, Any]) -> list[str]:
+def _human_aggregate(summary: Mapping[str, Any]) -> list[str]:
     """The cell of the human scale, where there is that column."""
-    return [number(one["human_interquartile_mean"])] if "human_scores" in one else []
+    return [number(summary["human_interquartile_mean"])] if "human_scores" in summary else []
 
 
-def aggregate_in_words(one: Mapping[str, Any]) -> str:
+def aggregate_in_words(summary: Mapping[str, Any]) -> str:
     """Interquartile mean and interval of one way of acting."""
-    if not one["complete"]:
+    if not summary["complete"]:
         return "incomplete"
-    if one["interval"] is None:
-        return f"{one['interquartile_mean']:.3f}"
-    low, high = one["interval"]
-    return f"{one['interquartile_mean']:.3f} [{low:.3f}, {high:.3f}]"
+    if summary["interval"] is None:
+        return f"{summary['interquartile_mean']:.3f}"
+    low, high = summary["interval"]
+    return f"{summary['interquartile_mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def notes(outcome: Mapping[str, Any]) -> list[str]:
     """Speed, and whatever went wrong, one line each."""
-    timings, seeds = outcome["timings"], len(outcome["seeds"])
+    timings = outcome["timings"]
+    seeds = len(outcome["seeds"])
     rate = outcome["updates_per_second"]
     lines = [
         f"{rate:.0f} updates per "
         f"second{f' of {seeds} seeds together ({rate * seeds:.0f} in all)' * (seeds > 1)}, "
         f"{timings['update_seconds']:.1f} s; compilation apart: {timings['compile_seconds']:.1f} s"
     ]
-    lines += [f"seed {seed} was frozen: {what}" for seed, what in outcome["failures"].items()]
+    lines += [f"seed {seed} was frozen: {reason}" for seed, reason in outcome["failures"].items()]
     lines += [
-        f"{how}: {one['message']}"
-        for how, one in outcome.get("evaluation", {}).items()
-        if one["message"]
+        f"{manner}: {summary['message']}"
+        for manner, summary in outcome.get("evaluation", {}).items()
+        if summary["message"]
     ]
     return lines
 
@@ -103,22 +106,22 @@ def markdown(outcome: Mapping[str, Any]) -> list[str]:
             lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names]
         )
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
-    human = {how: one for how, one in evaluation.items() if "human_scores" in one}
+    human = {manner: summary for manner, summary in evaluation.items() if "human_scores" in summary}
     lines = [
         [
             "seed",
-            *(f"{how}: {kind}" for how in evaluation),
-            *(f"{how}: human-normalized" for how in human),
+            *(f"{manner}: {kind}" for manner in evaluation),
+            *(f"{manner}: human-normalized" for manner in human),
             "episodes",
         ]
     ]
     for i, seed in enumerate(outcome["seeds"]):
-        scores = [number(one["scores"][i]) for one in evaluation.values()]
-        scores += [number(one["human_scores"][i]) for one in human.values()]
+        scores = [number(summary["scores"][i]) for summary in evaluation.values()]
+        scores += [number(summary["human_scores"][i]) for summary in human.values()]
         lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
     aggregated = [
         *map(aggregate_in_words, evaluation.values()),
-        *(_human_aggregate(one)[0] for one in human.values()),
+        *(_human_aggregate(summary)[0] for summary in human.values()),
     ]
     lines.append(["interquartile mean [95 %]", *aggregated, ""])
     return _markdown(lines)

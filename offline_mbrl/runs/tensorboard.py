@@ -1,5 +1,7 @@
-"""TensorBoard files, written in step with the run: no thread of tensorboardX, which would hang on a
-full disk."""
+"""TensorBoard files, written in step with the run.
+
+A thread of tensorboardX would hang on a full disk: none is started.
+"""
 
 import contextlib
 import importlib.util
@@ -20,30 +22,30 @@ def opened(
     Args:
       folder: of a stage.
       seeds: S seed numbers.
-      after: the update that the stage goes on from; TensorBoard hides what an earlier process wrote
+      after: the update that the stage resumes from; TensorBoard hides what an earlier process wrote
         after it.
 
     Yields:
       `log(step, figures [S] by name)`; what is not finite is left out.
     """
-    # The extra `loggers`; metrics.jsonl has the same figures
+    # Without the extra `loggers` there are no files; metrics.jsonl has the same figures.
     if importlib.util.find_spec("tensorboardX") is None:
         yield lambda step, figures: None
         return
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.proto import event_pb2
     from tensorboardX.summary import scalar
 
     with contextlib.ExitStack() as stack:
         writers = []
         for seed in seeds:
-            place = folder / f"seed_{seed}"
-            place.mkdir(parents=True, exist_ok=True)
-            # a name of its own
-            writer = EventsWriter(str(place / "events"), f".{os.getpid()}.{after}")
+            seed_folder = folder / f"seed_{seed}"
+            seed_folder.mkdir(parents=True, exist_ok=True)
+            # The process number makes the file's name unique.
+            writer = EventsWriter(str(seed_folder / "events"), f".{os.getpid()}.{after}")
             stack.callback(_close, writer)
-            start = SessionLog(status=SessionLog.START)
-            writer.write_event(Event(wall_time=time.time(), step=after + 1, session_log=start))
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            writer.write_event(event_pb2.Event(wall_time=time.time(), step=after + 1, session_log=start))
             writers.append(writer)
 
         def log(step: int, figures: Mapping[str, np.ndarray]) -> None:
@@ -51,13 +53,13 @@ def opened(
                 for name, values in figures.items():
                     if np.isfinite(values[index]):
                         summary = scalar(name, values[index])
-                        writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+                        writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
                 writer.flush()
 
         yield log
 
 
 def _close(writer: object) -> None:
-    """Closes a file; a full disk has been told by the write that met it."""
+    """Closes a file; a full disk was reported by the write that met it."""
     with contextlib.suppress(OSError):
         writer.close()  # type: ignore[attr-defined]

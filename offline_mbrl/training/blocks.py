@@ -1,4 +1,5 @@
-"""Many updates as one pure function of one seed, and what becomes of a seed that turns non-finite."""
+"""Many updates as one pure function of one seed, and what becomes of a seed that turns
+non-finite."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

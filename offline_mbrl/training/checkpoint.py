@@ -1,9 +1,12 @@
-"""Checkpoints that are either whole or refused: orbax for the arrays, a sha256 for every leaf and for every file.
+"""Checkpoints that are either whole or refused: orbax for the arrays, a sha256 for every leaf and
+for every file.
 
     <directory>/<step>/state/          the leaves, as orbax writes them
-    <directory>/<step>/manifest.json   what belongs here: step, leaves, files, metadata, environment, its own checksum
+    <directory>/<step>/manifest.json   what belongs here: step, leaves, files, metadata,
+    environment, its own checksum
 
-A checkpoint is written beside its place, flushed, and renamed into it, so that a process killed at any moment leaves
+A checkpoint is written beside its place, flushed, and renamed into it, so that a process killed at
+any moment leaves
 the one before or the new one. No pickle: what cannot be written as arrays and JSON is not saved.
 """
 
@@ -32,7 +35,7 @@ REPLACED = ".replaced-"  # prefix of a checkpoint that is making way for another
 
 
 class Restored(NamedTuple):
-    """What `restore` found."""
+    """A checkpoint that was read back."""
 
     state: PyTree  # the template's structure; numpy arrays, typed keys as such
     metadata: dict[str, Any]  # as given to `save`, through JSON
@@ -50,21 +53,25 @@ def save(
 ) -> Path:
     """Writes one checkpoint, atomically, then removes what it replaces.
 
-    In a run of many processes one of them calls this (for replicated states); it does not wait for the others.
+    In a run of many processes one of them calls this (for replicated states); it does not wait for
+    the others.
 
     Args:
-      directory: the folder that holds a run's checkpoints; made where it is absent. One process writes to it.
-      step: number of updates done; names the checkpoint. Checkpoints of later steps are removed: they are of a run
-        that was taken up again from before them.
+      directory: the folder that holds a run's checkpoints; made where it is absent. One process
+        writes to it.
+      step: number of updates done; names the checkpoint. Checkpoints of later steps are removed:
+        they are of a run that was taken up again from before them.
       state: any pytree of arrays, typed keys included.
       metadata: JSON values. `metadata["config"]` is what `restore` compares with what it expects.
-      keep: how many checkpoints remain, this one included; with 2 or more a damaged one has a predecessor.
+      keep: how many checkpoints remain, this one included; with 2 or more a damaged one has a
+        predecessor.
 
     Returns:
       The checkpoint's folder.
 
     Raises:
-      UsageError: it could not be written (disk full, read-only, ...). Earlier checkpoints are as they were.
+      UsageError: it could not be written (disk full, read-only, ...). Earlier checkpoints are as
+        they were.
     """
     directory = Path(directory).absolute()
     target = directory / f"{step:09d}"
@@ -85,8 +92,8 @@ def save(
         with contextlib.suppress(OSError):
             _clean(directory)
         raise UsageError(
-            f"cannot write the checkpoint {target}: {_reason(error)}; free some space or choose a writable folder "
-            "(earlier checkpoints are intact)"
+            f"cannot write the checkpoint {target}: {_reason(error)}; free some space or choose a "
+            "writable folder (earlier checkpoints are intact)"
         ) from error
     with contextlib.suppress(OSError):
         _remove_stale(directory, step, keep)
@@ -119,13 +126,15 @@ def _orbax() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps orbax from printing the tracebacks of its threads: what went wrong is raised as well."""
+    """Keeps orbax from printing the tracebacks of its threads: what went wrong is raised as
+    well."""
     logger = logging.getLogger("absl")
-    before, logger.disabled = logger.disabled, True
+    disabled_before = logger.disabled
+    logger.disabled = True
     try:
         yield
     finally:
-        logger.disabled = before
+        logger.disabled = disabled_before
 
 
 def _reason(error: Exception) -> str:
@@ -140,7 +149,8 @@ def _label(index: int) -> str:
 
 
 def _clean(directory: Path) -> None:
-    """Undoes what a killed save left: puts a half-replaced checkpoint back, removes unfinished folders."""
+    """Undoes what a killed save left: puts a half-replaced checkpoint back, removes unfinished
+    folders."""
     for step, folder in _folders(directory).items():
         if folder.name.startswith(REPLACED):
             os.rename(folder, directory / f"{step:09d}")
@@ -152,7 +162,8 @@ def _remove_stale(directory: Path, step: int, keep: int) -> None:
     older = [other for other in steps(directory) if other < step]
     later = [other for other in steps(directory) if other > step]
     for other in later + older[: max(len(older) - keep + 1, 0)]:
-        # Renamed first: a removal that is killed must not leave half a checkpoint under a valid name.
+        # Renamed first: a removal that is killed must not leave half a checkpoint under a valid
+        # name.
         os.rename(directory / f"{other:09d}", directory / f"{UNFINISHED}removed-{other:09d}")
     _clean(directory)
 
@@ -161,7 +172,8 @@ def _remove_stale(directory: Path, step: int, keep: int) -> None:
 
 
 def steps(directory: str | Path) -> list[int]:
-    """Steps of the checkpoints in a folder, ascending; whether they are whole is seen on `restore`."""
+    """Steps of the checkpoints in a folder, ascending; whether they are whole is seen on
+    `restore`."""
     return list(_folders(Path(directory)))
 
 
@@ -171,16 +183,16 @@ def latest(directory: str | Path) -> int | None:
 
 
 def _folders(directory: Path) -> dict[int, Path]:
-    """Step -> folder, ascending. A checkpoint whose replacement was killed between two renames counts too."""
+    """Step -> folder, ascending. A checkpoint whose replacement was killed between two renames
+    counts too."""
     if not directory.is_dir():
         return {}
     names = sorted(
         path.name for path in directory.iterdir() if path.name.removeprefix(REPLACED).isdecimal()
     )
-    found = {
-        int(name.removeprefix(REPLACED)): directory / name for name in names
-    }  # "." sorts first: the new one wins
-    return dict(sorted(found.items()))
+    # "." sorts first: the replacement wins.
+    folders = {int(name.removeprefix(REPLACED)): directory / name for name in names}
+    return dict(sorted(folders.items()))
 
 
 def restore(
@@ -194,12 +206,16 @@ def restore(
 
     Args:
       directory: as for `save`.
-      template: pytree of arrays or `jax.ShapeDtypeStruct`: structure, shapes and dtypes of the state.
-      step: which one; None for the newest that is whole: a damaged one is passed over with a message.
-      expect: the config that the checkpoint must have been made with (compared with `metadata["config"]`).
+      template: pytree of arrays or `jax.ShapeDtypeStruct`: structure, shapes and dtypes of the
+        state.
+      step: which one; None for the newest that is whole: a damaged one is passed over with a
+        message.
+      expect: the config that the checkpoint must have been made with (compared with
+        `metadata["config"]`).
 
     Raises:
-      UsageError: there is none, none is whole, it was made with another config, or it does not fit the template.
+      UsageError: there is none, none is whole, it was made with another config, or it does not fit
+        the template.
     """
     folder, manifest, messages = _newest_whole(Path(directory).absolute(), step)
     metadata = manifest["metadata"]
@@ -207,9 +223,9 @@ def restore(
         None if expect is None else manifests.config_difference(metadata.get("config", {}), expect)
     )
     if difference:
-        name, there, here = difference
+        name, saved, expected = difference
         raise UsageError(
-            f"checkpoint {folder} was made with {name} = {there}, and this run has {here}; "
+            f"checkpoint {folder} was made with {name} = {saved}, and this run has {expected}; "
             "use the same settings, or another run folder"
         )
     state = _fill(folder, template, _read(folder, manifest))
@@ -218,7 +234,8 @@ def restore(
 
 
 def read_metadata(directory: str | Path, *, step: int | None = None) -> dict[str, Any]:
-    """The metadata of the newest checkpoint that is whole (or of `step`), without reading its arrays.
+    """The metadata of the newest checkpoint that is whole (or of `step`), without reading its
+    arrays.
 
     Raises:
       UsageError: there is none.
@@ -228,16 +245,17 @@ def read_metadata(directory: str | Path, *, step: int | None = None) -> dict[str
 
 def _newest_whole(directory: Path, step: int | None) -> tuple[Path, dict[str, Any], list[str]]:
     """(folder, manifest, messages on those passed over)."""
-    found = _folders(directory)
-    if not found:
+    folders = _folders(directory)
+    if not folders:
         raise UsageError(f"no checkpoint in {directory}; check the path of the run folder")
-    if step is not None and step not in found:
+    if step is not None and step not in folders:
         raise UsageError(
-            f"no checkpoint of step {step} in {directory}; there are steps {', '.join(map(str, found))}"
+            f"no checkpoint of step {step} in {directory}; there are steps "
+            f"{', '.join(map(str, folders))}"
         )
     messages = []
-    for candidate in reversed(found) if step is None else [step]:
-        folder = found[candidate]
+    for candidate in reversed(folders) if step is None else [step]:
+        folder = folders[candidate]
         try:
             return folder, manifests.verified(folder), messages
         except Damaged as error:
@@ -269,26 +287,28 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _fill(folder: Path, template: PyTree, leaves: Mapping[str, np.ndarray]) -> PyTree:
-    """The template's tree with the checkpoint's leaves; refuses another structure, shape or dtype."""
-    wanted = {
+    """The template's tree with the checkpoint's leaves; refuses another structure, shape or
+    dtype."""
+    expected = {
         jax.tree_util.keystr(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(template)
     }
-    for name in sorted(set(leaves) ^ set(wanted)):
+    for name in sorted(set(leaves) ^ set(expected)):
         side = "is only in the checkpoint" if name in leaves else "is missing from the checkpoint"
         raise UsageError(
             f"checkpoint {folder} has another structure: leaf {name} {side}; "
             "restore it with the algorithm and settings that it was made with"
         )
-    filled = [_fit_leaf(folder, name, leaf, leaves[name]) for name, leaf in wanted.items()]
+    filled = [_fit_leaf(folder, name, leaf, leaves[name]) for name, leaf in expected.items()]
     return jax.tree.unflatten(jax.tree.structure(template), filled)
 
 
-def _fit_leaf(folder: Path, name: str, wanted: Any, leaf: np.ndarray) -> Any:
-    target = jax.eval_shape(jax.random.key_data, wanted) if manifests.is_key(wanted) else wanted
+def _fit_leaf(folder: Path, name: str, expected: Any, leaf: np.ndarray) -> Any:
+    target = jax.eval_shape(jax.random.key_data, expected) if manifests.is_key(expected) else expected
     if leaf.shape != tuple(target.shape) or leaf.dtype != jnp.dtype(target.dtype):
         raise UsageError(
-            f"checkpoint {folder} does not fit: leaf {name} is {leaf.dtype}{list(leaf.shape)} there and "
-            f"{target.dtype}{list(target.shape)} here; was it made with other settings or another number of seeds?"
+            f"checkpoint {folder} does not fit: leaf {name} is {leaf.dtype}{list(leaf.shape)} "
+            f"there and {target.dtype}{list(target.shape)} here; was it made with other settings "
+            "or another number of seeds?"
         )
-    return manifests.as_key(leaf, wanted) if manifests.is_key(wanted) else leaf
+    return manifests.as_key(leaf, expected) if manifests.is_key(expected) else leaf

@@ -1,4 +1,5 @@
-"""The persistent compilation cache: a second run of the same program starts in a tenth of the time."""
+"""The persistent compilation cache: a second run of the same program starts in a tenth of the
+time."""
 
 import os
 from pathlib import Path
@@ -10,15 +11,18 @@ MINIMUM_COMPILE_SECONDS = 0.5  # what compiles faster is not worth a file
 
 
 def enable(directory: str | Path | None = None) -> Path | None:
-    """Turns the cache on for this process, unless the user has chosen one (`JAX_COMPILATION_CACHE_DIR`).
+    """Turns the cache on for this process, unless the user has chosen one
+    (`JAX_COMPILATION_CACHE_DIR`).
 
     Called by commands, never at import.
 
     Args:
-      directory: where to keep compiled programs; by default `$OFFLINE_MBRL_CACHE`, else `~/.cache/offline_mbrl/xla`.
+      directory: where to keep compiled programs; by default `$OFFLINE_MBRL_CACHE`, else
+        `~/.cache/offline_mbrl/xla`.
 
     Returns:
-      The folder in use, or None where none can be written: then there is no cache, and nothing fails.
+      The folder in use, or None where none can be written: then there is no cache, and nothing
+        fails.
     """
     if chosen := getattr(jax.config, DIRECTORY):
         return Path(chosen)

@@ -50,7 +50,8 @@ class Feed(NamedTuple):
 
 
 def source(learner: Learner, dataset: PyTree) -> tuple[Learner, PyTree]:
-    """Learner and data for one example batch: a stream gives way to a batch that is only finished."""
+    """Learner and data for one example batch: a stream gives way to a batch that is only
+    finished."""
     if not isinstance(dataset, Stream):
         return learner, dataset
     return _finishing(learner, dataset), dataset.example()
@@ -211,7 +212,7 @@ def measure_block(run: Callable, feed: Feed, state: Any, block_seconds: float) -
     Args:
       run: (state, data, number of updates) -> (state, report), compiled.
       feed: gives the data.
-      state: the `FitState` to go on from; what a block changes of it is copied.
+      state: the `FitState` to resume from; what a block changes of it is copied.
       block_seconds: see `fit`.
 
     Raises:

@@ -10,7 +10,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from offline_mbrl.training import checks, feeding, programs, sharding
-from offline_mbrl.training.blocks import all_failed, name_failures, validate
+from offline_mbrl.training.blocks import all_failed, name_failures
 from offline_mbrl.training.feeding import Feed, Piece
 from offline_mbrl.training.programs import SEEDED_CONTEXT, FitState, Programs
-from offline_mbrl.types import Array, Context, Key, Learner, Params, PyTree, UsageError
+from offline_mbrl.training.validation import of_living, validation
+from offline_mbrl.types import Context, Key, Learner, Params, PyTree, UsageError
 
 __all__ = [
     "FitResult",
@@ -323,7 +324,7 @@ def _refresh_when_due(
     when = f"in the refresh after update {step}"
     failures = name_failures(state.learner, state.alive, report, loop.seeds, when, failures)
     values, alive = jax.device_get((dict(metrics), state.alive))
-    return state, _of_living(values, alive), failures
+    return state, of_living(values, alive), failures
 
 
 def _advance(
@@ -351,64 +352,4 @@ def _advance(
         name: np.average([mean[name] for mean in means], axis=0, weights=counts)
         for name in means[0]
     }
-    return state, _of_living(merged, alive), failures
-
-
-def _of_living(values: Mapping[str, Any], alive: np.ndarray) -> dict[str, np.ndarray]:
-    return {
-        name: np.where(alive, np.asarray(value, np.float32), np.nan)
-        for name, value in values.items()
-    }
-
-
-# --- held-out data ---
-
-
-def validation(
-    learner: Learner,
-    dataset: PyTree,
-    *,
-    key: Key,
-    num_batches: int,
-    context: Context = Context(),
-    mesh: Mesh | None = None,
-) -> Callable[[FitState], dict[str, np.ndarray]]:
-    """`learner.validate` over all seeds, on the same held-out batches each time and for each seed.
-
-    It is compiled on its first call. A learner without `validate` measures nothing: `{}`.
-
-    Args:
-      learner: the learner.
-      dataset: held-out data, or a `Stream` of them.
-      key: of the batches.
-      num_batches: that are averaged over.
-      context: as `fit` has it.
-      mesh: devices to split every batch over.
-
-    Returns:
-      (state of the run) -> [S] (or []) float32 per metric, NaN for a frozen seed.
-    """
-    if learner.validate is None:
-        return lambda state: {}
-    learner, batches = feeding.held_out(learner, dataset, key, num_batches, mesh)
-    split = sharding.split_batch(mesh)
-
-    def measure_seed(state, context, dataset, keys):
-        return validate(learner, state, context, dataset, keys, split=split)
-
-    def program(state, alive, context, dataset, keys):
-        axes = (0, SEEDED_CONTEXT, None, None)
-        measure = jax.vmap(measure_seed, in_axes=axes) if alive.ndim else measure_seed
-        return measure(state, context, dataset, keys)
-
-    jitted = programs.jit(program, mesh)
-
-    def measure(state: FitState) -> dict[str, np.ndarray]:
-        measured = [
-            jax.device_get(jitted(state.learner, state.alive, context, data, keys))
-            for data, keys in batches()
-        ]
-        metrics = jax.tree.map(lambda *means: np.mean(means, axis=0, dtype=np.float32), *measured)
-        return _of_living(metrics, jax.device_get(state.alive))
-
-    return measure
+    return state, of_living(merged, alive), failures

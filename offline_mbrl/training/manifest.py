@@ -1,4 +1,5 @@
-"""What a checkpoint folder says about itself: a sha256 for every leaf and every file, and one for the manifest."""
+"""What a checkpoint folder says about itself: a sha256 for every leaf and every file, and one for
+the manifest."""
 
 import hashlib
 import json
@@ -22,7 +23,8 @@ class Damaged(Exception):
 
 
 def sha256(state: PyTree) -> str:
-    """One digest over names, shapes, dtypes and bits of all leaves: equal exactly when two states are the same."""
+    """One digest over names, shapes, dtypes and bits of all leaves: equal exactly when two states
+    are the same."""
     digest = hashlib.sha256()
     for name, leaf in host_leaves(state).items():
         digest.update(json.dumps([name, *describe(leaf)]).encode())
@@ -88,7 +90,7 @@ def verified(folder: Path) -> dict[str, Any]:
         # Rendering it again covers every byte, blanks included.
         if not isinstance(manifest, dict) or _render(manifest) != raw:
             raise Damaged(f"{path} does not match its checksum")
-        present = {str(found.relative_to(folder)) for found in _files(folder)}
+        present = {str(file.relative_to(folder)) for file in _files(folder)}
         for name in sorted(present | set(manifest["files"])):
             if name not in present:
                 raise Damaged(f"{folder / name} is missing")
@@ -123,7 +125,8 @@ def _file_sha256(path: Path) -> str:
 
 
 def environment() -> dict[str, Any]:
-    """What bit-identical results depend on besides the config: library versions, devices, threads."""
+    """What bit-identical results depend on besides the config: library versions, devices,
+    threads."""
     return {
         **provenance.versions(),
         "device kind": jax.devices()[0].device_kind,
@@ -151,10 +154,11 @@ def config_difference(
     actual: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> tuple[str, str, str] | None:
     """(dotted name, value there, value here) of the first setting that differs, or None."""
-    there, here = _flatten(actual), _flatten(expected)
-    for name in {**here, **there}:
-        if there.get(name) != here.get(name):
-            return name, there.get(name, "absent"), here.get(name, "absent")
+    saved = _flatten(actual)
+    current = _flatten(expected)
+    for name in {**current, **saved}:
+        if saved.get(name) != current.get(name):
+            return name, saved.get(name, "absent"), current.get(name, "absent")
     return None
 
 

@@ -1,7 +1,8 @@
 """One mesh axis, `data`: states and datasets are replicated, batches are split over devices.
 
-Losses are plain means over the whole batch, so no algorithm knows an axis name: the compiler adds the reductions.
-The same code runs on one device, on many, and on many processes (after `jax.distributed.initialize`).
+Losses are plain means over the whole batch, so no algorithm knows an axis name: the compiler adds
+the reductions. The same code runs on one device, on many, and on many processes (after
+`jax.distributed.initialize`).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,8 @@ def mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def replicated(mesh: Mesh | None) -> NamedSharding | None:
-    """The sharding of states, keys and datasets: a whole copy on each device. None without a mesh."""
+    """The sharding of states, keys and datasets: a whole copy on each device. None without a
+    mesh."""
     return None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
 
@@ -32,7 +34,8 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     """Places every leaf whole on each device of the mesh (on the default device without one).
 
     Args:
-      tree: arrays of the host or of this process, the same on every process; typed keys are arrays too.
+      tree: arrays of the host or of this process, the same on every process; typed keys are arrays
+        too.
       mesh: the mesh, or None.
     """
     if mesh is None:
@@ -54,9 +57,11 @@ def _replicate_globally(leaf: PyTree, sharding: NamedSharding) -> jax.Array:
 
 
 def split_batch(mesh: Mesh | None) -> Callable[[PyTree], PyTree]:
-    """A function that asks the compiler to split a batch's leaves on their leading axis; identity without a mesh.
+    """A function that asks the compiler to split a batch's leaves on their leading axis; identity
+    without a mesh.
 
-    It is applied inside the traced update, under the vmap over seeds too (the axis it sees first is the batch's).
+    It is applied inside the traced update, under the vmap over seeds too (the axis it sees first is
+    the batch's).
 
     Raises:
       UsageError: (when traced) the leading axis does not divide by the number of devices.
@@ -78,7 +83,8 @@ def _check_divides(size: int, mesh: Mesh) -> None:
     if size % mesh.size:
         raise UsageError(
             f"a batch with leading axis {size} cannot be split over {mesh.size} devices; "
-            f"choose a batch size that is a multiple of {mesh.size}, or fewer devices")  # fmt: skip
+            f"choose a batch size that is a multiple of {mesh.size}, or fewer devices"
+        )
 
 
 # --- stacked batches of the host ---
@@ -106,7 +112,8 @@ def split_stack(tree: PyTree, mesh: Mesh | None, *, axis: int) -> PyTree:
 
 
 def stack_shapes(batch: PyTree, lead: tuple[int, ...], mesh: Mesh | None) -> PyTree:
-    """Shapes, dtypes and shardings of `split_stack`'s result over all processes, from one whole batch `[B, ...]`.
+    """Shapes, dtypes and shardings of `split_stack`'s result over all processes, from one whole
+    batch `[B, ...]`.
 
     Raises:
       UsageError: the batch does not divide by the number of devices.

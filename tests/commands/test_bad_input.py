@@ -228,7 +228,7 @@ def test_interrupting_is_no_traceback(monkeypatch, capsys):
 
     monkeypatch.setattr(train, "main", interrupted)
     assert cli.main(["train"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
 
 
 def test_a_process_that_failed_leaves_without_waiting_for_threads(monkeypatch, capsys):

@@ -38,7 +38,7 @@ def test_sigterm_saves_the_block_and_the_same_command_goes_on_bit_identically(tm
     assert checkpoint.latest(run / "checkpoints/train") == 40
     assert signal.getsignal(signal.SIGTERM) == before
     assert running.train(run) == 0
-    assert "Going on with train from update 40." in capsys.readouterr().out
+    assert "Resuming train from update 40." in capsys.readouterr().out
     running.assert_same(run, finished)
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message(tmp_path, finished, 
     assert running.train(run) == 0
     shown = capsys.readouterr().out
     assert "is damaged and was passed over" in shown
-    assert "Going on with train from update 20." in shown
+    assert "Resuming train from update 20." in shown
     running.assert_same(run, finished)
 
 
