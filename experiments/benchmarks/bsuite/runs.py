@@ -70,7 +70,6 @@ class Prepared(NamedTuple):
     setting: Setting
     learner: Learner
     data: catalog.Loaded
-    evaluators: dict[str, Callable[..., episodes.Evaluation]]
 
 
 def size_of(preset: Preset) -> Size:
@@ -99,18 +98,17 @@ def configure(setting: Setting, size: Size) -> Any:
     config = dataclasses.replace(config, unroll_steps=setting.unroll)
     if not arm.operator:
         return config
-    limit = "depth" if arm.operator.startswith("lookahead") else "max_depth"
-    search = dataclasses.replace(
-        config.search,
-        operator=arm.operator,
-        num_simulations=setting.simulations or 1,
-        **{limit: setting.depth},
-    )
+    changes: dict[str, Any] = {"operator": arm.operator}
+    if setting.simulations:
+        changes["num_simulations"] = setting.simulations
+    if setting.depth:
+        changes["max_depth" if arm.tree else "depth"] = setting.depth
+    search = dataclasses.replace(config.search, **changes)
     return dataclasses.replace(config, search=search, behavior_coef=arm.behavior_coef)
 
 
 def prepare(setting: Setting, size: Size, load: Callable[[str], catalog.Loaded]) -> Prepared:
-    """The data, the learner and the evaluators of a setting.
+    """The data and the learner of a setting.
 
     Args:
       setting: what is run.
@@ -122,16 +120,7 @@ def prepare(setting: Setting, size: Size, load: Callable[[str], catalog.Loaded])
     data = load(local_name(setting.environment, variant))
     algorithm = registry.lookup(ARMS[setting.arm].algorithm)
     learner = algorithm.make(configure(setting, size), data.spec)
-    evaluators = {
-        way: episodes.make_evaluator(
-            learner.policy,
-            data.simulator or "",
-            num_episodes=size.episodes,
-            greedy=way == "greedy",
-        )
-        for way in WAYS
-    }
-    return Prepared(setting=setting, learner=learner, data=data, evaluators=evaluators)
+    return Prepared(setting=setting, learner=learner, data=data)
 
 
 def run(
@@ -151,10 +140,11 @@ def run(
     cpu = time.process_time()
     wall = time.perf_counter()
     params, failures = train(prepared, seeds, size)
-    scores = [
-        score(prepared, own, seed, failures.get(seed, ""))
-        for own, seed in zip(params, seeds, strict=True)
-    ]
+    with episodes.opened(prepared.learner.policy, prepared.data.simulator or "") as evaluator:
+        scores = [
+            score(prepared.data, evaluator, own, seed, size.episodes, failures.get(seed, ""))
+            for own, seed in zip(params, seeds, strict=True)
+        ]
     cpu_seconds = round((time.process_time() - cpu) / len(seeds), 1)
     wall_seconds = round((time.perf_counter() - wall) / len(seeds), 1)
     return [
@@ -202,30 +192,41 @@ def train(
     return apart, result.failures
 
 
-def score(prepared: Prepared, params: Params, seed: int, failure: str) -> Scores:
+def score(
+    data: catalog.Loaded,
+    evaluator: episodes.Evaluator,
+    params: Params,
+    seed: int,
+    num_episodes: int,
+    failure: str,
+) -> Scores:
     """Normalized scores and mean returns; a run that failed scores as a random policy.
 
     Args:
-      prepared: the setting.
+      data: with reference scores.
+      evaluator: of the policy.
       params: of the policy.
       seed: of the evaluation.
+      num_episodes: of each way of acting.
       failure: why training failed, if it did.
 
     Raises:
-      UsageError: an evaluation did not finish.
+      UsageError: an evaluation did not finish, or the data have no reference scores.
     """
-    reference = prepared.data.reference
-    if reference is None:
-        raise UsageError(f"{prepared.data.name} has no reference scores")
-    returns = dict.fromkeys(WAYS, reference.random)
+    if data.reference is None:
+        raise UsageError(f"{data.name} has no reference scores")
+    returns = dict.fromkeys(WAYS, data.reference.random)
     if not failure:
         for way in WAYS:
-            evaluation = prepared.evaluators[way](params, seed=seed)
+            evaluation = evaluator.evaluate(
+                params, seed=seed, num_episodes=num_episodes, greedy=way == "greedy"
+            )
             if not evaluation.complete:
                 raise UsageError(f"{evaluation.message}; the same command tries this piece again")
             returns[way] = float(np.mean(evaluation.returns))
     normalized = {
-        way: float(aggregate.normalized_score(value, *reference)) for way, value in returns.items()
+        way: float(aggregate.normalized_score(value, *data.reference))
+        for way, value in returns.items()
     }
     return Scores(
         greedy=round(normalized["greedy"], 4),

@@ -325,16 +325,17 @@ def true_values(ready: Prepared, num_episodes: int, origin: Origin) -> list[Trut
     """
     names = ready.targets.names
     gamma = ready.data.gamma
-    play = episodes.make_evaluator(
+    evaluation = episodes.evaluate(
         ready.targets.policy,
+        ready.targets.params,
         ready.simulator,
+        seed=1,
         num_episodes=num_episodes,
         greedy=False,
         num_seeds=len(names),
         batch_size=min(WIDTH, num_episodes),
         gamma=gamma,
     )
-    evaluation = play(ready.targets.params, seed=1)
     if not evaluation.complete:
         raise UsageError(f"{evaluation.message}; the same command tries this piece again")
     errors = evaluation.returns.std(axis=1, ddof=1) / np.sqrt(num_episodes)

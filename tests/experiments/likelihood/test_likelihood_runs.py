@@ -33,21 +33,29 @@ def made(size=5, num=400):
     action = rng.uniform(-1, 1, (num, 1)).astype(np.float32)
     state = np.zeros((num, size), np.float32)
     for t in range(1, num):
-        state[t, :-1] = 0.9 * state[t - 1, :-1] + 0.3 * action[t - 1] + 0.05 * rng.normal(size=size - 1)
+        state[t, :-1] = (
+            0.9 * state[t - 1, :-1] + 0.3 * action[t - 1] + 0.05 * rng.normal(size=size - 1)
+        )
     last = np.isin(np.arange(num), (num // 2 - 1, num - 1))
     columns = {"observation": state, "action": action, "reward": state[:, 0]}
     dataset = memory.Dataset.from_arrays(columns | {"is_last": last, "is_terminal": 0 * last})
-    return Loaded("made", dataset, None, spec_of(dataset), normalize.statistics(dataset), "", None, None)
+    return Loaded(
+        "made", dataset, None, spec_of(dataset), normalize.statistics(dataset), "", None, None
+    )
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """A preset that takes seconds, on made data, at a speed that is not measured."""
     asked = []
-    monkeypatch.setattr(dynamics_nll.datasets, "load", lambda name, console: asked.append(name) or made())
+    monkeypatch.setattr(
+        dynamics_nll.datasets, "load", lambda name, console: asked.append(name) or made()
+    )
     monkeypatch.setattr(dynamics_nll.compilation, "enable", lambda: None)
     monkeypatch.setitem(settings.PRESETS, "quick", TINY)
-    rate = lambda architectures, data, preset: [nll_runs.Rate(*one, 8, 200.0) for one in architectures]  # noqa: E731
+    rate = lambda architectures, data, preset: [
+        nll_runs.Rate(*one, 8, 200.0) for one in architectures
+    ]  # noqa: E731
     monkeypatch.setattr(nll_runs, "measure_rates", rate)
     return asked
 
@@ -82,7 +90,10 @@ def test_models_that_are_compared_at_equal_size_have_as_many_parameters(task):
         for like, one in of.items():
             counts = [settings.num_parameters(Architecture(task, *which, 3))
                       for which in (("feedforward", like), (family, one.hidden))]  # fmt: skip
-            assert 0.85 < counts[1] / counts[0] < 1.15, (family, like)  # widths are multiples of the entries
+            assert 0.85 < counts[1] / counts[0] < 1.15, (
+                family,
+                like,
+            )  # widths are multiples of the entries
     assert settings.equal_width(QUICK, task, "masked", 256) not in (256, 512)
 
 
@@ -123,7 +134,9 @@ def test_a_tiny_study_runs_stops_goes_on_and_reports(tmp_path, tiny, monkeypatch
         dynamics_nll.main(options(tmp_path))
     kept = table.read(tmp_path, nll_runs.Row)
     assert len(kept) == 1
-    monkeypatch.setattr(nll_runs, "run", lambda *args, **kwargs: calls.append(args) or real(*args, **kwargs))
+    monkeypatch.setattr(
+        nll_runs, "run", lambda *args, **kwargs: calls.append(args) or real(*args, **kwargs)
+    )
     assert dynamics_nll.main(options(tmp_path)) == 0
     rows = table.read(tmp_path, nll_runs.Row)
     assert rows[0] == kept[0]
@@ -131,10 +144,14 @@ def test_a_tiny_study_runs_stops_goes_on_and_reports(tmp_path, tiny, monkeypatch
     assert len(calls) == 2  # the finished piece did not run again
     assert set(tiny) == {f"local/control/{TASK}"}
     for one in rows:
-        assert one.updates == 21  # 0.1 s at 200 updates a second in two parts, and the one after the last score
+        assert (
+            one.updates == 21
+        )  # 0.1 s at 200 updates a second in two parts, and the one after the last score
         assert one.held_out == 30  # of 39 held out, 9 select
         assert one.constant == 1
-        assert np.isfinite([one.nll_unit, one.nll_z, one.nll_raw, one.p99_z, one.reward_z, one.floor_z]).all()
+        assert np.isfinite(
+            [one.nll_unit, one.nll_z, one.nll_raw, one.p99_z, one.reward_z, one.floor_z]
+        ).all()
         assert one.floor_z < one.nll_z <= one.p99_z
         assert 0 < one.coverage_50 < one.coverage_90 <= 1
         assert one.cpu_seconds > one.train_seconds > 0
@@ -153,15 +170,23 @@ def test_no_time_means_no_run(tmp_path, tiny):
 
 def test_the_parts_of_the_data_share_no_transition_and_statistics_are_of_the_first():
     data = nll_runs.split(made(), TASK, TINY)
-    parts = [set(np.asarray(part).tolist()) for part in (data.dataset.starts, data.dataset.held_out, data.judged)]
+    parts = [
+        set(np.asarray(part).tolist())
+        for part in (data.dataset.starts, data.dataset.held_out, data.judged)
+    ]
     assert [len(part) for part in parts] == [359, 9, 30]
     assert len(set.union(*parts)) == sum(map(len, parts))
     known = data.statistics.transitions
-    np.testing.assert_allclose(known.reward_mean, data.dataset.reward[data.dataset.starts].mean(), rtol=1e-5)
+    np.testing.assert_allclose(
+        known.reward_mean, data.dataset.reward[data.dataset.starts].mean(), rtol=1e-5
+    )
 
 
 def test_data_of_other_sizes_are_refused_in_one_line():
-    with pytest.raises(UsageError, match=r"made has observations and actions of sizes \(4, 1\), but cartpole_swingup"):
+    with pytest.raises(
+        UsageError,
+        match=r"made has observations and actions of sizes \(4, 1\), but cartpole_swingup",
+    ):
         nll_runs.split(made(size=4), TASK, TINY)
 
 
@@ -173,7 +198,9 @@ def test_speeds_are_measured_once_for_all_that_are_missing(tmp_path, tiny, monke
     assert found[0].updates_per_second > 1
     assert found[0].batch_size == TINY.batch_size
     table.append(tmp_path / "rates", nll_runs.Rate, found)
-    assert nll_runs.rates(tmp_path / "rates") == {(Architecture(TASK, "feedforward", 8, 2), 8): found[0][-1]}
+    assert nll_runs.rates(tmp_path / "rates") == {
+        (Architecture(TASK, "feedforward", 8, 2), 8): found[0][-1]
+    }
 
 
 @pytest.mark.parametrize(
@@ -191,7 +218,11 @@ def test_what_is_forgotten_is_what_was_named(tmp_path, monkeypatch, given, left,
     rows = [row(settings.sweep(QUICK, task, "masked")[0], 0, -1.0, "grid") for task in tasks]
     table.append(tmp_path, nll_runs.Row, [*rows, *rows_of({"feedforward": -2.0}, tasks=tasks)])
     (tmp_path / "rates").mkdir()
-    table.append(tmp_path / "rates", nll_runs.Rate, [nll_runs.Rate(task, "masked", 8, 2, 8, 1.0) for task in tasks])
+    table.append(
+        tmp_path / "rates",
+        nll_runs.Rate,
+        [nll_runs.Rate(task, "masked", 8, 2, 8, 1.0) for task in tasks],
+    )
     with pytest.raises(UsageError, match="unknown task 'hopper'"):
         dynamics_nll.main(options(tmp_path, fresh=True, tasks="hopper"))
     dynamics_nll.main(dynamics_nll.Options(folder=tmp_path, fresh=True, **given))
@@ -200,7 +231,9 @@ def test_what_is_forgotten_is_what_was_named(tmp_path, monkeypatch, given, left,
 
 
 def test_options_that_differ_from_a_preset_need_another_folder():
-    with pytest.raises(UsageError, match="--grid-seconds differs from the preset: give a --folder as well"):
+    with pytest.raises(
+        UsageError, match="--grid-seconds differs from the preset: give a --folder as well"
+    ):
         dynamics_nll.preset_of(dynamics_nll.Options(grid_seconds=1.0))
     with pytest.raises(UsageError, match="unknown task 'hopper'"):
         dynamics_nll.chosen("task", "hopper", list(QUICK.tasks))
@@ -208,7 +241,9 @@ def test_options_that_differ_from_a_preset_need_another_folder():
 
 def test_progress_tells_what_was_run():
     Console(quiet=True).print(dynamics_nll.describe(row(Setting(TASK, "masked", 8), 0, -1.5)))
-    assert "masked 3 x 8 lr 0.001 seed 0: NLL -1.500" in dynamics_nll.describe(row(Setting(TASK, "masked", 8), 0, -1.5))
+    assert "masked 3 x 8 lr 0.001 seed 0: NLL -1.500" in dynamics_nll.describe(
+        row(Setting(TASK, "masked", 8), 0, -1.5)
+    )
 
 
 # --- findings ---
@@ -220,13 +255,19 @@ def test_intervals_are_students():
     found = nll_findings.gap(worse, better)
     np.testing.assert_allclose([found.low, found.high], [expected.low, expected.high], rtol=1e-9)
     mean = nll_findings.interval(worse)
-    np.testing.assert_allclose([mean.low, mean.high], stats.ttest_1samp(worse, 0).confidence_interval(0.95), rtol=1e-9)
+    np.testing.assert_allclose(
+        [mean.low, mean.high], stats.ttest_1samp(worse, 0).confidence_interval(0.95), rtol=1e-9
+    )
     borrowed = nll_findings.gap(worse[:1], better[:1], [worse, better])
-    np.testing.assert_allclose(borrowed.high - borrowed.value, (found.high - found.value) * 3**0.5, rtol=1e-9)
+    np.testing.assert_allclose(
+        borrowed.high - borrowed.value, (found.high - found.value) * 3**0.5, rtol=1e-9
+    )
     assert np.isnan(nll_findings.gap(worse[:1], better[:1]).low)
 
 
-@pytest.mark.parametrize(("masked", "at_least"), [(-3.0, "holds"), (-2.2, "does not hold"), (-2.305, "cannot be told")])
+@pytest.mark.parametrize(
+    ("masked", "at_least"), [(-3.0, "holds"), (-2.2, "does not hold"), (-2.305, "cannot be told")]
+)
 def test_the_gate_is_judged_by_the_whole_interval(masked, at_least):
     runs = nll_runs.finished(rows_of({"feedforward": -2.0, "masked": masked}))
     told = {one.claim: one.verdict for one in nll_findings.of_time(runs, QUICK, "cheetah_run")
@@ -245,8 +286,12 @@ def test_configurations_are_ranked_by_other_transitions_than_those_reported():
 
 def test_a_single_feedforward_run_with_more_parameters_is_judged_by_the_others_spread():
     wide = settings.curves(QUICK, TASK)["feedforward"][512]
-    runs = nll_runs.finished([*rows_of({"feedforward": -2.0, "shared": -3.0}), row(wide, 0, -2.5, "parameters")])
-    told = [one for one in nll_findings.of_sizes(runs, QUICK, TASK) if one.verdict != "not measured"]
+    runs = nll_runs.finished(
+        [*rows_of({"feedforward": -2.0, "shared": -3.0}), row(wide, 0, -2.5, "parameters")]
+    )
+    told = [
+        one for one in nll_findings.of_sizes(runs, QUICK, TASK) if one.verdict != "not measured"
+    ]
     assert [one.verdict for one in told] == ["holds", "holds"]
     np.testing.assert_allclose([one.gap.value for one in told], [1.0, 0.49], atol=1e-9)
 
@@ -255,10 +300,15 @@ def test_a_single_feedforward_run_with_more_parameters_is_judged_by_the_others_s
 
 
 def test_a_report_is_made_of_the_table_alone_and_says_what_the_numbers_say(tmp_path):
-    table.append(tmp_path, nll_runs.Row, rows_of({"feedforward": -2.0, "masked": -2.5, "shared": -1.9}))
+    table.append(
+        tmp_path, nll_runs.Row, rows_of({"feedforward": -2.0, "masked": -2.5, "shared": -1.9})
+    )
     dynamics_nll.main(options(tmp_path, studies="", report_only=True))
     page = (tmp_path / "time.md").read_text()
-    assert re.search(r"\| cheetah_run \| masked autoregressive, 3 x 512 \| 0.50 \| 0.4\d to 0.5\d \|.*\| 1.46 \|", page)
+    assert re.search(
+        r"\| cheetah_run \| masked autoregressive, 3 x 512 \| 0.50 \| 0.4\d to 0.5\d \|.*\| 1.46 \|",
+        page,
+    )
     holds, fails = (next(line for line in page.splitlines() if line.startswith(which))
                     for which in ("- Holds here", "- Does not hold here"))  # fmt: skip
     assert "cheetah_run: masked autoregressive, 3 x 512" in holds

@@ -17,7 +17,21 @@ def faked(monkeypatch):
 
     def run(piece, options, logs, *, revision, command):
         done.append(piece)
-        return [Row(piece, piece, 1.0, options.repeats, options.fits, 5.0, 0.95, *[0.0] * 6, 2.5, revision, command)]
+        return [
+            Row(
+                piece,
+                piece,
+                1.0,
+                options.repeats,
+                options.fits,
+                5.0,
+                0.95,
+                *[0.0] * 6,
+                2.5,
+                revision,
+                command,
+            )
+        ]
 
     monkeypatch.setattr(ope_coverage, "logged", lambda repeats: None)
     monkeypatch.setattr(ope_coverage, "run", run)
@@ -25,7 +39,9 @@ def faked(monkeypatch):
 
 
 def options(folder, **given):
-    return ope_coverage.Options(**({"folder": folder, "estimators": "fqe,vpm", "repeats": 10} | given))
+    return ope_coverage.Options(
+        **({"folder": folder, "estimators": "fqe,vpm", "repeats": 10} | given)
+    )
 
 
 def test_what_is_done_is_not_redone_and_fresh_forgets_what_was_named(tmp_path, faked):
@@ -38,8 +54,12 @@ def test_what_is_done_is_not_redone_and_fresh_forgets_what_was_named(tmp_path, f
     assert [row.piece for row in table.read(tmp_path, Row)] == ["fqe", "vpm"]
 
 
-@pytest.mark.parametrize("given", [{"repeats": 20}, {"fits": 8}, {"fits": 8, "estimators": "vpm", "fresh": True}])
-def test_other_counts_than_those_of_the_table_are_refused_and_leave_it_alone(tmp_path, faked, given):
+@pytest.mark.parametrize(
+    "given", [{"repeats": 20}, {"fits": 8}, {"fits": 8, "estimators": "vpm", "fresh": True}]
+)
+def test_other_counts_than_those_of_the_table_are_refused_and_leave_it_alone(
+    tmp_path, faked, given
+):
     ope_coverage.main(options(tmp_path))
     before = (tmp_path / table.TABLE).read_text()
     asked = dataclasses.replace(options(tmp_path), **given)
@@ -49,13 +69,17 @@ def test_other_counts_than_those_of_the_table_are_refused_and_leave_it_alone(tmp
     assert (tmp_path / table.TABLE).read_text() == before
     assert faked == ["fqe", "vpm"]
     ope_coverage.main(dataclasses.replace(asked, estimators="", fresh=True))
-    assert {(row.repeats, row.fits) for row in table.read(tmp_path, Row)} == {(asked.repeats, asked.fits)}
+    assert {(row.repeats, row.fits) for row in table.read(tmp_path, Row)} == {
+        (asked.repeats, asked.fits)
+    }
 
 
 @pytest.mark.parametrize("given", [{"repeats": 10}, {"fits": 8}, {"repeats": 10, "fresh": True}])
 def test_the_committed_results_keep_their_counts(tmp_path, faked, given, monkeypatch):
     monkeypatch.setattr(ope_coverage, "RESULTS", tmp_path)
-    with pytest.raises(UsageError, match=f"--{next(iter(given))} differs from the committed results"):
+    with pytest.raises(
+        UsageError, match=f"--{next(iter(given))} differs from the committed results"
+    ):
         ope_coverage.main(ope_coverage.Options(**given))
     assert not faked
 

@@ -27,7 +27,17 @@ def truth(task=TASKS[0], names=NAMES, values=VALUES, episodes=QUICK.episodes):
             for policy, (name, value) in enumerate(zip(names, values, strict=True))]  # fmt: skip
 
 
-def estimated(estimator, values, *, seed=0, task=TASKS[0], group="fqe", low=0.0, settings=QUICK.settings, **later):
+def estimated(
+    estimator,
+    values,
+    *,
+    seed=0,
+    task=TASKS[0],
+    group="fqe",
+    low=0.0,
+    settings=QUICK.settings,
+    **later,
+):
     return [ope_runs.Row(task, group, estimator, seed, policy, repr(settings), float(value), 0.2, low, 1.5, "abc", "x",
                          **later) for policy, value in enumerate(values)]  # fmt: skip
 
@@ -111,7 +121,11 @@ def test_a_stopped_benchmark_goes_on_with_what_is_missing(tmp_path, faked, monke
         (0, 1.0, 0.0), (1, 1.0, 1.0), (2, 1.0, 0.0), (3, 1.0, 1.0)}  # fmt: skip
     assert ope.main(options) == 0
     assert len(faked) == 6
-    assert {path.name for path in tmp_path.iterdir()} >= {"summary.md", "cartpole_swingup.md", "cartpole_swingup.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        "summary.md",
+        "cartpole_swingup.md",
+        "cartpole_swingup.png",
+    }
     ope.main(dataclasses.replace(options, fresh=True))
     assert len(faked) == 12
 
@@ -142,7 +156,12 @@ def test_work_at_one_task_leaves_the_rows_and_the_report_of_the_other(tmp_path, 
      ((TASKS[:1], ("fqe",)), {(TASKS[0], "vpm"), *((TASKS[1], name) for name in ("fqe", "vpm"))}, set(TASKS))],
 )  # fmt: skip
 def test_what_is_forgotten_is_what_was_named(tmp_path, given, left, true_values):
-    rows = [row for task in TASKS for name in ("fqe", "vpm") for row in estimated(name, VALUES, task=task, group=name)]
+    rows = [
+        row
+        for task in TASKS
+        for name in ("fqe", "vpm")
+        for row in estimated(name, VALUES, task=task, group=name)
+    ]
     ope.forget(written(tmp_path, rows, [*truth(), *truth(TASKS[1])]), *(given or ((), ())))
     assert {(row.task, row.group) for row in table.read(tmp_path, ope_runs.Row)} == left
     assert {row.task for row in ope_runs.truths(tmp_path)} == true_values
@@ -152,9 +171,13 @@ def test_a_damaged_table_can_be_started_over(tmp_path, faked, monkeypatch):
     monkeypatch.setattr(ope_report, "draw", lambda *given: None)
     (tmp_path / table.TABLE).write_text("no table\n1\n")
     with pytest.raises(UsageError, match="start over with --fresh"):
-        ope.main(ope.Options(groups="vpm", folder=tmp_path, fresh=True))  # the others' rows would be lost
+        ope.main(
+            ope.Options(groups="vpm", folder=tmp_path, fresh=True)
+        )  # the others' rows would be lost
     ope.main(ope.Options(seeds=1, folder=tmp_path, fresh=True))
-    assert len(table.read(tmp_path, ope_runs.Row)) == 2 * 4 * len(ope_report.known_estimators())  # tasks, policies
+    assert len(table.read(tmp_path, ope_runs.Row)) == 2 * 4 * len(
+        ope_report.known_estimators()
+    )  # tasks, policies
 
 
 def test_a_piece_that_another_process_is_at_is_left_to_it(tmp_path, faked):
@@ -185,7 +208,12 @@ def test_a_value_is_the_mean_of_discounted_returns_and_its_error_theirs(monkeypa
     targets = control.Targets(None, {}, NAMES, None)
     ready = ope_runs.Prepared(TASKS[0], targets, type("Data", (), {"gamma": 0.9}), "control/x")
     rows = ope_runs.true_values(ready, 2)
-    assert (asked["gamma"], asked["greedy"], asked["num_seeds"], asked["num_episodes"]) == (0.9, False, 4, 2)
+    assert (asked["gamma"], asked["greedy"], asked["num_seeds"], asked["num_episodes"]) == (
+        0.9,
+        False,
+        4,
+        2,
+    )
     np.testing.assert_allclose([row[4] for row in rows], returns.mean(axis=1))
     np.testing.assert_allclose([row[5] for row in rows], [1, 0, 2, 0])
 
@@ -206,7 +234,9 @@ def test_what_cannot_be_run_is_refused(given, message):
      ({"low_support": 0.0, "unlikely_actions": 0.9}, 1.0, np.nan), ({"visited_share": 0.01}, 1.0, np.nan),
      ({"low_support": 1.0, "visited_share": 0.9, "updates_too_few": 0.0}, 1.0, 0.0), ({"drift": 3.0}, np.nan, np.nan)],
 )  # fmt: skip
-def test_support_is_low_by_any_sign_and_what_an_estimator_does_not_tell_is_not_a_number(told, low, unsettled):
+def test_support_is_low_by_any_sign_and_what_an_estimator_does_not_tell_is_not_a_number(
+    told, low, unsettled
+):
     stacked = {name: jnp.full(3, value) for name, value in told.items()}
     found = ope_runs.flags(Estimate(jnp.zeros(3), jnp.zeros(3), jnp.zeros((3, 2)), stacked))
     np.testing.assert_array_equal(found, [[low] * 3, [unsettled] * 3])
@@ -215,7 +245,9 @@ def test_support_is_low_by_any_sign_and_what_an_estimator_does_not_tell_is_not_a
 def test_a_table_from_before_there_was_a_column_can_be_read_and_added_to(tmp_path):
     table.append(tmp_path, ope_runs.Row, estimated("fqe", VALUES))
     path = tmp_path / table.TABLE
-    path.write_text("".join(line.rpartition(",")[0] + "\n" for line in path.read_text().splitlines()))
+    path.write_text(
+        "".join(line.rpartition(",")[0] + "\n" for line in path.read_text().splitlines())
+    )
     assert "unsettled" not in path.read_text()
     old = table.read(tmp_path, ope_runs.Row)
     assert np.isnan([row.unsettled for row in old]).all()
@@ -223,7 +255,9 @@ def test_a_table_from_before_there_was_a_column_can_be_read_and_added_to(tmp_pat
     table.append(tmp_path, ope_runs.Row, estimated("fqe", VALUES, seed=1, unsettled=1.0))
     found = [row.unsettled for row in table.read(tmp_path, ope_runs.Row)]
     np.testing.assert_array_equal(found, [np.nan] * 4 + [1.0] * 4)
-    path.write_text(path.read_text().replace("low_support", "support"))  # this column was there from the start
+    path.write_text(
+        path.read_text().replace("low_support", "support")
+    )  # this column was there from the start
     with pytest.raises(UsageError, match="is not a table of runs"):
         table.read(tmp_path, ope_runs.Row)
 
@@ -241,7 +275,10 @@ def cells(page, name, number=0):
     lines = page.splitlines()
     header = [line for line in lines if line.startswith("| estimator")][number]
     line = [line for line in lines if line.startswith(f"| `{name}`")][number]
-    return {head.strip(): cell.strip() for head, cell in zip(header.split("|"), line.split("|"), strict=True)}
+    return {
+        head.strip(): cell.strip()
+        for head, cell in zip(header.split("|"), line.split("|"), strict=True)
+    }
 
 
 def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
@@ -249,7 +286,11 @@ def test_metrics_are_of_the_estimates_beside_the_true_values(tmp_path):
         *estimated("fqe", VALUES + 1.0, seed=seed),
         *estimated("model_ff", -VALUES, seed=seed, group="model_ff", low=1.0))]  # fmt: skip
     _, page = report(written(tmp_path, rows))
-    lines = {line.split("`")[1]: line for line in page.split("Mean ±")[0].splitlines() if line.startswith("| `")}
+    lines = {
+        line.split("`")[1]: line
+        for line in page.split("Mean ±")[0].splitlines()
+        if line.startswith("| `")
+    }
     assert "| 1.00 [" in lines["fqe"]
     assert "| 0.25 [0.25, 0.25] |" in lines["fqe"]  # 1 over the range of 4
     assert "| -1.00 [" in lines["model_ff"]
@@ -274,7 +315,9 @@ def test_means_and_deviations_over_resamples_are_shown_for_each_task_and_over_ta
 def test_estimators_of_a_task_share_draws_of_policies_and_tasks_do_not():
     found = ope_report.Estimates(*np.broadcast_to(VALUES[::-1], (4, 2, 4)))
     other = ope_report.Estimates(*np.broadcast_to(VALUES[::-1] + 1.0, (4, 2, 4)))
-    draws = lambda task, one: ope_report.score(truth(task), one).over_seeds.metrics["bias"].replicates  # noqa: E731
+    draws = lambda task, one: (
+        ope_report.score(truth(task), one).over_seeds.metrics["bias"].replicates
+    )  # noqa: E731
     first = draws(TASKS[0], found)
     np.testing.assert_allclose(draws(TASKS[0], other), first + 1.0)
     assert abs(np.corrcoef(draws(TASKS[1], found), first)[0, 1]) < 0.1
@@ -283,7 +326,12 @@ def test_estimators_of_a_task_share_draws_of_policies_and_tasks_do_not():
 def test_claims_are_judged_by_the_difference_and_left_open_where_it_may_be_none(tmp_path):
     good, bad = VALUES + 0.01, VALUES[::-1]
     names = {"fqe": good, "best_dice": bad, "doubly_robust": good}
-    rows = [row for task in TASKS for name, values in names.items() for row in estimated(name, values, task=task)]
+    rows = [
+        row
+        for task in TASKS
+        for name, values in names.items()
+        for row in estimated(name, values, task=task)
+    ]
     preset = dataclasses.replace(QUICK, seeds=1)
     text, _ = report(written(tmp_path, rows, [*truth(), *truth(TASKS[1])]), preset)
     lines = {line for line in text.splitlines() if line.startswith("- ")}
@@ -306,7 +354,10 @@ def test_claims_about_estimators_that_have_not_settled_say_so(tmp_path):
     told = {line for line in judged if "has not settled" in line}
     assert told == {line for line in judged if "DICE" in line}
     assert len(told) == 2
-    assert all(line.endswith("]; `best_dice` says of 67% of its estimates that it has not settled.") for line in told)
+    assert all(
+        line.endswith("]; `best_dice` says of 67% of its estimates that it has not settled.")
+        for line in told
+    )
     assert "the rows do not say whether these have: `model_ar`." in text
 
 
@@ -336,7 +387,9 @@ def test_the_committed_pages_are_what_the_code_makes_of_the_committed_rows(tmp_p
     monkeypatch.setattr(ope_report, "draw", lambda *given: None)
     folder = ope.RESULTS / "quick"
     known, _ = ope_report.read(folder, QUICK)
-    written(tmp_path, table.read(folder, ope_runs.Row), [row for of in known.values() for row in of])
+    written(
+        tmp_path, table.read(folder, ope_runs.Row), [row for of in known.values() for row in of]
+    )
     text, page = report(tmp_path)
     assert page == (folder / f"{TASKS[0]}.md").read_text()
     assert (tmp_path / f"{TASKS[1]}.md").read_text() == (folder / f"{TASKS[1]}.md").read_text()
@@ -351,7 +404,9 @@ def test_the_committed_results_are_those_of_the_quick_preset():
     for task in TASKS:
         names = control.target_policies(task, QUICK.fewer.get(task, QUICK.policies)).names
         assert tuple(row.name for row in ope_runs.truths(folder) if row.task == task) == names
-        assert {row.estimator for row in rows if row.task == task} == set(ope_report.known_estimators())
+        assert {row.estimator for row in rows if row.task == task} == set(
+            ope_report.known_estimators()
+        )
     known, found = ope_report.read(folder, QUICK)
     for task, estimators in found.items():
         for name, one in estimators.items():
