@@ -10,13 +10,10 @@ AntMaze goals.
 """
 
 import difflib
-from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from offline_mbrl.types import Array, UsageError
-
-Termination = Callable[[Array, Array, Array], Array]
+from offline_mbrl.types import Array, Termination, UsageError
 
 
 def never(observation: Array, action: Array, next_observation: Array) -> Array:

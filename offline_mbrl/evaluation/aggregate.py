@@ -1,8 +1,8 @@
 """Scores over seeds and tasks: normalized, aggregated, with stratified bootstrap intervals.
 
-The statistics are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice"
-(arXiv:2108.13264). Each takes scores `[..., S, tasks]` and reduces the last two axes, so that thousands of bootstrap
-replicates are one call.
+The statistics are those of Agarwal et al., "Deep Reinforcement Learning at the Edge of the
+Statistical Precipice" (arXiv:2108.13264). Each takes scores `[..., S, tasks]` and reduces the last
+two axes, so that thousands of bootstrap replicates are one call.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,9 @@ def normalized_score(score: Any, reference_random: Any, reference_expert: Any) -
     """
     low, high = np.asarray(reference_random, np.float64), np.asarray(reference_expert, np.float64)
     if (low == high).any():
-        raise UsageError(f"no score can be normalized: the references for random and expert are both {low}")
+        raise UsageError(
+            f"no score can be normalized: the references for random and expert are both {low}"
+        )
     return (np.asarray(score, np.float64) - low) / (high - low)
 
 
@@ -62,7 +64,7 @@ def stratified_bootstrap(
 
     Args:
       scores: `[S, tasks]` finite.
-      statistic: reduces the last two axes of `[..., S, tasks]`, as every function of this file does.
+      statistic: reduces the last two axes of `[..., S, tasks]`, as all functions of this file do.
       seed: of the resampling; the same seed gives the same interval.
       num_replicates: resampled score tables.
       confidence: probability mass between the ends.
@@ -75,12 +77,19 @@ def stratified_bootstrap(
     """
     table = np.asarray(scores, np.float64)
     if table.ndim != 2 or not table.size or not np.isfinite(table).all():
-        raise UsageError(f"the interval needs a finite table of scores [seeds, tasks], got shape {table.shape}")
+        raise UsageError(
+            f"the interval needs a finite table of scores [seeds, tasks], got shape {table.shape}"
+        )
     num_seeds, num_tasks = table.shape
-    rows = np.random.default_rng(seed).integers(num_seeds, size=(num_replicates, num_seeds, num_tasks))
+    rows = np.random.default_rng(seed).integers(
+        num_seeds, size=(num_replicates, num_seeds, num_tasks)
+    )
     replicates = np.asarray(statistic(table[rows, np.arange(num_tasks)]))
     if replicates.shape != (num_replicates,):
-        raise UsageError(f"the statistic must reduce the last two axes of [..., S, tasks], got {replicates.shape}")
+        raise UsageError(
+            "the statistic must reduce the last two axes of [..., S, tasks], got "
+            f"{replicates.shape}"
+        )
     low, high = np.quantile(replicates, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -89,5 +98,8 @@ def _runs(scores: Scores) -> np.ndarray:
     """`[..., S, tasks]` to `[..., S * tasks]`."""
     table = np.asarray(scores)
     if table.ndim < 2:
-        raise UsageError(f"scores need the axes [seeds, tasks], got shape {table.shape}; for one task add [:, None]")
+        raise UsageError(
+            f"scores need the axes [seeds, tasks], got shape {table.shape}; for one task add "
+            "[:, None]"
+        )
     return table.reshape(*table.shape[:-2], -1)

@@ -1,141 +1,299 @@
-"""Episodes of a policy in a simulator: many at a time, all seeds of a run together, one jitted call per step."""
+"""Episodes of a policy in a simulator: many at a time, all seeds of a run in one call per step."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import dm_env
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl import environments
-from offline_mbrl.evaluation import simulation
-from offline_mbrl.types import Array, Policy, PyTree, UsageError
+from offline_mbrl.evaluation import acting, simulation
+from offline_mbrl.types import Actor, Params, Policy, UsageError
+
+Chooser = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (observations [N, ...], first [N])
 
 
 class Evaluation(NamedTuple):
     """What was played. The leading axis `S` is there when seeds were evaluated together."""
 
-    returns: np.ndarray  # [S, num_episodes] or [num_episodes]   undiscounted unless asked; NaN where not finished
+    # [S, num_episodes] or [num_episodes]   undiscounted unless asked; NaN where not finished
+    returns: np.ndarray
     lengths: np.ndarray  # same shape, int32 steps; 0 where not finished
     complete: bool  # every episode was finished
     message: str  # why not; empty when complete
 
 
-def evaluate(policy: Policy, params: PyTree, simulator: str, *, seed: int, **settings: Any) -> Evaluation:
-    """Plays episodes once; see `make_evaluator` for the settings, and use that to evaluate again and again."""
-    return make_evaluator(policy, simulator, **settings)(params, seed=seed)
+class Evaluator(NamedTuple):
+    """A policy in simulators that are built by its first evaluation and used by all later ones."""
+
+    # (params, *, seed, num_episodes, greedy, ended=None) -> Evaluation; `ended(count)` is called
+    # with the number of episodes that have ended so far
+    evaluate: Callable[..., Evaluation]
+    # (params, *, num_episodes, num_steps) -> seconds that a step of all slots takes
+    seconds_per_step: Callable[..., float]
+    close: Callable[[], None]  # frees the simulators
+
+
+@contextlib.contextmanager
+def opened(policy: Policy | Actor, simulator: str, **settings: Any) -> Iterator[Evaluator]:
+    """An evaluator that is closed at the end; see `make_evaluator` for the settings."""
+    evaluator = make_evaluator(policy, simulator, **settings)
+    try:
+        yield evaluator
+    finally:
+        evaluator.close()
+
+
+def evaluate(
+    policy: Policy | Actor,
+    params: Params,
+    simulator: str,
+    *,
+    seed: int,
+    num_episodes: int,
+    greedy: bool,
+    **settings: Any,
+) -> Evaluation:
+    """Plays episodes once; use `opened` to evaluate again and again.
+
+    Args:
+      policy: with memory or without.
+      params: its parameters, `[S, ...]` with `num_seeds`.
+      simulator: its name.
+      seed: of the episodes.
+      num_episodes: per seed.
+      greedy: whether the policy acts without exploration.
+      **settings: those of `make_evaluator`.
+    """
+    with opened(policy, simulator, **settings) as evaluator:
+        return evaluator.evaluate(params, seed=seed, num_episodes=num_episodes, greedy=greedy)
 
 
 def make_evaluator(
-    policy: Policy, simulator: str, *, num_episodes: int, greedy: bool, num_seeds: int | None = None,
-    batch_size: int = 100, timeout: float = 60.0, make: Callable[..., Any] = environments.make, gamma: float = 1.0,
-) -> Callable[..., Evaluation]:  # fmt: skip
-    """Builds `evaluate(params, *, seed) -> Evaluation`; the policy is compiled on its first call and never again.
+    policy: Policy | Actor,
+    simulator: str,
+    *,
+    num_seeds: int | None = None,
+    batch_size: int = 100,
+    timeout: float = 60.0,
+    processes: int = 0,
+    make: Callable[..., dm_env.Environment] = environments.make,
+    gamma: float = 1.0,
+) -> Evaluator:
+    """Builds an evaluator; the policy is compiled on first use, and once for each size.
 
-    `batch_size` simulators per seed play side by side, each a fixed number of episodes, so that long episodes count
-    as much as short ones. Every seed of a run meets simulators and action keys of its own, so that scores of seeds are
-    independent, as intervals over them take for granted.
+    `batch_size` simulators per seed play side by side, each a fixed number of episodes, so that
+    long episodes count as much as short ones. Every seed of a run meets simulators and action keys
+    of its own, so that scores of seeds are independent, as intervals over them assume. An actor's
+    carry is made anew at the start of every episode.
 
     Args:
-      policy: `mode` acts when `greedy`, else `sample`.
+      policy: with memory or without.
       simulator: a name for `make`.
-      num_episodes: per seed.
-      greedy: how to act.
       num_seeds: S when params carry a leading axis `[S, ...]`, None for one set of params.
-      batch_size: simulators per seed. The episodes depend on it.
+      batch_size: simulators per seed at most. The episodes depend on it.
       timeout: seconds without an answer from the simulators that count as hanging.
-      make: `(simulator, *, seed) -> dm_env.Environment`.
-      gamma: discount factor of the returns; 1 for what scores are made of.
+      processes: that step the simulators; 0 for a thread of this one. The episodes do not depend
+        on it.
+      make: `(simulator, *, seed) -> dm_env.Environment`; importable where there are processes.
+      gamma: discount factor of the returns; 1 for scores.
 
     Returns:
-      The evaluator. It ends early, with `complete` False and a message, when a simulator raises or hangs; it raises
-      UsageError when the simulator cannot be made or when the policy's actions do not fit it.
+      The evaluator. An evaluation ends early, with `complete` False and a message, when a simulator
+      raises or hangs; it raises UsageError when a number is not positive, when the simulator cannot
+      be made or when the policy's actions do not fit it.
 
     Raises:
       UsageError: a number is not positive.
     """
-    if min(num_episodes, batch_size, num_seeds or 1) < 1:
-        raise UsageError(f"num_episodes, batch_size and num_seeds must be at least 1, got {num_episodes}, "
-                         f"{batch_size}, {num_seeds}")  # fmt: skip
-    width, lead = min(batch_size, num_episodes), () if num_seeds is None else (num_seeds,)
-    act = jax.jit(_vectorize(policy, width, greedy=greedy, over_seeds=num_seeds is not None))
+    _require_positive(batch_size=batch_size, num_seeds=num_seeds or 1)
+    build = functools.partial(_build, make, simulator)
+    simulators = simulation.make(build, timeout=timeout, processes=processes)
+    lead = () if num_seeds is None else (num_seeds,)
+    over_seeds = num_seeds is not None
 
-    def evaluator(params: PyTree, *, seed: int) -> Evaluation:
-        sequences = np.random.SeedSequence(seed).spawn(num_seeds or 1)
-        seeds = np.stack([one.generate_state(width) for one in sequences]) >> 1  # 31 bits: what every simulator takes
-        key, returns = jax.random.key(seed), np.full((num_seeds or 1, num_episodes), np.nan)
-        lengths = np.zeros(returns.shape, np.int32)
+    @functools.cache
+    def compiled(width: int, greedy: bool) -> acting.Acting:
+        return acting.vectorize(policy, width, greedy=greedy, over_seeds=over_seeds)
 
-        def actions(observation: np.ndarray, t: int) -> np.ndarray:
-            observation = observation.reshape(*lead, width, *observation.shape[1:])
-            chosen = np.asarray(act(params, observation, key, np.uint32(t)))
-            return chosen.reshape(-1, *chosen.shape[len(lead) + 1 :])
-
+    def evaluate(
+        params: Params,
+        *,
+        seed: int,
+        num_episodes: int,
+        greedy: bool,
+        ended: Callable[[int], None] | None = None,
+    ) -> Evaluation:
+        _require_positive(num_episodes=num_episodes)
+        width = min(batch_size, num_episodes)
+        choose = _chooser(compiled(width, greedy), params, (*lead, width), seed)
+        record = _empty(num_seeds or 1, num_episodes)
         message = ""
         try:
-            running = simulation.start(
-                lambda seed: make(simulator, seed=seed), seeds.ravel().tolist(), timeout=timeout)  # fmt: skip
-            try:
-                _play(running, actions, returns, lengths, width, gamma)
-            finally:
-                running.close()
+            running = simulators.begin(_seeds(seed, num_seeds or 1, width))
+            _play(running, choose, record, width, gamma, ended or _ignore)
         except simulation.SimulatorFailed as error:
-            finished = int((lengths > 0).sum())
-            message = f"{simulator}: {error}; {finished} of {returns.size} episodes were finished"
-        returns, lengths = (found.reshape(*lead, num_episodes) for found in (returns, lengths))
-        return Evaluation(returns, lengths, not message, message)
+            finished = int((record.lengths > 0).sum())
+            size = record.lengths.size
+            message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
+        return Evaluation(
+            returns=record.returns.reshape(*lead, num_episodes),
+            lengths=record.lengths.reshape(*lead, num_episodes),
+            complete=not message,
+            message=message,
+        )
 
-    return evaluator
+    def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
+        _require_positive(num_episodes=num_episodes, num_steps=num_steps)
+        width = min(batch_size, num_episodes)
+        choose = _chooser(compiled(width, False), params, (*lead, width), 0)
+        running = simulators.begin(_seeds(0, num_seeds or 1, width))
+        return _time_steps(running, choose, num_steps)
 
-
-def _vectorize(policy: Policy, width: int, *, greedy: bool, over_seeds: bool) -> Callable[..., Array]:
-    """(params, observation [S?, W, ...], key, t) -> actions [S?, W, ...]; a key for every seed, slot and step."""
-    choose = (lambda params, observation, key: policy.mode(params, observation)) if greedy else policy.sample
-    one_seed = jax.vmap(choose, in_axes=(None, 0, 0))
-    batched = jax.vmap(one_seed) if over_seeds else one_seed
-
-    def keys_of(key: Array, index: Array, t: Array) -> Array:
-        key = jax.random.fold_in(jax.random.fold_in(key, index), t)
-        return jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(width))
-
-    def act(params: PyTree, observation: Array, key: Array, t: Array) -> Array:
-        if not over_seeds:
-            return batched(params, observation, keys_of(key, jnp.uint32(0), t))
-        indices = jnp.arange(observation.shape[0], dtype=jnp.uint32)
-        return batched(params, observation, jax.vmap(keys_of, (None, 0, None))(key, indices, t))
-
-    return act
+    return Evaluator(evaluate=evaluate, seconds_per_step=seconds_per_step, close=simulators.close)
 
 
-def _play(running: simulation.Simulation, actions: Callable[[np.ndarray, int], np.ndarray], returns: np.ndarray,
-          lengths: np.ndarray, width: int, gamma: float) -> None:  # fmt: skip
-    """Fills `returns` and `lengths` `[S, num_episodes]` in place: slot w of a seed plays its episodes w, w + W, ..."""
-    num_seeds, num_episodes = returns.shape
+# --- parts ---
+
+
+class _Record(NamedTuple):
+    """Filled in place while episodes end."""
+
+    returns: np.ndarray  # [S, num_episodes]
+    lengths: np.ndarray  # [S, num_episodes]
+
+
+def _empty(num_seeds: int, num_episodes: int) -> _Record:
+    returns = np.full((num_seeds, num_episodes), np.nan)
+    return _Record(returns=returns, lengths=np.zeros(returns.shape, np.int32))
+
+
+def _require_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UsageError(f"{name} must be at least 1, got {number}")
+
+
+def _ignore(count: int) -> None:
+    del count
+
+
+def _build(make: Callable[..., dm_env.Environment], simulator: str, seed: int) -> Any:
+    return make(simulator, seed=seed)
+
+
+def _seeds(seed: int, num_seeds: int, width: int) -> list[int]:
+    """A seed for each simulator, in the order of seeds and slots."""
+    sequences = np.random.SeedSequence(seed).spawn(num_seeds)
+    states = np.stack([sequence.generate_state(width) for sequence in sequences])
+    return (states >> 1).ravel().tolist()  # 31 bits: what every simulator takes
+
+
+def _chooser(policy: acting.Acting, params: Params, shape: tuple[int, ...], seed: int) -> Chooser:
+    """(observations [N, ...], first [N]) -> actions [N, ...], with the carries kept in between.
+
+    Args:
+      policy: compiled.
+      params: its parameters.
+      shape: [S, W] or [W], with N entries.
+      seed: of the action keys.
+    """
+    key = jax.random.key(seed)
+    carry: Any = None
+    t = 0
+
+    def choose(observation: np.ndarray, first: np.ndarray) -> np.ndarray:
+        nonlocal carry, t
+        observation = observation.reshape(*shape, *observation.shape[1:])
+        step = np.uint32(t)
+        if t == 0:
+            carry = policy.begin(params, observation, key, step)
+        action, carry = policy.act(params, carry, observation, first.reshape(shape), key, step)
+        t += 1
+        actions = np.asarray(action)
+        return actions.reshape(-1, *actions.shape[len(shape) :])
+
+    return choose
+
+
+def _play(
+    running: simulation.Simulation,
+    choose: Chooser,
+    record: _Record,
+    width: int,
+    gamma: float,
+    ended: Callable[[int], None],
+) -> None:
+    """Fills the record: slot w of a seed plays its episodes w, w + W, ...
+
+    Args:
+      running: S * W simulators.
+      choose: their actions.
+      record: `[S, num_episodes]`, changed in place.
+      width: W.
+      gamma: discount factor of the returns.
+      ended: called with the number of episodes that have ended.
+    """
+    num_seeds, num_episodes = record.returns.shape
     slots = np.tile(np.arange(width), num_seeds)
     quota = (num_episodes - slots + width - 1) // width
-    played, total, steps = np.zeros_like(slots), np.zeros(len(slots)), np.zeros_like(slots)
-    observation, active, t = running.first, quota > 0, 0
+    played = np.zeros_like(slots)
+    steps = np.zeros_like(slots)
+    total = np.zeros(len(slots))
+    observation = running.first
+    first = np.zeros(len(slots), bool)  # the carries of the first episodes are there
+    active = quota > 0
     while active.any():
-        chosen = actions(observation, t)
-        _check(chosen, running.action_spec)
-        moment = running.step(chosen, active)
+        actions = choose(observation, first)
+        _check(actions, running.action_spec)
+        moment = running.step(actions, active)
         total += gamma**steps * moment.reward  # steps before this one, in this episode
-        steps, observation, t = steps + active, moment.observation, t + 1
-        ended = np.flatnonzero(moment.last)
-        where = ended // width, slots[ended] + played[ended] * width
-        returns[where], lengths[where] = total[ended], steps[ended]
-        played[ended] += 1
-        total[ended] = steps[ended] = 0
+        steps = steps + active
+        observation = moment.observation
+        first = moment.last
+        rows = np.flatnonzero(moment.last)
+        where = (rows // width, slots[rows] + played[rows] * width)
+        record.returns[where] = total[rows]
+        record.lengths[where] = steps[rows]
+        played[rows] += 1
+        total[rows] = 0
+        steps[rows] = 0
         active = played < quota
+        if len(rows):
+            ended(int(played.sum()))
+
+
+def _time_steps(running: simulation.Simulation, choose: Chooser, num_steps: int) -> float:
+    """Median seconds of a step of all simulators, apart from the first, which compiles."""
+    everywhere = np.ones(len(running.first), bool)
+    observation = running.first
+    first = np.zeros(len(observation), bool)
+    seconds = []
+    for _ in range(num_steps + 1):
+        began = time.perf_counter()
+        moment = running.step(choose(observation, first), everywhere)
+        observation = moment.observation
+        first = moment.last
+        seconds.append(time.perf_counter() - began)
+    return float(np.median(seconds[1:]))
 
 
 def _check(actions: np.ndarray, spec: Any) -> None:
-    """Refuses actions `[N, ...]` that the simulator does not have: of another shape or kind, out of range, NaN."""
-    if actions.shape[1:] != spec.shape or (actions.dtype.kind in "iu") != (np.dtype(spec.dtype).kind in "iu"):
+    """Refuses actions `[N, ...]` of another shape or kind than the simulator's, or out of range."""
+    whole = np.dtype(spec.dtype).kind in "iu"
+    if actions.shape[1:] != spec.shape or (actions.dtype.kind in "iu") != whole:
         raise UsageError(
-            f"the policy gives actions of shape {actions.shape[1:]} and dtype {actions.dtype}, the simulator takes "
-            f"shape {spec.shape} and dtype {np.dtype(spec.dtype)}")  # fmt: skip
+            f"the policy gives actions of shape {actions.shape[1:]} and dtype {actions.dtype}, the "
+            f"simulator takes shape {spec.shape} and dtype {np.dtype(spec.dtype)}"
+        )
     inside = (actions >= spec.minimum) & (actions <= spec.maximum)  # NaN is not
     if not inside.all():
         wrong = actions[~inside].ravel()[0]
-        raise UsageError(f"the policy gave the action {wrong}, the simulator takes {spec.minimum} to {spec.maximum}")
+        raise UsageError(
+            f"the policy gave the action {wrong}, the simulator takes {spec.minimum} to "
+            f"{spec.maximum}"
+        )

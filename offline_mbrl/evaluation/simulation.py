@@ -1,109 +1,124 @@
-"""Many simulators stepped together in a thread of their own, so that one that hangs cannot take the caller with it."""
+"""Many simulators stepped together: built once, used again by every evaluation, closed at the end.
 
-import contextlib
-import queue
-import threading
+They run in one thread of this process or are spread over processes. Every simulator has a seed of
+its own, so what they answer does not depend on where they run.
+"""
+
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import dm_env
 import numpy as np
 
+from offline_mbrl.evaluation import channels, serving
+from offline_mbrl.evaluation.channels import SimulatorFailed
+from offline_mbrl.evaluation.serving import Moment
 from offline_mbrl.types import UsageError
 
-
-class SimulatorFailed(Exception):
-    """A simulator raised, or gave no answer in time. The message says which and why."""
-
-
-class Moment(NamedTuple):
-    """What N simulators answered to one step; rows of simulators that were not stepped are not new."""
-
-    observation: np.ndarray  # [N, ...]
-    reward: np.ndarray  # [N] float64
-    last: np.ndarray  # [N] bool, the step ended an episode; `observation` is then the first of the next one
+__all__ = ["Moment", "Simulation", "SimulatorFailed", "Simulators", "make"]
 
 
 class Simulation(NamedTuple):
-    """N running simulators."""
+    """N simulators that have begun; valid until the next `begin`."""
 
-    step: Callable[[np.ndarray, np.ndarray], Moment]  # (actions [N, ...], active [N] bool) -> Moment
+    step: Callable[[np.ndarray, np.ndarray], Moment]  # (actions [N, ...], active [N] bool)
     first: np.ndarray  # [N, ...] first observations
     action_spec: Any  # a dm_env spec
-    close: Callable[[], None]  # lets the thread end when it can; returns at once
 
 
-def start(make: Callable[[int], dm_env.Environment], seeds: Sequence[int], *, timeout: float) -> Simulation:
-    """Builds one simulator per seed.
+class Simulators(NamedTuple):
+    """Simulators that are kept from one evaluation to the next."""
 
-    The thread is a daemon and is never joined: Python can exit while a simulator hangs.
+    begin: Callable[[Sequence[int]], Simulation]  # (a seed for each of N simulators)
+    close: Callable[[], None]  # frees them; `begin` would build them again
+
+
+def make(
+    build: Callable[[int], dm_env.Environment], *, timeout: float, processes: int = 0
+) -> Simulators:
+    """Simulators of one kind; the first `begin` builds them.
+
+    `begin` and `step` raise `SimulatorFailed` when a simulator raises or hangs, and `UsageError`
+    when `build` refuses its input. All simulators are then given up, and the next `begin` builds
+    others.
 
     Args:
-      make: (seed) -> environment.
-      seeds: of the N simulators.
-      timeout: seconds without an answer, to one step of all or to the building of one, that count as hanging.
-
-    Raises:
-      SimulatorFailed: a simulator raised or hung, now or in a later `step`.
-      UsageError: `make` refused its input.
+      build: (seed) -> environment. With processes, a function that can be imported.
+      timeout: seconds without an answer, to one step of all or to the building of one, that count
+        as hanging.
+      processes: that step them; 0 for a thread of this process.
     """
-    requests: queue.SimpleQueue = queue.SimpleQueue()
-    answers: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=_serve, args=(make, seeds, requests, answers), daemon=True, name="simulators").start()
+    opened: list[channels.Channel] = []
 
-    def answer() -> Any:
+    def open_all() -> None:
+        open_one = channels.in_process if processes else channels.in_thread
+        for _ in range(max(processes, 1)):
+            opened.append(open_one(build))
+
+    def abandon() -> None:
+        for channel in opened:
+            channel.abandon()
+        opened.clear()
+
+    def answer(channel: channels.Channel) -> Any:
+        content = channel.receive(timeout)
+        if isinstance(content, serving.Failure):
+            raise (UsageError if content.usage else SimulatorFailed)(content.message)
+        return content
+
+    def begin(seeds: Sequence[int]) -> Simulation:
         try:
-            found = answers.get(timeout=timeout)
-        except queue.Empty:
-            raise SimulatorFailed(f"no answer from the simulator within {timeout:g} s") from None
-        if isinstance(found, UsageError):
-            raise found
-        if isinstance(found, Exception):
-            raise SimulatorFailed(f"the simulator raised {type(found).__name__}: {found}") from found
-        return found
+            if not opened:
+                open_all()
+            bounds = _split(len(seeds), len(opened))
+            for channel, rows in zip(opened, bounds, strict=True):
+                channel.send(serving.Begin(tuple(seeds[rows])))
+            ready = [
+                answer(channel)
+                for channel, rows in zip(opened, bounds, strict=True)
+                for _ in seeds[rows]
+            ]
+        except BaseException:  # also Ctrl-C: an answer that nobody waits for would be misread
+            abandon()
+            raise
+        used = [
+            (channel, rows)
+            for channel, rows in zip(opened, bounds, strict=True)
+            if rows.stop > rows.start
+        ]
 
-    def step(actions: np.ndarray, active: np.ndarray) -> Moment:
-        requests.put((actions, active))
-        return answer()
+        def step(actions: np.ndarray, active: np.ndarray) -> Moment:
+            try:
+                for channel, rows in used:
+                    channel.send(serving.Step(actions[rows], active[rows]))
+                moments = [answer(channel) for channel, _ in used]
+            except BaseException:
+                abandon()
+                raise
+            return Moment(*(np.concatenate(parts) for parts in zip(*moments, strict=True)))
+
+        first = np.stack([one.observation for one in ready])
+        return Simulation(step=step, first=first, action_spec=ready[0].action_spec)
 
     def close() -> None:
-        requests.put(None)
+        for channel in opened:
+            channel.close()
+        opened.clear()
+        _trim()
 
+    return Simulators(begin=begin, close=close)
+
+
+def _split(size: int, parts: int) -> list[slice]:
+    """`size` rows in contiguous parts that differ by one row at most."""
+    ends = [size * (part + 1) // parts for part in range(parts)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _trim() -> None:
+    """Gives freed memory back to the system, which glibc keeps for the thread that allocated it."""
     try:
-        built = [answer() for _ in seeds]
-    except (SimulatorFailed, UsageError):
-        close()
-        raise
-    return Simulation(step, np.stack([observation for observation, _ in built]), built[0][1], close)
-
-
-def _serve(make: Callable[[int], dm_env.Environment], seeds: Sequence[int], requests: Any, answers: Any) -> None:
-    """The thread: builds the simulators, then answers requests until None comes or something raises."""
-    simulators: list[dm_env.Environment] = []
-    observations: list[np.ndarray] = []
-    try:
-        for seed in seeds:
-            simulators.append(make(seed))
-            observations.append(np.asarray(simulators[-1].reset().observation))
-            answers.put((observations[-1], simulators[-1].action_spec()))
-        while (request := requests.get()) is not None:
-            answers.put(_step(simulators, observations, *request))
-    except Exception as error:  # whatever a simulator raises is the caller's to judge
-        answers.put(error)
-    for simulator in simulators:
-        with contextlib.suppress(Exception):
-            simulator.close()
-
-
-def _step(
-    simulators: Sequence[dm_env.Environment], observations: list[np.ndarray], actions: np.ndarray, active: np.ndarray
-) -> Moment:
-    """Steps the active simulators; one whose episode ends starts the next one at once."""
-    rewards, last = np.zeros(len(simulators)), np.zeros(len(simulators), bool)
-    for row in np.flatnonzero(active).tolist():
-        timestep = simulators[row].step(actions[row])
-        rewards[row], last[row] = timestep.reward, timestep.last()
-        if last[row]:
-            timestep = simulators[row].reset()
-        observations[row] = np.asarray(timestep.observation)
-    return Moment(np.stack(observations), rewards, last)
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library
+        return

@@ -13,8 +13,12 @@ def test_statistics_equal_rliables():
     assert aggregate.interquartile_mean(SCORES) == pytest.approx(metrics.aggregate_iqm(SCORES))
     assert aggregate.median(SCORES) == pytest.approx(metrics.aggregate_median(SCORES))
     assert aggregate.mean(SCORES) == pytest.approx(metrics.aggregate_mean(SCORES))
-    assert aggregate.optimality_gap(SCORES) == pytest.approx(metrics.aggregate_optimality_gap(SCORES))
-    assert aggregate.optimality_gap(SCORES, 0.5) == pytest.approx(metrics.aggregate_optimality_gap(SCORES, 0.5))
+    assert aggregate.optimality_gap(SCORES) == pytest.approx(
+        metrics.aggregate_optimality_gap(SCORES)
+    )
+    assert aggregate.optimality_gap(SCORES, 0.5) == pytest.approx(
+        metrics.aggregate_optimality_gap(SCORES, 0.5)
+    )
 
 
 def test_interquartile_mean_is_the_mean_of_the_middle_half():
@@ -40,7 +44,9 @@ def test_leading_axes_are_a_loop(name):
 
 def test_normalized_score_is_zero_for_random_and_one_for_the_expert():
     references = np.array([-0.667, 64.833]), np.array([1.0, 1001.0])
-    found = aggregate.normalized_score(np.array([references[0], references[1], [0.1665, 532.9165]]), *references)
+    found = aggregate.normalized_score(
+        np.array([references[0], references[1], [0.1665, 532.9165]]), *references
+    )
     np.testing.assert_allclose(found, [[0, 0], [1, 1], [0.5, 0.5]])
 
 
@@ -61,11 +67,15 @@ def test_interval_depends_on_its_own_seed_alone():
 
 
 def test_seeds_are_drawn_within_each_task():
-    scores = np.tile([0.0, 1.0, 5.0], (4, 1))  # all seeds of a task agree: nothing is left to chance
+    scores = np.tile(
+        [0.0, 1.0, 5.0], (4, 1)
+    )  # all seeds of a task agree: nothing is left to chance
     assert aggregate.stratified_bootstrap(scores, aggregate.mean) == (2.0, 2.0)
     shifted = SCORES + np.arange(5) * 100  # differences between tasks do not widen the interval
     low, high = aggregate.stratified_bootstrap(SCORES, aggregate.mean)
-    np.testing.assert_allclose(aggregate.stratified_bootstrap(shifted, aggregate.mean), [low + 200, high + 200])
+    np.testing.assert_allclose(
+        aggregate.stratified_bootstrap(shifted, aggregate.mean), [low + 200, high + 200]
+    )
 
 
 def test_interval_of_a_mean_has_its_closed_form_width():
@@ -79,7 +89,9 @@ def test_interval_covers_the_true_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     tables = rng.normal(size=(300, 20, 3))
     intervals = [
-        aggregate.stratified_bootstrap(table, aggregate.mean, seed=number, num_replicates=500, confidence=0.9)
+        aggregate.stratified_bootstrap(
+            table, aggregate.mean, seed=number, num_replicates=500, confidence=0.9
+        )
         for number, table in enumerate(tables)
     ]
     assert np.mean([low <= 0 <= high for low, high in intervals]) == pytest.approx(0.88, abs=0.04)
@@ -89,7 +101,8 @@ def test_interval_agrees_with_rliables():
     from rliable import library, metrics
 
     _, theirs = library.get_interval_estimates(
-        {"ours": SCORES}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=4000)  # fmt: skip
+        {"ours": SCORES}, lambda scores: np.array([metrics.aggregate_iqm(scores)]), reps=4000
+    )
     ours = aggregate.stratified_bootstrap(SCORES, num_replicates=4000)
     np.testing.assert_allclose(ours, theirs["ours"][:, 0], atol=0.03)
 
