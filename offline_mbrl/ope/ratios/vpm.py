@@ -1,21 +1,26 @@
-"""Variational power method: the density ratio as the fixed point of the policy's flow, by power steps.
+"""Variational power method: the density ratio as the fixed point of the policy's flow.
 
-One network `tau(s, a) > 0`. With `tau_k` the previous iterate, `alpha_k = 1 / sqrt(k + 1)` and `x+` the visit after x
-under the evaluated policy, a power step is some updates of (Wen, Dai, Li and Schuurmans, arXiv:2003.00722, section 3)
+One network `tau(s, a) > 0`. With `tau_k` the previous iterate, `alpha_k = 1 / sqrt(k + 1)` and `x+`
+the visit after x under the evaluated policy, a power step is some updates of (Wen, Dai, Li and
+Schuurmans, arXiv:2003.00722, section 3)
 
-    min over tau, max over v of  1/2 E_D[tau(x)^2] - (1 - alpha_k) E_D[tau_k(x) tau(x)] - alpha_k E_D[tau_k(x) tau(x+)]
+    min over tau, max over v of
+      1/2 E_D[tau(x)^2] - (1 - alpha_k) E_D[tau_k(x) tau(x)] - alpha_k E_D[tau_k(x) tau(x+)]
       + penalty (2 v (E_D[tau m] - 1) - v^2)
 
-`x+` is `(s', a')` with probability `gamma discount` and a start `(s0, a0)` otherwise, `a0, a'` of the evaluated policy;
-`m` is `ratios.mass`, 1 but at true terminals, so that tau is the density ratio wherever episodes end. Departures:
+`x+` is `(s', a')` with probability `gamma discount` and a start `(s0, a0)` otherwise, `a0, a'` of
+the evaluated policy; `m` is `ratios.mass`, 1 but at true terminals, so that tau is the density
+ratio wherever episodes end. Departures:
 
-* the two cases of `x+` are weighed by their probabilities instead of drawn;
-* `v` follows the running mean of its maximizer `E_D[tau m] - 1`, and the penalty is 0.1 where the public implementation
-  has 10: it only fixes a scale that the estimate divides by, and with minibatches a large one drowns the power steps
-  (on a chain of five states, 0.1 and 0 come within 3 % of the value, 10 stays at the data's mean reward);
-* see also `ratios`.
+* the two cases of `x+` are weighted by their probabilities instead of drawn;
+* `v` follows the running mean of its maximizer `E_D[tau m] - 1`, and the penalty is 0.1 where the
+  public implementation has 10: it only fixes a scale that the estimate divides by, and with
+  minibatches a large one drowns the power steps (on a chain of five states, 0.1 and 0 come within
+  3 % of the value, 10 stays at the data's mean reward);
+* see also `ratios.shared`.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,10 +30,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl import policies
 from offline_mbrl.networks import torsos
 from offline_mbrl.ope import batches, critics
+from offline_mbrl.ope.critics import FittedParams, Scales
 from offline_mbrl.ope.ratios import shared as ratios
-from offline_mbrl.types import Array, EnvironmentSpec, Estimate, Learner, Metrics, Policy, PyTree
+from offline_mbrl.types import (
+    Action,
+    Array,
+    Context,
+    EnvironmentSpec,
+    Estimate,
+    Key,
+    Learner,
+    Metrics,
+    Observation,
+    Params,
+    Policy,
+)
 
 
 @dataclass(frozen=True)
@@ -48,15 +67,13 @@ class Config:
 
 
 class State(NamedTuple):
-    """Everything that an update needs; `target` and `scales` are constants, in the state so that they are vmapped."""
+    """What changes in an update, and which resample of the episodes this fit sees."""
 
-    params: PyTree
-    previous_params: PyTree  # of tau_k
+    params: Params
+    previous_params: Params  # of tau_k
     opt_state: optax.OptState
     multiplier: Array  # [] v
-    target: PyTree  # parameters of the policy that is evaluated
-    scales: dict[str, Array]  # of `critics.scales`
-    key_bootstrap: Array  # which resample of the episodes
+    bootstrap_key: Key
     moments: ratios.Moments
 
 
@@ -64,13 +81,27 @@ class State(NamedTuple):
 
 
 def flow(next_tau: Array, initial_tau: Array, discount: Array, *, gamma: float) -> Array:
-    """`E[tau(x+)]` over the two cases, `[]`: `gamma discount tau(s', a') + (1 - gamma discount) tau(s0, a0)`."""
+    """`E[tau(x+)] = gamma discount tau(s', a') + (1 - gamma discount) tau(s0, a0)`, `[]`.
+
+    Args:
+      next_tau: `[]` at the next state and an action of the evaluated policy.
+      initial_tau: `[]` mean over starts.
+      discount: `[]` 0 at a true terminal, else 1.
+      gamma: discount factor.
+    """
     chex.assert_rank([next_tau, initial_tau, discount], 0)
     return gamma * discount * next_tau + (1.0 - gamma * discount) * initial_tau
 
 
 def power_loss(tau: Array, next_tau: Array, previous_tau: Array, alpha: Array) -> Array:
-    """`tau^2 / 2 - tau_k ((1 - alpha) tau + alpha tau(x+))`, `[]`."""
+    """`tau^2 / 2 - tau_k ((1 - alpha) tau + alpha tau(x+))`, `[]`.
+
+    Args:
+      tau: `[]` of the new iterate at x.
+      next_tau: `[]` of the new iterate at x+.
+      previous_tau: `[]` of the previous iterate at x.
+      alpha: `[]` share of the power step.
+    """
     chex.assert_rank([tau, next_tau, previous_tau, alpha], 0)
     return 0.5 * tau**2 - previous_tau * ((1.0 - alpha) * tau + alpha * next_tau)
 
@@ -78,73 +109,173 @@ def power_loss(tau: Array, next_tau: Array, previous_tau: Array, alpha: Array) -
 # --- assembly ---
 
 
-def make(
-    config: Config, spec: EnvironmentSpec, target_policy: Policy
-) -> tuple[Learner, Callable[[State, PyTree, Array], Estimate]]:
-    """The learner and its read-out `(state, initial_observations [N, ...], key) -> Estimate`, of the state alone.
+class _Method(NamedTuple):
+    """The functions and constants of one configuration."""
 
-    `fit` is given `statistics` with those of the transitions, and `given={"target": params of the policy}`.
+    config: Config
+    gamma: float
+    averaging: ratios.Averaging
+    policy: Policy  # the evaluated one
+    apply: critics.Critic  # [1], before the softplus
+    optimizer: optax.GradientTransformation
+
+
+class _Drawn(NamedTuple):
+    """What a loss needs besides the parameters."""
+
+    scales: Scales
+    batch: batches.Batch
+    next_actions: Action
+    initial_actions: Action
+
+
+def make(config: Config, spec: EnvironmentSpec, policy: Policy) -> tuple[Learner, ratios.ReadOut]:
+    """The learner and its read-out `(state, context, initial_observations, key) -> Estimate`.
+
+    `fit` takes `context=Context(statistics=normalize.full_statistics(dataset),
+    upstream={"target": params of the policy})`. The read-out uses neither the initial observations
+    nor the key: the power steps have seen the data's.
+
+    Args:
+      config: the settings.
+      spec: of the data.
+      policy: the one to evaluate.
 
     Raises:
-      UsageError: gamma is not inside [0, 1); when fitted: statistics or policy parameters are missing.
+      UsageError: gamma is not inside [0, 1) or unknown, or the policy has a memory; when fitted:
+        statistics or policy parameters are missing.
     """
+    policy = policies.require_memoryless(policy, "vpm")
     gamma = critics.discount_factor(config.gamma, spec, "vpm")
     init_network, apply = critics.critic(torsos.MLP((*config.hidden_layers, 1)), spec)
     optimizer = optax.adam(config.learning_rate)
-    settings = {"gamma": gamma, "normalize": True, "over": float(config.averaged_updates)}
+    averaging = ratios.Averaging(gamma=gamma, normalize=True, over=float(config.averaged_updates))
+    method = _Method(
+        config=config,
+        gamma=gamma,
+        averaging=averaging,
+        policy=policy,
+        apply=apply,
+        optimizer=optimizer,
+    )
 
-    def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
-        key_network, key_bootstrap = jax.random.split(key)
+    def init(key: Key, example: batches.Batch, context: Context) -> State:
+        critics.evaluated_policy_params(context, "vpm", policy, spec)
+        critics.scales(context.statistics, "vpm")
+        key_network, bootstrap_key = jax.random.split(key)
         params = init_network(key_network)
         return State(
-            params, params, optimizer.init(params), jnp.zeros(()),
-            critics.target_params(given, "vpm", target_policy, spec),
-            critics.scales(statistics, "vpm"), key_bootstrap, ratios.start(example.num_transitions))  # fmt: skip
+            params=params,
+            previous_params=params,
+            opt_state=optimizer.init(params),
+            multiplier=jnp.zeros(()),
+            bootstrap_key=bootstrap_key,
+            moments=ratios.start(example.num_transitions),
+        )
 
-    def loss(params: PyTree, state: State, batch: batches.Batch, next_actions: Array, initial_actions: Array):
-        at = lambda params, *inputs: jax.vmap(  # noqa: E731
-            lambda *one: jax.nn.softplus(apply(params, state.scales, *one)[0]))(*inputs)  # fmt: skip
-        data = batch.transition
-        tau, previous = (at(each, data.observation, data.action) for each in (params, state.previous_params))
-        weights, initial_weights = ratios.weights(
-            state.key_bootstrap, batch, gamma=gamma, geometric=False, bootstrap=config.bootstrap)  # fmt: skip
-        initial = batches.weighted_mean(at(params, batch.initial_observation, initial_actions), initial_weights)
-        following = jax.vmap(lambda *one: flow(*one, gamma=gamma), (0, None, 0))(
-            at(params, data.next_observation, next_actions), initial, data.discount)  # fmt: skip
-        alpha = jax.lax.rsqrt(1.0 + state.moments.track.updates // config.power_period)
-        power = batches.weighted_mean(jax.vmap(power_loss, (0, 0, 0, None))(tau, following, previous, alpha), weights)
-        excess = batches.weighted_mean(tau * ratios.mass(data.discount, gamma), weights) - 1.0
-        return power + config.penalty * 2.0 * state.multiplier * excess, (tau, weights, excess)
+    def step(
+        state: State, context: Context, batch: batches.Batch, key: Key
+    ) -> tuple[State, Metrics]:
+        return _update(method, state, context, batch, key)
 
-    def step(state: State, batch: batches.Batch, key: Array) -> tuple[State, Metrics]:
-        key_next, key_initial = jax.random.split(key)
-        next_actions = critics.actions(target_policy, state.target, batch.transition.next_observation, key_next)
-        initial_actions = critics.actions(target_policy, state.target, batch.initial_observation, key_initial)
-        (value, (tau, weights, excess)), gradient = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state, batch, next_actions, initial_actions)  # fmt: skip
-        updates, opt_state = optimizer.update(gradient, state.opt_state)
-        params = optax.apply_updates(state.params, updates)
-        moments = ratios.follow(state.moments, tau, batch.transition, weights, **settings)
-        due = moments.track.updates % config.power_period == 0
-        return state._replace(
-            params=params, opt_state=opt_state, moments=moments,
-            previous_params=jax.tree.map(lambda new, old: jnp.where(due, new, old), params, state.previous_params),
-            multiplier=state.multiplier + config.multiplier_rate * (excess - state.multiplier),
-        ), {"loss/total": value, "ratio/mass": 1.0 + excess}  # fmt: skip
+    def read_out(
+        state: State, context: Context, initial_observations: Observation, key: Key
+    ) -> Estimate:
+        del initial_observations, key
+        width = critics.return_range(critics.scales(context.statistics, "vpm"), gamma)
+        return ratios.read_out(state.moments, averaging, width=width)
 
-    def read_out(state: State, initial_observations: PyTree, key: Array) -> Estimate:
-        del initial_observations, key  # the restarts have seen the initial observations
-        return ratios.read_out(state.moments, width=ratios.width(state.scales, gamma), **settings)
-
-    return Learner(batches.experience(config.batch_size), init, step, None, policy_params), read_out
+    learner = Learner(
+        sample=batches.Experience(config.batch_size),
+        init=init,
+        step=step,
+        policy=None,
+        policy_params=policy_params,
+    )
+    return learner, read_out
 
 
-def policy_params(state: State) -> dict[str, PyTree]:
+def policy_params(state: State, context: Context) -> FittedParams:
     """What `density_ratio` needs."""
-    return {"network": state.params, "scales": state.scales, "target": state.target}
+    return FittedParams(
+        network=state.params,
+        scales=critics.scales(context.statistics, "vpm"),
+        policy=context.upstream[critics.TARGET],
+    )
 
 
-def density_ratio(config: Config, spec: EnvironmentSpec) -> Callable[[PyTree, PyTree, Array], Array]:
-    """`(learner.policy_params(state), observation, action) -> []`, the estimated `d_pi / d_D`."""
+def density_ratio(
+    config: Config, spec: EnvironmentSpec
+) -> Callable[[FittedParams, Observation, Action], Array]:
+    """`(learner.policy_params(state, context), observation, action) -> []`: `d_pi / d_D`."""
     _, apply = critics.critic(torsos.MLP((*config.hidden_layers, 1)), spec)
     return ratios.ratio(apply, jax.nn.softplus)
+
+
+def _update(
+    method: _Method, state: State, context: Context, batch: batches.Batch, key: Key
+) -> tuple[State, Metrics]:
+    """One step of the optimizer within a power step."""
+    config = method.config
+    policy_params = context.upstream[critics.TARGET]
+    key_next, key_initial = jax.random.split(key)
+    next_observation = batch.transition.next_observation
+    drawn = _Drawn(
+        scales=critics.scales(context.statistics, "vpm"),
+        batch=batch,
+        next_actions=critics.actions(method.policy, policy_params, next_observation, key_next),
+        initial_actions=critics.actions(
+            method.policy, policy_params, batch.initial_observation, key_initial
+        ),
+    )
+    loss = functools.partial(_loss, method, state, drawn)
+    (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    tau, weights, excess = aux
+    updates, opt_state = method.optimizer.update(gradient, state.opt_state)
+    params = optax.apply_updates(state.params, updates)
+    moments = ratios.follow(state.moments, tau, batch.transition, weights, method.averaging)
+    state = state._replace(
+        params=params,
+        previous_params=optax.periodic_update(
+            params, state.previous_params, moments.convergence.updates, config.power_period
+        ),
+        opt_state=opt_state,
+        multiplier=state.multiplier + config.multiplier_rate * (excess - state.multiplier),
+        moments=moments,
+    )
+    return state, {"loss/total": value, "ratio/mass": 1.0 + excess}
+
+
+def _loss(
+    method: _Method, state: State, drawn: _Drawn, params: Params
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """The loss `[]` of a batch, and (ratios `[B]`, weights `[B]`, excess of the mass `[]`)."""
+    config = method.config
+    batch = drawn.batch
+    data = batch.transition
+
+    def ratios_of(params: Params, observations: Observation, actions: Action) -> Array:
+        def positive(observation: Observation, action: Action) -> Array:
+            return jax.nn.softplus(method.apply(params, drawn.scales, observation, action)[0])
+
+        return jax.vmap(positive)(observations, actions)
+
+    tau = ratios_of(params, data.observation, data.action)
+    previous_tau = ratios_of(state.previous_params, data.observation, data.action)
+    next_tau = ratios_of(params, data.next_observation, drawn.next_actions)
+    initial_tau = ratios_of(params, batch.initial_observation, drawn.initial_actions)
+    weights, initial_weights = ratios.weights(
+        state.bootstrap_key,
+        batch,
+        gamma=method.gamma,
+        geometric=False,
+        bootstrap=config.bootstrap,
+    )
+    mean_initial_tau = batches.weighted_mean(initial_tau, initial_weights)
+    flow_of = functools.partial(flow, gamma=method.gamma)
+    following = jax.vmap(flow_of, (0, None, 0))(next_tau, mean_initial_tau, data.discount)
+    alpha = jax.lax.rsqrt(1.0 + state.moments.convergence.updates // config.power_period)
+    losses = jax.vmap(power_loss, (0, 0, 0, None))(tau, following, previous_tau, alpha)
+    excess = batches.weighted_mean(tau * ratios.mass(data.discount, method.gamma), weights) - 1.0
+    constraint = config.penalty * 2.0 * state.multiplier * excess
+    return batches.weighted_mean(losses, weights) + constraint, (tau, weights, excess)

@@ -1,142 +1,248 @@
-"""Fitted Q evaluation, whatever the critic says: the learner, values in raw units, and the estimate made of them.
+"""Fitted Q evaluation for any critic: the learner, values in raw units, and the estimate.
 
-A `Method` is one kind of critic with its target and its loss; `fqe` and `fqe_distributional` each make one.
+A `Method` is one kind of critic with its target and its loss; `fqe` and `fqe_distributional` each
+provide one.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from offline_mbrl import policies
 from offline_mbrl.ope import batches, convergence, critics
-from offline_mbrl.types import Array, EnvironmentSpec, Estimate, Learner, Metrics, Policy, PyTree, Transition
+from offline_mbrl.ope.critics import FittedParams, Scales
+from offline_mbrl.types import (
+    Action,
+    Array,
+    Context,
+    EnvironmentSpec,
+    Estimate,
+    Key,
+    Learner,
+    Metrics,
+    Observation,
+    Params,
+    Policy,
+    PyTree,
+    Transition,
+)
 
 NUM_SAMPLES = 10  # actions that a state's value is the mean over
 
 
 class Method(NamedTuple):
-    """One kind of critic, of one transition. Its unit is `(1 - gamma) Q` of standardized rewards."""
+    """One kind of critic of one transition, in units of `(1 - gamma) Q` of standardized rewards."""
 
     name: str
     spec: EnvironmentSpec
     gamma: float
-    init: Callable[[Array], PyTree]  # (key) -> params
+    init: Callable[[Key], Params]
     q_value: critics.Critic  # (params, scales, observation, action) -> []
-    target: Callable[[PyTree, PyTree, Transition, Array], PyTree]  # (params, scales, transition, next_action) -> target
-    mean: Callable[[PyTree, PyTree], Array]  # (scales, target) -> [] the Q value that a target stands for
-    loss: Callable[[PyTree, PyTree, Transition, PyTree], Array]  # (params, scales, transition, target) -> []
+    # (lagging params, scales, transition, next action) -> target
+    target: Callable[[Params, Scales, Transition, Action], PyTree]
+    mean: Callable[[Scales, PyTree], Array]  # (scales, target) -> [] its Q value
+    # (params, scales, transition, target) -> []
+    loss: Callable[[Params, Scales, Transition, PyTree], Array]
     optimizer: optax.GradientTransformation
-    copy: Callable[[PyTree, PyTree, Array], PyTree]  # (params, target_params, updates []) -> target_params
+    # (params, lagging params, updates []) -> lagging params
+    copy: Callable[[Params, Params, Array], Params]
     needed_updates: float  # that values take to travel back over the effective horizon
 
 
 class State(NamedTuple):
-    """Everything that an update needs; `target` and `scales` are constants, in the state so that they are vmapped."""
+    """What changes in an update, and which resample of the episodes this fit sees."""
 
-    params: PyTree
-    target_params: PyTree
+    params: Params
+    lagging_params: Params  # of the network that targets are computed with
     opt_state: optax.OptState
-    target: PyTree  # parameters of the policy that is evaluated
-    scales: dict[str, Array]  # of `critics.scales`
-    key_bootstrap: Array  # which resample of the episodes
-    track: convergence.Track  # of the batches' mean target
+    bootstrap_key: Key
+    convergence: convergence.Track  # of the batches' mean target
+
+
+class StateValue(Protocol):
+    """The value of one observation, as a mean over sampled actions."""
+
+    def __call__(
+        self,
+        params: FittedParams,
+        observation: Observation,
+        key: Key,
+        num_samples: int = NUM_SAMPLES,
+    ) -> Array:
+        """Returns `[]` in raw units."""
+        ...
 
 
 class Values(NamedTuple):
-    """Values in raw units, as functions of `policy_params(state)` of one fit; vmap for many."""
+    """Values in raw units of `learner.policy_params(state, context)` of one fit; vmap for many."""
 
-    q_value: Callable[[PyTree, PyTree, Array], Array]  # (params, observation, action) -> []
-    state_value: Callable[..., Array]  # (params, observation, key, num_samples=10) -> [], the mean over actions
-
-
-ReadOut = Callable[[State, PyTree, Array], Estimate]  # (state, initial_observations [N, ...], key), of one fit
+    q_value: Callable[[FittedParams, Observation, Action], Array]  # -> []
+    state_value: StateValue
 
 
-def make(method: Method, target_policy: Policy, *, batch_size: int, bootstrap: bool) -> tuple[Learner, ReadOut]:
+# (state, context, initial_observations [N, ...], key) -> estimate of one fit
+ReadOut = Callable[[State, Context, Observation, Key], Estimate]
+
+
+def make(
+    method: Method, policy: Policy, *, batch_size: int, bootstrap: bool
+) -> tuple[Learner, ReadOut]:
     """The learner and its read-out.
 
     Args:
       method: the kind of critic.
-      target_policy: the policy to evaluate; its parameters come by `given={"target": params}`.
+      policy: the one to evaluate; its parameters are `context.upstream["target"]`.
       batch_size: transitions per update.
       bootstrap: whether each fit sees its own resample of the episodes.
-    """
 
-    def init(key: Array, example: batches.Batch, statistics: PyTree, given: PyTree) -> State:
+    Raises:
+      UsageError: the policy has a memory.
+    """
+    policy = policies.require_memoryless(policy, method.name)
+
+    def init(key: Key, example: batches.Batch, context: Context) -> State:
         del example
-        key_network, key_bootstrap = jax.random.split(key)
+        critics.evaluated_policy_params(context, method.name, policy, method.spec)
+        critics.scales(context.statistics, method.name)
+        key_network, bootstrap_key = jax.random.split(key)
         params = method.init(key_network)
         return State(
-            params, params, method.optimizer.init(params),
-            critics.target_params(given, method.name, target_policy, method.spec),
-            critics.scales(statistics, method.name), key_bootstrap, convergence.start())  # fmt: skip
+            params=params,
+            lagging_params=params,
+            opt_state=method.optimizer.init(params),
+            bootstrap_key=bootstrap_key,
+            convergence=convergence.start(),
+        )
 
-    def step(state: State, batch: batches.Batch, key: Array) -> tuple[State, Metrics]:
-        next_actions = critics.actions(target_policy, state.target, batch.transition.next_observation, key)
-        targets = jax.vmap(method.target, (None, None, 0, 0))(
-            state.target_params, state.scales, batch.transition, next_actions)  # fmt: skip
-        weights = batches.weights(state.key_bootstrap, batch.episode, bootstrap=bootstrap)
+    def step(
+        state: State, context: Context, batch: batches.Batch, key: Key
+    ) -> tuple[State, Metrics]:
+        return _update(method, policy, bootstrap, state, context, batch, key)
 
-        def loss(params: PyTree) -> Array:
-            each = jax.vmap(functools.partial(method.loss, params, state.scales))(batch.transition, targets)
-            return batches.weighted_mean(each, weights)
+    def policy_params(state: State, context: Context) -> FittedParams:
+        return FittedParams(
+            network=state.lagging_params,
+            scales=critics.scales(context.statistics, method.name),
+            policy=context.upstream[critics.TARGET],
+        )
 
-        error, gradient = jax.value_and_grad(loss)(state.params)
-        updates, opt_state = method.optimizer.update(gradient, state.opt_state, state.params)
-        means = jax.vmap(method.mean, (None, 0))(state.scales, targets)
-        value = raw(batches.weighted_mean(means, weights), state.scales, method.gamma)
-        params = optax.apply_updates(state.params, updates)
-        track = convergence.follow(state.track, value, over=method.needed_updates)
-        return state._replace(
-            params=params, target_params=method.copy(params, state.target_params, track.updates),
-            opt_state=opt_state, track=track), {"loss/total": error, "value/batch": value}  # fmt: skip
+    def read_out(
+        state: State, context: Context, initial_observations: Observation, key: Key
+    ) -> Estimate:
+        params = policy_params(state, context)
+        return _read_out(method, policy, state, params, initial_observations, key)
 
-    learner = Learner(batches.experience(batch_size), init, step, None, policy_params)
-    return learner, functools.partial(read_out, method, values(method, target_policy))
-
-
-def policy_params(state: State) -> dict[str, PyTree]:
-    """What `Values` and the read-out need: the lagging network, the scales, and the policy's own parameters."""
-    return {"network": state.target_params, "scales": state.scales, "target": state.target}
-
-
-def values(method: Method, target_policy: Policy) -> Values:
-    """Q and state values in raw units, for doubly robust estimates and the read-out."""
-
-    def q_value(params: PyTree, observation: PyTree, action: Array) -> Array:
-        value = method.q_value(params["network"], params["scales"], observation, action)
-        return raw(value, params["scales"], method.gamma)
-
-    def state_value(params: PyTree, observation: PyTree, key: Array, num_samples: int = NUM_SAMPLES) -> Array:
-        def one(key: Array) -> Array:
-            return q_value(params, observation, target_policy.sample(params["target"], observation, key))
-
-        return jnp.mean(jax.vmap(one)(jax.random.split(key, num_samples)))
-
-    return Values(q_value, state_value)
+    learner = Learner(
+        sample=batches.Experience(batch_size),
+        init=init,
+        step=step,
+        policy=None,
+        policy_params=policy_params,
+    )
+    return learner, read_out
 
 
-def raw(value: Array, scales: PyTree, gamma: float) -> Array:
+def values(method: Method, policy: Policy) -> Values:
+    """Q and state values in raw units, for doubly robust estimates and the read-out.
+
+    Raises:
+      UsageError: the policy has a memory.
+    """
+    policy = policies.require_memoryless(policy, method.name)
+
+    def q_value(params: FittedParams, observation: Observation, action: Action) -> Array:
+        value = method.q_value(params.network, params.scales, observation, action)
+        return raw(value, params.scales, method.gamma)
+
+    def state_value(
+        params: FittedParams, observation: Observation, key: Key, num_samples: int = NUM_SAMPLES
+    ) -> Array:
+        def sampled_value(key: Key) -> Array:
+            return q_value(params, observation, policy.sample(params.policy, observation, key))
+
+        return jnp.mean(jax.vmap(sampled_value)(jax.random.split(key, num_samples)))
+
+    return Values(q_value=q_value, state_value=state_value)
+
+
+def raw(value: Array, scales: Scales, gamma: float) -> Array:
     """Standardized `(1 - gamma) Q` to `Q`, elementwise."""
-    return (scales["reward_mean"] + scales["reward_std"] * value) / (1.0 - gamma)
+    return (scales.reward_mean + scales.reward_std * value) / (1.0 - gamma)
 
 
-def read_out(method: Method, values: Values, state: State, initial_observations: PyTree, key: Array) -> Estimate:
+# --- parts ---
+
+
+def _update(
+    method: Method,
+    policy: Policy,
+    bootstrap: bool,
+    state: State,
+    context: Context,
+    batch: batches.Batch,
+    key: Key,
+) -> tuple[State, Metrics]:
+    """One step of the optimizer towards the targets of a batch."""
+    scales = critics.scales(context.statistics, method.name)
+    transition = batch.transition
+    policy_params = context.upstream[critics.TARGET]
+    next_actions = critics.actions(policy, policy_params, transition.next_observation, key)
+    targets = jax.vmap(method.target, (None, None, 0, 0))(
+        state.lagging_params, scales, transition, next_actions
+    )
+    weights = batches.weights(state.bootstrap_key, batch.episode, bootstrap=bootstrap)
+
+    def batch_loss(params: Params) -> Array:
+        losses = jax.vmap(functools.partial(method.loss, params, scales))(transition, targets)
+        return batches.weighted_mean(losses, weights)
+
+    loss, gradient = jax.value_and_grad(batch_loss)(state.params)
+    updates, opt_state = method.optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    target_means = jax.vmap(method.mean, (None, 0))(scales, targets)
+    value = raw(batches.weighted_mean(target_means, weights), scales, method.gamma)
+    track = convergence.follow(state.convergence, value, over=method.needed_updates)
+    state = state._replace(
+        params=params,
+        lagging_params=method.copy(params, state.lagging_params, track.updates),
+        opt_state=opt_state,
+        convergence=track,
+    )
+    return state, {"loss/total": loss, "value/batch": value}
+
+
+def _read_out(
+    method: Method,
+    policy: Policy,
+    state: State,
+    params: FittedParams,
+    initial_observations: Observation,
+    key: Key,
+) -> Estimate:
     """The mean value of the initial observations `[N, ...]`: the direct method.
 
-    `stderr` is that of the mean over initial observations alone, 0 for a single one, whose value is then asked for.
-    What the fit adds is seen by fitting several seeds, best each on its own resample of the data (`combine`).
+    `stderr` is that of the mean over initial observations alone, 0 for a single one, whose value is
+    then meant. The error of the fit shows in fits of several seeds, best each on its own resample
+    of the data (`intervals.combine`).
 
     Raises:
       UsageError: there is no initial observation, or they are of another shape than the data's.
     """
-    size = critics.check_starts(state.scales, initial_observations)
+    size = critics.check_starts(params.scales, initial_observations)
     keys = jax.random.split(key, size)
-    each = jax.vmap(values.state_value, (None, 0, 0))(policy_params(state), initial_observations, keys)
-    width = (state.scales["high"] - state.scales["low"]) / (1.0 - method.gamma)
+    state_value = values(method, policy).state_value
+    start_values = jax.vmap(state_value, (None, 0, 0))(params, initial_observations, keys)
     return Estimate(
-        jnp.mean(each), jnp.std(each) / jnp.sqrt(max(size - 1, 1)), each,
-        convergence.diagnostics(state.track, needed_updates=method.needed_updates, width=width))  # fmt: skip
+        value=jnp.mean(start_values),
+        stderr=jnp.std(start_values) / jnp.sqrt(max(size - 1, 1)),
+        per_episode=start_values,
+        diagnostics=convergence.diagnostics(
+            state.convergence,
+            needed_updates=method.needed_updates,
+            width=critics.return_range(params.scales, method.gamma),
+        ),
+    )
