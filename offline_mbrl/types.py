@@ -146,6 +146,10 @@ class ModelParams(NamedTuple):
     elites: Array  # [k] int32, the members that steps are sampled from
 
 
+# (observation, action, next_observation) -> [] bool: a known rule for true terminals
+Termination = Callable[[Observation, Action, Observation], Array]
+
+
 class DynamicsModel(NamedTuple):
     """A model of `(observation, action) -> (reward, next observation)` in raw units: E >= 1 members.
 

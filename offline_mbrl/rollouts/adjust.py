@@ -1,62 +1,100 @@
-"""What may happen to a prediction before a rollout goes on from it: functions that compose.
+"""What may happen to a prediction before a rollout continues from it: records that compose.
 
-An adjustment sees what the model saw and what it said, `(params, observation, action, prediction, key) -> Prediction`;
-clipping, known terminations, penalties and halting are all of this kind.
+Clipping, known terminations, penalties and halting are all of this kind.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.types import Array, Prediction, PyTree
+from offline_mbrl.types import Action, Key, ModelParams, Observation, Prediction, Termination
 
-Adjust = Callable[[PyTree, PyTree, Array, Prediction, Array], Prediction]
-Termination = Callable[[PyTree, Array, PyTree], Array]  # (observation, action, next_observation) -> [] bool
+# (model params, observation, action, prediction, key) -> prediction
+ApplyAdjust = Callable[[ModelParams, Observation, Action, Prediction, Key], Prediction]
 
 
-def identity(params: PyTree, observation: PyTree, action: Array, prediction: Prediction, key: Array) -> Prediction:
-    """The prediction as it is."""
+class Adjust(NamedTuple):
+    """A change of predictions, and what it needs."""
+
+    apply: ApplyAdjust
+    # Whether `apply` may return another observation: the model is then reset to it at every step,
+    # and a recurrent model forgets what it carries.
+    changes_observation: bool
+    # Whether it compares members: it is refused where a member is rolled out alone.
+    needs_members: bool = False
+
+
+def _unchanged(
+    params: ModelParams, observation: Observation, action: Action, prediction: Prediction, key: Key
+) -> Prediction:
     del params, observation, action, key
     return prediction
+
+
+identity = Adjust(apply=_unchanged, changes_observation=False)
 
 
 def chain(*adjustments: Adjust) -> Adjust:
     """Adjustments one after the other, each with a key of its own."""
 
-    def adjust(params: PyTree, observation: PyTree, action: Array, prediction: Prediction, key: Array) -> Prediction:
-        for index, one in enumerate(adjustments):
-            prediction = one(params, observation, action, prediction, jax.random.fold_in(key, index))
+    def apply(
+        params: ModelParams,
+        observation: Observation,
+        action: Action,
+        prediction: Prediction,
+        key: Key,
+    ) -> Prediction:
+        for index, adjustment in enumerate(adjustments):
+            own_key = jax.random.fold_in(key, index)
+            prediction = adjustment.apply(params, observation, action, prediction, own_key)
         return prediction
 
-    return adjust
+    return Adjust(
+        apply=apply,
+        changes_observation=any(part.changes_observation for part in adjustments),
+        needs_members=any(part.needs_members for part in adjustments),
+    )
 
 
-def clip_to_data(params: PyTree, observation: PyTree, action: Array, prediction: Prediction, key: Array) -> Prediction:
-    """Next observation and reward kept within the smallest and the largest value of the data, entry by entry.
-
-    As the model-based baseline of `policy_eval` (Google Research) does. The bounds are those of
-    `params["statistics"]` (the fields of `data.normalize.TransitionStatistics`); an infinite prediction counts as
-    diverged all the same, because rollouts look at it before any adjustment.
-    """
+def _clip_to_data(
+    params: ModelParams, observation: Observation, action: Action, prediction: Prediction, key: Key
+) -> Prediction:
+    """Next observation and reward within the smallest and the largest value of the data."""
     del observation, action, key
-    data = params["statistics"]
+    data = params.statistics
     return prediction._replace(
-        observation=jnp.clip(prediction.observation, data["observation_min"], data["observation_max"]),
-        reward=jnp.clip(prediction.reward, data["reward_min"], data["reward_max"]))  # fmt: skip
+        observation=jnp.clip(prediction.observation, data.observation_min, data.observation_max),
+        reward=jnp.clip(prediction.reward, data.reward_min, data.reward_max),
+    )
+
+
+# Entry by entry, as the model-based baseline of `policy_eval` (Google Research) does. The range is
+# that of `params.statistics`. An infinite prediction counts as diverged all the same, because
+# rollouts look at it before any adjustment.
+clip_to_data = Adjust(apply=_clip_to_data, changes_observation=True)
 
 
 def terminate(terminated: Termination) -> Adjust:
-    """Ends the episode where a known rule says so, for example `environments.termination.lookup("gym/Hopper-v4")`.
+    """Ends the episode where a known rule holds, for example that of
+    `environments.termination.lookup("gym/Hopper-v4")`.
 
     Args:
-      terminated: `(observation, action, next_observation) -> [] bool`; it sees the prediction as adjusted so far, so
-        it comes before clipping in a `chain`, which could move a state back into the healthy range.
+      terminated: (observation, action, next_observation) -> [] bool. It sees the prediction as
+        adjusted so far, so it comes before clipping in a `chain`, which could move a state back
+        into the healthy range.
     """
 
-    def adjust(params: PyTree, observation: PyTree, action: Array, prediction: Prediction, key: Array) -> Prediction:
+    def apply(
+        params: ModelParams,
+        observation: Observation,
+        action: Action,
+        prediction: Prediction,
+        key: Key,
+    ) -> Prediction:
         del params, key
-        over = terminated(observation, action, prediction.observation)
-        return prediction._replace(discount=jnp.where(over, 0.0, prediction.discount))
+        is_terminal = terminated(observation, action, prediction.observation)
+        return prediction._replace(discount=jnp.where(is_terminal, 0.0, prediction.discount))
 
-    return adjust
+    return Adjust(apply=apply, changes_observation=False)

@@ -1,60 +1,194 @@
 """How rollouts are spread over the members of an ensemble.
 
-`by_member` gives every member a share of the starts and rolls it in that share alone: one member per rollout, chosen
-at its start (TS-infinity of PETS, arXiv:1805.12114, section 5). A step then costs one member instead of E.
-`jointly` leaves it to the model's own `step`, which sees all members: needed where a penalty or a disagreement does.
+`jointly` leaves the choice of members to the model's own `step`, which sees all of them: needed
+where a penalty or a disagreement does. The others roll each elite member alone, chosen at the start
+(TS-infinity of PETS, arXiv:1805.12114, section 5): `by_member` in a share of the starts, so that a
+step costs one member instead of E; `all_members` in every start; `by_particle` with one member tied
+to each particle of every start.
+
+A member's weights are taken out once, before the rollout: vmap over `[E]` parameters and the starts
+is one batched product a layer, where an index for each rollout would gather weights at every step.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.types import Array, DynamicsModel, PyTree
+from offline_mbrl.types import (
+    Action,
+    Array,
+    DynamicsModel,
+    Key,
+    ModelParams,
+    Observation,
+    Params,
+    PyTree,
+)
 
-Run = Callable[[PyTree, PyTree, PyTree, Array], PyTree]  # (model_params, policy_params, observation, key) -> any tree
-Spread = Callable[[DynamicsModel, Run], Run]  # the result takes observations [B, ...] and keys [B]
+
+class Run(Protocol):
+    """A rollout from one start, for example `unroll.unroll(model, policy, horizon=10)`."""
+
+    def __call__(
+        self,
+        model_params: ModelParams,
+        policy_params: Params,
+        observation: Observation,
+        key: Key,
+        first_action: Action | None = None,
+    ) -> PyTree:
+        """One rollout, any tree of arrays.
+
+        The result of `Spread.apply` is of this kind too: observations, keys and first actions then
+        have a leading axis [B], and results the axes that the spread says.
+        """
+        ...
 
 
-def jointly(model: DynamicsModel, run: Run) -> Run:
-    """Every start with the whole ensemble: `(model_params, policy_params, [B, ...], keys [B]) -> [B, ...]`."""
+class Spread(NamedTuple):
+    """A way to spread rollouts over members."""
+
+    apply: Callable[[DynamicsModel, Run], Run]  # (model, one start) -> many starts
+    # (params) -> members that are rolled out separately; 1 where all of them share a rollout
+    num_members: Callable[[ModelParams], int]
+
+
+def _num_elites(params: ModelParams) -> int:
+    return params.elites.shape[0]
+
+
+def _one_group(params: ModelParams) -> int:
+    del params
+    return 1
+
+
+# --- the whole ensemble ---
+
+
+def _jointly(model: DynamicsModel, run: Run) -> Run:
     del model
-    return jax.vmap(run, in_axes=(None, None, 0, 0))
+    over_starts = jax.vmap(run, in_axes=(None, None, 0, 0, 0))
+
+    def rollouts(
+        model_params: ModelParams,
+        policy_params: Params,
+        observation: Observation,
+        key: Key,
+        first_action: Action | None = None,
+    ) -> PyTree:
+        return over_starts(model_params, policy_params, observation, key, first_action)
+
+    return rollouts
 
 
-def by_member(model: DynamicsModel, run: Run) -> Run:
-    """Start i with elite member i mod E alone, the members side by side.
+jointly = Spread(apply=_jointly, num_members=_one_group)  # results [B, ...]
 
-    The weights of a member are taken out once, before the rollout: vmap over `[E]` parameters and `[E, B / E]` starts
-    is one batched product a layer, where an index per rollout would gather weights at every step. B need not be a
-    multiple of E: the last shares are filled with starts that are rolled a second time and left out of the result.
 
-    Args:
-      model: whose `member` gives an ensemble of one.
-      run: one start, for example `unroll(model, policy, horizon=10)`.
+# --- members alone ---
 
-    Returns:
-      `(model_params, policy_params, observations [B, ...], keys [B]) -> [B, ...]`, in the order of the starts.
+
+def _by_member(model: DynamicsModel, run: Run) -> Run:
+    """Start i with elite member i mod E alone.
+
+    B need not be a multiple of E: the last shares are filled with starts that are rolled a second
+    time and left out of the result.
     """
-    over_starts = jax.vmap(run, in_axes=(None, None, 0, 0))
-    over_members = jax.vmap(over_starts, in_axes=(0, None, 0, 0))
+    over_members = _over_members(run)
 
-    def spread(model_params: PyTree, policy_params: PyTree, observations: PyTree, keys: Array) -> PyTree:
-        elites = model_params["elites"]
-        num_rows, num_members = keys.shape[0], elites.shape[0]
-        alone = jax.vmap(model.member, in_axes=(None, 0))(model_params, elites)
+    def rollouts(
+        model_params: ModelParams,
+        policy_params: Params,
+        observation: Observation,
+        key: Key,
+        first_action: Action | None = None,
+    ) -> PyTree:
+        num_rows = key.shape[0]
+        num_members = _num_elites(model_params)
         padded = num_members * -(-num_rows // num_members)
         rows = (jnp.arange(padded) % num_rows).reshape(-1, num_members).T  # [E, ceil(B / E)]
-        mine = lambda tree: jax.tree.map(lambda leaf: leaf[rows], tree)  # noqa: E731
-        found = over_members(alone, policy_params, mine(observations), mine(keys))
-        return jax.tree.map(lambda leaf: _in_order(leaf, num_rows), found)
+        shares = jax.tree.map(lambda leaf: leaf[rows], (observation, key, first_action))
+        results = over_members(_elites_alone(model, model_params), policy_params, *shares)
+        return jax.tree.map(lambda leaf: _in_order(leaf, num_rows), results)
 
-    return spread
+    return rollouts
+
+
+by_member = Spread(apply=_by_member, num_members=_num_elites)  # results [B, ...], in order
 
 
 def member_of(num_rows: int, num_members: int) -> Array:
-    """Which share `[B]` each row of `by_member` was in: a position in `params["elites"]`."""
+    """The share `[B]` of each row of `by_member`: a position in `params.elites`."""
     return jnp.arange(num_rows) % num_members
+
+
+def _all_members(model: DynamicsModel, run: Run) -> Run:
+    """Every start with every elite member alone; the key of member e is `fold_in(key, e)`."""
+    return _particles(model, run, _num_elites)
+
+
+all_members = Spread(apply=_all_members, num_members=_num_elites)  # results [E, B, ...]
+
+
+def by_particle(num_particles: int) -> Spread:
+    """K particles of every start, particle k in elite member k mod E alone from start to end.
+
+    The key of particle k is `fold_in(key, k)`. `all_members` is the case K = E.
+
+    Args:
+      num_particles: K.
+
+    Returns:
+      A spread whose results are `[K, B, ...]`.
+    """
+
+    def apply(model: DynamicsModel, run: Run) -> Run:
+        return _particles(model, run, lambda params: num_particles)
+
+    def num_members(params: ModelParams) -> int:
+        return min(num_particles, _num_elites(params))
+
+    return Spread(apply=apply, num_members=num_members)
+
+
+def _particles(model: DynamicsModel, run: Run, count: Callable[[ModelParams], int]) -> Run:
+    over_starts = jax.vmap(run, in_axes=(None, None, 0, 0, 0))
+    over_particles = jax.vmap(over_starts, in_axes=(None, None, None, 0, None))
+    over_members = jax.vmap(over_particles, in_axes=(0, None, None, 0, None))
+
+    def rollouts(
+        model_params: ModelParams,
+        policy_params: Params,
+        observation: Observation,
+        key: Key,
+        first_action: Action | None = None,
+    ) -> PyTree:
+        num_particles = count(model_params)
+        num_members = _num_elites(model_params)
+        padded = num_members * -(-num_particles // num_members)
+        particles = jnp.arange(padded).reshape(-1, num_members).T  # [E, ceil(K / E)]
+        fold_starts = jax.vmap(jax.random.fold_in, in_axes=(0, None))
+        keys = jax.vmap(jax.vmap(fold_starts, in_axes=(None, 0)), in_axes=(None, 0))(key, particles)
+        alone = _elites_alone(model, model_params)
+        results = over_members(alone, policy_params, observation, keys, first_action)
+        return jax.tree.map(lambda leaf: _in_order(leaf, num_particles), results)
+
+    return rollouts
+
+
+# --- parts ---
+
+
+def _over_members(run: Run) -> Callable[..., PyTree]:
+    """Members `[E]`, each with starts `[E, B / E]` of its own."""
+    over_starts = jax.vmap(run, in_axes=(None, None, 0, 0, 0))
+    return jax.vmap(over_starts, in_axes=(0, None, 0, 0, 0))
+
+
+def _elites_alone(model: DynamicsModel, params: ModelParams) -> ModelParams:
+    """Parameters `[E]` of ensembles of one, an elite member each."""
+    return jax.vmap(model.member, in_axes=(None, 0))(params, params.elites)
 
 
 def _in_order(leaf: Array, num_rows: int) -> Array:
