@@ -15,12 +15,13 @@ GROUND = {"types", "files", "provenance"}
 MODELS = {"types", "settings", "networks", "targets"} | SEEN
 OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
-REGISTRY = {"types", "settings", "problems", "learners", "algorithms"}
+REGISTRY = {"types", "outside", "problems", "networks", "learners", "algorithms"}
 EXPORT = {"types", "policies", "files", "registry", "data"}
 SELECTION = ALGORITHMS | OPE | GROUND | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
 ALLOWED = {
     "types": set(),
     "settings": {"types"},
+    "outside": {"types"},
     "files": set(),
     "provenance": set(),
     "policies": {"types"},

@@ -34,20 +34,29 @@ def test_every_operator_gives_the_same_kind_of_plan(name):
     assert isinstance(plan, Plan)
     assert [leaf.shape for leaf in plan] == [(5,), (5, size), (5, size), (5, size), (5,), (5,)]
     assert all(np.all(np.isfinite(leaf)) for leaf in plan)
-    own = jax.jit(jax.vmap(lambda root: model.scalar(model.predict(params, root).value_logits)))(roots)
+    own = jax.jit(jax.vmap(lambda root: model.scalar(model.predict(params, root).value_logits)))(
+        roots
+    )
     np.testing.assert_allclose(plan.value, own, rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_operator_is_refused_with_the_list():
     with pytest.raises(UsageError, match=r"mcts.*one_step"):
-        latent.make(dataclasses.replace(CONFIG, search=operators.SearchConfig("mcts")), SPEC, who="rosmo")
+        latent.make(
+            dataclasses.replace(CONFIG, search=operators.SearchConfig("mcts")), SPEC, who="rosmo"
+        )
     with pytest.raises(UsageError, match=r"nothing.*target_value"):
         latent.make(dataclasses.replace(CONFIG, value_target="nothing"), SPEC, who="rosmo")
 
 
 def test_a_lookahead_without_a_depth_is_refused():
     with pytest.raises(UsageError, match="depth is 0"):
-        operators.make(operators.SearchConfig("lookahead_max", depth=0), table_model(), num_actions=A, gamma=0.9)
+        operators.make(
+            operators.SearchConfig("lookahead_max", depth=0),
+            table_model(),
+            num_actions=A,
+            gamma=0.9,
+        )
 
 
 def test_settings_alone_make_gumbel_the_one_step_lookahead():
@@ -55,7 +64,9 @@ def test_settings_alone_make_gumbel_the_one_step_lookahead():
     roots = jax.random.normal(KEY, (6, 32))
     plain = {"value_scale": 1.0, "maxvisit_init": 0.0, "rescale_values": False}
     search = operators.SearchConfig("gumbel", num_simulations=A, max_depth=1, **plain)
-    found, exact = (plans(model, one, params, roots).weights for one in (search, operators.SearchConfig()))
+    found, exact = (
+        plans(model, one, params, roots).weights for one in (search, operators.SearchConfig())
+    )
     np.testing.assert_allclose(found, exact, atol=1e-5)
 
 
@@ -89,17 +100,24 @@ def test_root_noise_is_left_out_while_acting_unless_asked_for():
 
 
 def test_a_sampled_lookahead_acts_by_the_policy_head():
-    assert operators.for_acting("search", operators.SearchConfig("one_step_sampled")).operator == "policy"
+    assert (
+        operators.for_acting("search", operators.SearchConfig("one_step_sampled")).operator
+        == "policy"
+    )
     learner = rosmo.make(rosmo.Config(**rosmo.PRESETS["sampled"]), SPEC)
     _, params = latent_model()
     observation = jax.random.normal(KEY, (4,))
     model = latent_model()[0]
-    expected = jax.nn.log_softmax(model.predict(params, model.represent(params, observation)).policy_logits)
+    expected = jax.nn.log_softmax(
+        model.predict(params, model.represent(params, observation)).policy_logits
+    )
     found = jax.vmap(learner.policy.log_prob, (None, None, 0))(params, observation, jnp.arange(A))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "closed"), [("one_step", True), ("lookahead", True), ("muzero", False)])
+@pytest.mark.parametrize(
+    ("name", "closed"), [("one_step", True), ("lookahead", True), ("muzero", False)]
+)
 def test_a_policy_has_a_log_probability_only_where_its_plan_is_certain(name, closed):
     config = dataclasses.replace(CONFIG, search=operators.SearchConfig(name))
     assert (latent.make(config, SPEC, who="rosmo").policy.log_prob is not None) == closed
@@ -122,7 +140,9 @@ def test_each_value_target_is_what_its_name_says(name):
     config = dataclasses.replace(CONFIG, value_target=name)
     size = K + N + 1 if latent.VALUE_TARGETS[name].every_step else K + 1
     values = jnp.arange(K + N + 1.0)
-    found = latent.trajectory_targets(config, A, trajectory, certain_plan(size), values, jnp.zeros(K + 1)).value
+    found = latent.trajectory_targets(
+        config, A, trajectory, certain_plan(size), values, jnp.zeros(K + 1)
+    ).value
     bootstrap = {
         "target_value": np.arange(K + N + 1.0), "search_root_mean": 10 + np.arange(K + N + 1.0),
         "search_visit_q": 2 + np.arange(K + N + 1.0), "search_only": None,
@@ -133,7 +153,9 @@ def test_each_value_target_is_what_its_name_says(name):
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "roots"), [("target_value", K + 1), ("search_root_mean", K + N + 1)])
+@pytest.mark.parametrize(
+    ("name", "roots"), [("target_value", K + 1), ("search_root_mean", K + N + 1)]
+)
 def test_all_roots_of_a_batch_are_searched_in_one_call(name, roots):
     calls, model = [], table_model()
     exact = one_step.exact(model, num_actions=A, gamma=0.9)
@@ -142,7 +164,9 @@ def test_all_roots_of_a_batch_are_searched_in_one_call(name, roots):
         calls.append(embeddings.shape)
         return exact(params, embeddings, key)
 
-    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(window(records(12, [11]), row) for row in range(3)))
+    batch = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(window(records(12, [11]), row) for row in range(3))
+    )
     config = dataclasses.replace(CONFIG, value_target=name)
     compute = lambda batch: latent.compute_targets(  # noqa: E731
         model, planner, latent.clone_nothing, config, A, (), batch, KEY)  # fmt: skip
@@ -175,11 +199,20 @@ def test_the_published_preset_has_the_papers_schedule_and_decay():
     config = muzero_unplugged.Config(**muzero_unplugged.PRESETS["published"])
     rate = optimizers.schedule(config.optimizer)
     for step in (0, 250_000, 500_000, 1_000_000):
-        np.testing.assert_allclose(rate(step), 1e-4 * (1 + np.cos(np.pi * step / 1e6)) / 2, atol=1e-10)
+        np.testing.assert_allclose(
+            rate(step), 1e-4 * (1 + np.cos(np.pi * step / 1e6)) / 2, atol=1e-10
+        )
     # The decay of one step is 1e-4 times the rate over its first value.
-    np.testing.assert_allclose(rate(500_000) * config.optimizer.weight_decay, 1e-4 * rate(500_000) / 1e-4, rtol=1e-6)
+    np.testing.assert_allclose(
+        rate(500_000) * config.optimizer.weight_decay, 1e-4 * rate(500_000) / 1e-4, rtol=1e-6
+    )
     assert (config.search.num_simulations, config.gamma, config.target_period) == (50, 0.997, 100)
-    assert (config.batch_size, config.unroll_steps, config.td_steps, config.model.num_bins) == (1024, 5, 5, 601)
+    assert (config.batch_size, config.unroll_steps, config.td_steps, config.model.num_bins) == (
+        1024,
+        5,
+        5,
+        601,
+    )
     assert (config.search.dirichlet_alpha, config.search.visit_temperature) == (0.25, 0.25)
     assert (config.loss.step_weights, config.loss.scale_before_heads) == ("root", False)
     assert config.optimizer.max_grad_norm == 0.0
@@ -228,7 +261,11 @@ def test_crr_clones_the_data_by_its_advantage_and_nothing_else_moves_the_policy(
     _, metrics = jax.jit(learner.step)(state, batch, KEY)
     # Values start at exactly 0, so the advantage is the logged reward, which is above 0 everywhere.
     happened = batch.mask[:, : K + 1]
-    size = jnp.minimum(jnp.exp(batch.reward[:, : K + 1]), 20.0) if weight == "exponential" else jnp.ones_like(happened)
+    size = (
+        jnp.minimum(jnp.exp(batch.reward[:, : K + 1]), 20.0)
+        if weight == "exponential"
+        else jnp.ones_like(happened)
+    )
     expected = jnp.mean(happened * size) * np.log(A)
     np.testing.assert_allclose(metrics["loss/behavior"], expected, rtol=1e-4)
     total = metrics["loss/reward"] + 0.25 * metrics["loss/value"] + metrics["loss/behavior"]
@@ -247,13 +284,18 @@ def test_without_its_behavior_term_rosmo_is_any_relative_that_looks_one_step_ahe
     named = registry.lookup("gumbel")
     theirs = named.make(named.config(batch_size=8, search=operators.SearchConfig("one_step")), SPEC)
     batch = jax.jit(ours.sample)(dataset, KEY)
-    states = [jax.jit(learner.step)(learner.init(KEY, batch, (), ()), batch, KEY)[0] for learner in (ours, theirs)]
+    states = [
+        jax.jit(learner.step)(learner.init(KEY, batch, (), ()), batch, KEY)[0]
+        for learner in (ours, theirs)
+    ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *states)
 
 
 def test_greedy_acting_has_no_noise_and_sampled_acting_has_it():
     noisy = operators.SearchConfig("gumbel", dirichlet_fraction=0.3)
-    assert operators.without_noise(noisy) == dataclasses.replace(noisy, gumbel_scale=0.0, dirichlet_fraction=0.0)
+    assert operators.without_noise(noisy) == dataclasses.replace(
+        noisy, gumbel_scale=0.0, dirichlet_fraction=0.0
+    )
     assert operators.without_noise(operators.SearchConfig("one_step_sampled")).operator == "policy"
     model, params = latent_model()
     search = operators.SearchConfig("gumbel", num_simulations=4)
@@ -274,6 +316,8 @@ def test_greedy_acting_has_no_noise_and_sampled_acting_has_it():
 ])  # fmt: skip
 def test_settings_that_make_no_learner_are_refused_by_name(given):
     name = next(iter(given))
-    detail = {"search": "search: ", "optimizer": "optimizer: ", "loss": "step_weights"}.get(name, name)
+    detail = {"search": "search: ", "optimizer": "optimizer: ", "loss": "step_weights"}.get(
+        name, name
+    )
     with pytest.raises(UsageError, match=detail):
         latent.make(dataclasses.replace(CONFIG, **given), SPEC, who="rosmo")
