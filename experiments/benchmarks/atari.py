@@ -130,10 +130,9 @@ def evaluated(preset: Preset, game: str, run: Path, console: Console) -> list[di
         exported = export.load(run / "policy")
         seeds = exported.description["seeds"]
         console.print(f"playing {simulator}: {preset.episodes} episodes, greedy and sampled")
-        play = playing.make(
-            exported.policy, simulator, num_seeds=len(seeds), num_episodes=preset.episodes
-        )
-        scores = playing.summarize(play(exported.params, seed=1), None)
+        with playing.opened(exported.policy, simulator, num_seeds=len(seeds)) as player:
+            played = player.play(exported.params, seed=1, num_episodes=preset.episodes)
+        scores = playing.summarize(played, None)
         if broken := next((one for one in scores.values() if not one["complete"]), None):
             raise UsageError(f"{simulator}: {broken['message']}")
         folder.write_json(path, asked | {"scores": scores} | speed(run))

@@ -16,7 +16,7 @@ from experiments.speed import stopwatch
 from offline_mbrl.data import memory, normalize, splits
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.memory import Dataset
-from offline_mbrl.models import explicit, fitting, likelihood
+from offline_mbrl.models import explicit, fitting, kinds, likelihood
 from offline_mbrl.training import fit
 from offline_mbrl.types import Context, DynamicsModel, EnvironmentSpec, Learner, Params, UsageError
 
@@ -118,24 +118,22 @@ def split(loaded: catalog.Loaded, task: str, preset: Preset) -> Data:
     count = min(SELECTED, len(held_out) // 4)
     selecting = np.sort(held_out[:count])
     judged = np.sort(held_out[count:][: preset.most_judged])
-    transitions = normalize.transition_statistics(dataset)
-    statistics = loaded.statistics._replace(transitions=transitions)
     return Data(
         dataset=dataset._replace(held_out=selecting),
         judged=judged,
-        context=Context(statistics=statistics),
+        context=Context(statistics=normalize.full_statistics(dataset)),
         spec=loaded.spec,
     )
 
 
-def build(model: Setting | Architecture, data: Data, config: fitting.Config) -> Model:
-    """The model of one member, its learner, and what tells its conditionals."""
-    density = settings.density(model, *explicit.sizes(data.spec))
-    dynamics = explicit.make(density, data.spec)
+def build(model: Setting | Architecture, data: Data, fit_config: fitting.Config) -> Model:
+    """The model of one member, its learner, and the moments of its conditionals."""
+    config = settings.model_config(model, fit_config)
+    dynamics = kinds.make(config, data.spec)
     return Model(
         dynamics=dynamics,
-        learner=fitting.make(dynamics, config),
-        conditionals=explicit.conditionals(density),
+        learner=kinds.learner(config, dynamics),
+        conditionals=explicit.conditionals(kinds.density(config, data.spec)),
     )
 
 
@@ -168,7 +166,7 @@ def measure_rates(architectures: Sequence[Architecture], data: Data, preset: Pre
 
 def updates_of(model: Architecture, data: Data, preset: Preset) -> Callable[[int], None]:
     """Runs a number of updates."""
-    config = fitting.Config(bootstrap=False, batch_size=preset.batch_size)
+    config = fitting.Config(bootstrap=False, batch_size=preset.batch_size, patience=0)
     learner = build(model, data, config).learner
     return stopwatch.scanned(learner, jax.tree.map(jnp.asarray, data.dataset), data.context)[0]
 
@@ -199,6 +197,7 @@ def run(piece: Piece, data: Data, preset: Preset, rate: float, origin: Origin) -
         weight_decay=setting.weight_decay,
         refresh_every=between,
         max_held_out=SELECTED,
+        patience=0,  # all of the training time is used
     )
     model = build(setting, data, config)
     watch, seconds_spent = stopped_time()
@@ -283,7 +282,7 @@ def judge(model: Model, params: Params, data: Data, *, failed: bool) -> Figures:
             lowest_log_std=LOWEST_LOG_STD,
         )
 
-    gather = memory.transitions(1).gather
+    gather = memory.Transitions(1).gather
     selecting = jax.device_get(report(params, gather(data.dataset, data.dataset.held_out)))
     judged = jax.device_get(report(params, gather(data.dataset, data.judged)))
     unit_to_z = float(judged.nll_z.mean[0] - judged.nll_unit.mean[0])

@@ -11,10 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from offline_mbrl.models import autoregressive, feedforward
-from offline_mbrl.models.density import Density
-from offline_mbrl.types import UsageError
+from offline_mbrl.models import fitting, kinds
+from offline_mbrl.models.autoregressive import MaskedConfig, SharedConfig
+from offline_mbrl.models.feedforward import FeedforwardConfig
+from offline_mbrl.types import BoundedActions, EnvironmentSpec, UsageError
 
 
 class Family(NamedTuple):
@@ -145,31 +147,42 @@ TITLES = {
 }
 
 
-# --- densities ---
+# --- models ---
 
 
-def density(model: Setting | Architecture, state_size: int, action_size: int) -> Density:
-    """The density of a setting; a masked network has one block fewer than it has hidden layers.
+def model_config(
+    model: Setting | Architecture, fit: fitting.Config = fitting.Config()
+) -> kinds.ModelConfig:
+    """The config of a setting's model, of one member.
+
+    A masked network has one block fewer than it has hidden layers.
 
     Args:
       model: its family, width and depth.
-      state_size: entries of the observation.
-      action_size: entries of the action.
+      fit: of the model.
 
     Raises:
       UsageError: the family is unknown.
     """
     layers = (model.hidden,) * model.depth
     if model.family == "feedforward":
-        config = feedforward.Config(hidden_layers=layers)
-        return feedforward.make(config, state_size, action_size)
+        return FeedforwardConfig(hidden_layers=layers, num_members=1, fit=fit)
     if model.family == "masked":
-        config = autoregressive.MaskedConfig(hidden_size=model.hidden, num_blocks=model.depth - 1)
-        return autoregressive.masked(config, state_size, action_size)
+        return MaskedConfig(
+            hidden_size=model.hidden, num_blocks=model.depth - 1, num_members=1, fit=fit
+        )
     if model.family == "shared":
-        config = autoregressive.SharedConfig(hidden_layers=layers)
-        return autoregressive.shared(config, state_size, action_size)
+        return SharedConfig(hidden_layers=layers, num_members=1, fit=fit)
     raise UsageError(f"unknown family {model.family!r}: choose from {', '.join(FAMILIES)}")
+
+
+def spec_of(task: Task) -> EnvironmentSpec:
+    """Shapes of a task."""
+    bounds = (1.0,) * task.action_size
+    return EnvironmentSpec(
+        observation=jax.ShapeDtypeStruct((task.state_size,), jnp.float32),
+        action=BoundedActions(minimum=tuple(-bound for bound in bounds), maximum=bounds),
+    )
 
 
 def architecture(setting: Setting) -> Architecture:
@@ -182,9 +195,9 @@ def architecture(setting: Setting) -> Architecture:
 @functools.cache
 def num_parameters(model: Architecture) -> int:
     """Parameters that are stored, those that a mask holds at zero included."""
-    task = TASKS[model.task]
-    init = density(model, task.state_size, task.action_size).init
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+    density = kinds.density(model_config(model), spec_of(TASKS[model.task]))
+    shapes = jax.eval_shape(density.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def equal_width(preset: Preset, task: str, family: str, like: int) -> int:

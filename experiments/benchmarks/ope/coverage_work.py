@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from offline_mbrl.data import episodes, memory, normalize, splits
-from offline_mbrl.models import autoregressive, explicit, feedforward, fitting
-from offline_mbrl.models.density import Density
+from offline_mbrl.models import fitting, kinds
+from offline_mbrl.models.autoregressive import MaskedConfig
+from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.ope import batches, intervals, model_based, support, visits
 from offline_mbrl.ope.ratios import dice, vpm
 from offline_mbrl.ope.values import fqe, fqe_distributional
@@ -218,25 +219,21 @@ def weights(logs: Logs, targets: Params, fits: int) -> Estimates:
 
 
 def rolled_out(
-    name: str, density: Callable[[int, int], Density], logs: Logs, targets: Params, fits: int
+    name: str, config: kinds.ModelConfig, logs: Logs, targets: Params, fits: int
 ) -> Estimates:
     """Rollouts in an ensemble that is fitted once a repeat, for all policies.
 
     Args:
       name: of the estimator.
-      density: (state size, action size) -> the members' density.
+      config: of the ensemble.
       logs: R of them.
       targets: `[P, ...]` parameters of policies.
       fits: not used; the members are the resamples.
     """
     del fits
     problem = logs.problem
-    sizes = explicit.sizes(problem.spec)
-    model = explicit.make(density(*sizes), problem.spec, num_members=MODEL_MEMBERS)
-    config = fitting.Config(
-        num_updates=MODEL_UPDATES, batch_size=128, learning_rate=3e-3, refresh_every=REFRESH
-    )
-    learner = fitting.make(model, config, num_members=MODEL_MEMBERS)
+    model = kinds.make(config, problem.spec)
+    learner = kinds.learner(config, model)
     estimator = model_based.make(
         model,
         problem.policy,
@@ -286,10 +283,15 @@ def fit_model(learner: Learner, key: Key, context: Context, dataset: memory.Data
 
 # --- the list ---
 
-FEEDFORWARD = functools.partial(feedforward.make, feedforward.Config(hidden_layers=(32, 32)))
-MASKED = functools.partial(
-    autoregressive.masked, autoregressive.MaskedConfig(hidden_size=32, num_blocks=1)
+FIT = fitting.Config(
+    num_updates=MODEL_UPDATES,
+    batch_size=128,
+    learning_rate=3e-3,
+    refresh_every=REFRESH,
+    patience=0,
 )
+FEEDFORWARD = FeedforwardConfig(hidden_layers=(32, 32), num_members=MODEL_MEMBERS, fit=FIT)
+MASKED = MaskedConfig(hidden_size=32, num_blocks=1, num_members=MODEL_MEMBERS, fit=FIT)
 
 
 class Estimator(NamedTuple):
