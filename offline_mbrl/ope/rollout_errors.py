@@ -1,0 +1,108 @@
+"""Standard errors of mean returns over rollouts that share starts and members of an ensemble."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from offline_mbrl.ope import intervals
+from offline_mbrl.rollouts import shares
+from offline_mbrl.types import Array
+
+
+def start_of(num_rollouts: int, num_starts: int, num_members: int) -> np.ndarray:
+    """The start of each rollout: all N in order, then again, shifted to meet other members.
+
+    Args:
+      num_rollouts: n.
+      num_starts: N.
+      num_members: E, to which rollouts are dealt in turn.
+
+    Returns:
+      `[n]` integers in `0 .. N - 1`.
+    """
+    row = np.arange(num_rollouts)
+    shift = (num_starts - 1) % num_members
+    return (row + shift * (row // num_starts)) % num_starts
+
+
+def rollout_stderr(returns: Array, start: np.ndarray) -> Array:
+    """Standard error `[]` of the mean of the returns over episodes whose starts are like these.
+
+    Deviations are added up by start before they are squared,
+    `sqrt(N / (N - 1) sum_s (sum_i deviation_i)^2) / n`: several rollouts from one start add nothing
+    about other starts. With a rollout a start it is std / sqrt(n), and with a single start (whose
+    value is then meant) std / sqrt(n) over its rollouts.
+
+    Args:
+      returns: `[n]`.
+      start: `[n]` the start of each.
+    """
+    cluster, count = clusters_of(start)
+    sums = jax.ops.segment_sum(returns - jnp.mean(returns), cluster, num_segments=count)
+    return jnp.sqrt(jnp.sum(sums**2) * count / (count - 1)) / returns.shape[0]
+
+
+def member_values(returns: Array, num_members: int) -> Array:
+    """Each elite member's own mean return `[E]`, from `per_episode` of `shares.by_member`."""
+    member = shares.member_of(returns.shape[0], num_members)
+    totals = jax.ops.segment_sum(returns, member, num_segments=num_members)
+    return totals / jax.ops.segment_sum(jnp.ones_like(returns), member, num_segments=num_members)
+
+
+def member_std(returns: Array, start: np.ndarray, num_members: int) -> Array:
+    """Standard deviation `[]` of the members' own values; 0 for one member.
+
+    A rollout's return is a mean plus an effect of its member, one of its start, and noise. Products
+    of two deviations then have the members' variance as expectation where the two share the member
+    but not the start, and 0 where they share neither: the difference of the two means is unbiased,
+    however members and starts are paired.
+
+    Args:
+      returns: `[n]` of `shares.by_member`.
+      start: `[n]` the start of each.
+      num_members: E elites.
+    """
+    size = returns.shape[0]
+    if num_members < 2 or size < 2 * num_members:
+        return jnp.zeros(())
+    deviation = returns - jnp.mean(returns)
+    cluster, count = clusters_of(start)
+    member = shares.member_of(size, num_members)
+    columns = jnp.stack([deviation, jnp.ones_like(deviation)], axis=1)
+
+    def squares(group: Array, num_groups: int) -> Array:
+        """`[2]`: sums of squares of the groups' sums of deviations, and of their sizes."""
+        sums = jax.ops.segment_sum(columns, group, num_segments=num_groups)
+        return jnp.sum(sums**2, axis=0)
+
+    by_member = squares(member, num_members)
+    by_start = squares(cluster, count)
+    by_both = squares(cluster * num_members + member, count * num_members)
+    same_member = by_member - by_both
+    neither = jnp.array([0.0, size**2]) - by_member - by_start + by_both
+    variance = same_member[0] / same_member[1] - neither[0] / neither[1]
+    return jnp.sqrt(jnp.maximum(variance, 0.0))
+
+
+def member_factor(num_members: int) -> float:
+    """The error of the members' mean in units of `member_std`.
+
+    The predictive error of one further member, `sqrt(1 + 1/E)`, widened by Student's t over the
+    normal quantile because `member_std` is estimated from E members; 1 for one member.
+    """
+    if num_members < 2:
+        return 1.0
+    return math.sqrt(1 + 1 / num_members) * intervals.widening(num_members)
+
+
+def clusters_of(start: np.ndarray) -> tuple[np.ndarray, int]:
+    """One cluster a start; with a single start every rollout is its own.
+
+    Returns:
+      (`[n]` cluster of each rollout, number of clusters).
+    """
+    if len(np.unique(start)) == 1:
+        return np.arange(len(start)), len(start)
+    return start, int(start.max()) + 1
