@@ -13,14 +13,20 @@ from collections.abc import Callable
 from typing import Any
 
 from offline_mbrl import outside
+from offline_mbrl.outside import absolute, label
 from offline_mbrl.types import Algorithm, Case, UsageError
+
+__all__ = ["ENTRIES", "absolute", "entry", "label", "lookup"]
 
 ENTRIES: dict[str, Callable[[], Algorithm]] = {}
 _LOADED: dict[str, Algorithm] = {}
 
 
 def entry(make: Callable[[], Algorithm]) -> Callable[[], Algorithm]:
-    """Registers an algorithm by the name of the function that returns it."""
+    """Registers an algorithm by the name of the function that returns it.
+
+    The function's docstring is the command's summary.
+    """
     ENTRIES[make.__name__] = make
     return make
 
@@ -80,7 +86,7 @@ def _search_case(operator: str) -> Case:
 
 @entry
 def bc() -> Algorithm:
-    """Behavior cloning, of either kind of actions."""
+    """Behavior cloning: maximum likelihood of the data's actions, discrete or continuous."""
     from offline_mbrl.learners import bc
 
     discrete = Case(
@@ -103,7 +109,7 @@ def bc() -> Algorithm:
 
 @entry
 def gumbel() -> Algorithm:
-    """Gumbel MuZero."""
+    """Gumbel MuZero: sequential halving at the root, completed action values."""
     from offline_mbrl.algorithms import muzero_unplugged
 
     return Algorithm(
@@ -115,7 +121,7 @@ def gumbel() -> Algorithm:
 
 @entry
 def latent_crr() -> Algorithm:
-    """Critic-regularized regression on the latent model."""
+    """CRR on the latent model: the data's actions cloned by their advantage."""
     from offline_mbrl.algorithms import latent_crr
 
     return Algorithm(
@@ -128,7 +134,7 @@ def latent_crr() -> Algorithm:
 
 @entry
 def muzero_unplugged() -> Algorithm:
-    """MuZero Unplugged."""
+    """MuZero Unplugged: the policy regresses to the visits of a tree search."""
     from offline_mbrl.algorithms import muzero_unplugged
 
     return Algorithm(
@@ -141,7 +147,7 @@ def muzero_unplugged() -> Algorithm:
 
 @entry
 def mzu_q() -> Algorithm:
-    """MZU-Q."""
+    """MZU-Q: MuZero Unplugged with the exponential of searched action values."""
     from offline_mbrl.algorithms import muzero_unplugged
 
     return Algorithm(
@@ -153,7 +159,7 @@ def mzu_q() -> Algorithm:
 
 @entry
 def rosmo() -> Algorithm:
-    """ROSMO."""
+    """ROSMO: the policy regresses to a one-step lookahead, held near the data."""
     from offline_mbrl.algorithms import rosmo
 
     return Algorithm(
@@ -166,7 +172,7 @@ def rosmo() -> Algorithm:
 
 @entry
 def sac() -> Algorithm:
-    """Soft actor-critic."""
+    """Soft actor-critic with N critics, for continuous actions."""
     from offline_mbrl.learners import sac
 
     case = Case(
@@ -188,7 +194,7 @@ def sac() -> Algorithm:
 
 @entry
 def skeleton() -> Algorithm:
-    """The file to copy."""
+    """Skeleton, the file to copy: a policy climbs a reward model, held near the data."""
     from offline_mbrl.algorithms import skeleton
 
     case = Case(

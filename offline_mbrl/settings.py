@@ -114,8 +114,13 @@ def dotted(path: Path) -> str:
 
 
 def flag(path: Path) -> str:
+    """The command line's name of an option, `--checkpoint-seconds`."""
+    return "--" + ".".join(path).replace("_", "-")
+
+
+def config_flag(path: Path) -> str:
     """The command line's name of a setting, `--config.optimizer.learning-rate`."""
-    return "--config." + ".".join(path).replace("_", "-")
+    return flag(("config", *path))
 
 
 def require_valid(config: Any, caller: str, spec: EnvironmentSpec | None = None) -> None:

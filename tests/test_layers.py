@@ -41,7 +41,7 @@ ALLOWED = {
     "registry": REGISTRY,
     "export": EXPORT,
     "selection": SELECTION - {"environments"},
-    "runs": SELECTION | {"environments", "evaluation", "selection"},
+    "runs": SELECTION | {"settings", "environments", "evaluation", "selection"},
 }
 TOP = {"collect", "commands", "cli", "__init__"}  # may import everything
 HEAVY = {  # library -> the files that may import it, inside functions alone

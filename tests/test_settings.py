@@ -74,7 +74,16 @@ def test_a_command_names_the_flag():
     with pytest.raises(
         UsageError, match=r"--config\.normal.num-components must be at least 1, got 0"
     ):
-        settings.require_bounds(Config(1, normal=Head(num_components=0)), settings.flag)
+        settings.require_bounds(Config(1, normal=Head(num_components=0)), settings.config_flag)
+
+
+def test_a_name_that_is_not_in_the_table_is_refused_with_the_list():
+    @dataclass(frozen=True)
+    class Named:
+        operator: Annotated[str, settings.one_of({"one_step": 1, "gumbel": 2})] = "one_step"
+
+    with pytest.raises(UsageError, match="operator must be one of one_step, gumbel, got mcts"):
+        settings.require_valid(Named("mcts"), "search")
 
 
 def test_settings_within_bounds_pass():

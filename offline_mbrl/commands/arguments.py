@@ -13,7 +13,9 @@ from offline_mbrl.types import UsageError
 T = TypeVar("T")
 
 
-def parse(cls: type[T], argv: list[str], *, prog: str, default: Any = None, description: str | None = None) -> T:
+def parse(
+    cls: type[T], argv: list[str], *, prog: str, default: Any = None, description: str | None = None
+) -> T:
     """Parses `argv` into a dataclass.
 
     Args:
@@ -28,7 +30,9 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: Any = None, desc
       SystemExit: with code 0, after printing the help.
     """
     refused = io.StringIO()
-    options = {"prog": prog, "description": description} | ({} if default is None else {"default": default})
+    options = {"prog": prog, "description": description} | (
+        {} if default is None else {"default": default}
+    )
     try:
         with contextlib.redirect_stderr(refused):
             return tyro.cli(cls, args=argv, **options)
@@ -36,7 +40,9 @@ def parse(cls: type[T], argv: list[str], *, prog: str, default: Any = None, desc
         if end.code in (0, None):
             raise
     flags = _known_flags(cls, options)
-    raise UsageError(f"{_unknown_flag(argv, flags) or _in_one_line(refused.getvalue())} (see {prog} --help)")
+    raise UsageError(
+        f"{_unknown_flag(argv, flags) or _in_one_line(refused.getvalue())} (see {prog} --help)"
+    )
 
 
 def _known_flags(cls: type, options: dict[str, Any]) -> list[str]:
@@ -52,7 +58,9 @@ def _unknown_flag(argv: list[str], flags: list[str]) -> str | None:
         given = argument.split("=", 1)[0].replace("_", "-")
         if given.startswith("--") and given not in flags:
             close = difflib.get_close_matches(given, flags, n=1) or _same_ending(given, flags)
-            return f"unknown option {argument.split('=', 1)[0]}" + (f"; did you mean {close[0]}?" if close else "")
+            return f"unknown option {argument.split('=', 1)[0]}" + (
+                f"; did you mean {close[0]}?" if close else ""
+            )
     return None
 
 
@@ -74,9 +82,12 @@ def _in_one_line(text: str) -> str:
             parts.append([])
     if "Required" in title:
         argument = re.compile(r"--[a-z]|[A-Z{\[][A-Z|,{}\[\] .]*(?: |$)")
-        missing = [line.split()[0] for line in parts[0] if argument.match(line) and "Missing" not in line]
+        missing = [
+            line.split()[0] for line in parts[0] if argument.match(line) and "Missing" not in line
+        ]
         return f"{' and '.join(missing)} must be given"
     words = " ".join(parts[0])
     if words.startswith("Error parsing") and len(parts) > 1 and len(parts[1]) > 1:
-        return f"cannot read {parts[1][1]}: {words.partition(': ')[2]}"  # the flag with the kind of value it takes
+        # The flag with the kind of value it takes.
+        return f"cannot read {parts[1][1]}: {words.partition(': ')[2]}"
     return words.replace("Unrecognized options:", "unexpected argument")

@@ -2,7 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from offline_mbrl.settings import at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,23 +13,25 @@ class Options:
 
     # Name from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
     dataset: str
-    seeds: int = 1  # number of seeds, trained side by side in one program
-    first_seed: int = 0  # seeds are first_seed, first_seed + 1, ...
+    seeds: Annotated[int, at_least(1)] = 1  # number of seeds, trained side by side in one program
+    first_seed: Annotated[int, at_least(0)] = 0  # seeds are first_seed, first_seed + 1, ...
     run_dir: Path | None = None  # default: runs/ALGORITHM-DATASET
-    evaluations: int = 10  # during training, spread evenly; 0 for none
+    evaluations: Annotated[int, at_least(0)] = 10  # during training, spread evenly; 0 for none
+    evaluation_share: float = 0.1  # of the run's time, for those at most; 1 plays all of them
     # Of the last evaluation, per seed, greedy and again sampled; 0 trains without a simulator
-    episodes: int = 500
-    episodes_during: int = 50  # of each evaluation during training, per seed
+    episodes: Annotated[int, at_least(0)] = 500
+    episodes_during: Annotated[int, at_least(1)] = 50  # of each evaluation during training, per seed
+    simulator_processes: int = 0  # that step the simulators; 0: a thread of this process
     # Updates per dispatch; default: about a second's worth, measured
-    block_updates: int | None = None
+    block_updates: Annotated[int | None, at_least(1)] = None
     # Between checkpoints; one is always written at the end and at SIGTERM
-    checkpoint_seconds: float = 20.0
-    devices: int | None = None  # devices to split every batch over; default: all
+    checkpoint_seconds: Annotated[float, at_least(0)] = 20.0
+    devices: Annotated[int | None, at_least(1)] = None  # devices to split every batch over; default: all
     # Which chunks of the dataset are compared with their hashes
     verify: Literal["touched", "full"] = "touched"
     # What to do with NaN and infinity in the data
     on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
     # Read batches from the disk; auto: where columns exceed 2 GiB
     stream: Literal["auto", "always", "never"] = "auto"
-    stream_mib: int = 256  # of batches that are read for one dispatch while streaming
+    stream_mib: Annotated[int, at_least(1)] = 256  # of batches that are read for one dispatch while streaming
     plain: bool = False  # lines instead of a progress bar
