@@ -16,12 +16,13 @@ endif
 INSTALLED := $(shell test -x $(BIN)/python && $(BIN)/python -c '$(MINOR)' || echo $(REQUESTED))
 ifneq ($(origin PYTHON),file)
 ifneq ($(REQUESTED),$(INSTALLED))
-$(error $(VENV) is of Python 3.$(INSTALLED) and PYTHON is 3.$(REQUESTED): choose another VENV, or remove it)
+$(error $(VENV) has Python 3.$(INSTALLED), PYTHON is 3.$(REQUESTED): choose another VENV, or remove it)
 endif
 endif
 
 CONSTRAINTS ?= constraints-$(if $(filter 11,$(INSTALLED)),oldest,newest).txt
-INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable
+INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
+  --constraint $(CONSTRAINTS) --editable
 
 .PHONY: train test lint clean
 
