@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offline_mbrl import policies
 from offline_mbrl.rollouts.step import Measure
 from offline_mbrl.types import (
     Action,
@@ -205,8 +206,10 @@ def action_support(
       `log pi(a|s) - log b(a|s)` at its own actions, per action entry.
 
     Raises:
-      UsageError: the behavior has no `log_prob`.
+      UsageError: the behavior has no `log_prob`, or a policy has a memory.
     """
+    behavior = policies.require_memoryless(behavior, "action_support")
+    policy = policies.require_memoryless(policy, "action_support")
     if behavior.log_prob is None:
         raise UsageError(
             "the support of actions is measured by a behavior model that has a log_prob; this one "

@@ -1,15 +1,16 @@
-"""MAGIC: a blend of estimates that trust importance weights for the first j steps and values from there on.
+"""MAGIC: a blend of estimates that trust importance weights for the first j steps and values after.
 
-Thomas and Brunskill, arXiv:1604.00923: the blend with the least estimated mean squared error, between the
-direct method (j = 0) and the weighted doubly robust estimate (j = T). Departures:
+Thomas and Brunskill, arXiv:1604.00923: the blend with the least estimated mean squared error,
+between the direct method (j = 0) and the weighted doubly robust estimate (j = T). Departures:
 
 * covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights;
-* the bias of an estimate is its distance from the last one's 90 % interval by that same normal theory, where the paper
-  bootstraps it;
-* the paper gives no standard error. Ours is the root of the mean squared error that was minimized, estimated bias and
-  all, but never less than the weighted doubly robust estimate's own: values that were fitted to the same episodes err
-  with them, which no covariance over episodes sees (on a linear system with 200 episodes the root alone covered the
-  truth in half of 50 repeats), and the blend is chosen to err no more than that estimate.
+* the bias of an estimate is its distance from the last one's 90 % interval by that same normal
+  theory, where the paper bootstraps it;
+* the paper gives no standard error. Ours is the root of the mean squared error that was minimized,
+  estimated bias and all, but never less than the weighted doubly robust estimate's own: values that
+  were fitted to the same episodes err with them, which no covariance over episodes sees (on a
+  linear system with 200 episodes the root alone covered the truth in half of 50 repeats), and the
+  blend is chosen to err no more than that estimate.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.ope.weights import checks, importance
+from offline_mbrl.ope.weights import checks, diagnostics, importance
 from offline_mbrl.ope.weights.doubly_robust import temporal_differences
 from offline_mbrl.types import Array, Estimate, Trajectory, UsageError
 
@@ -35,10 +36,20 @@ class Partial(NamedTuple):
     per_episode: Array  # [J, N]
 
 
-def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
-          lengths: Sequence[int] | None = None, weighting: importance.Weighting = importance.per_decision,
-          normalizer: importance.Normalizer = importance.self_normalized) -> Estimate:  # fmt: skip
-    """The blend; pure, vmap `log_ratios`, `q` and `v` for many policies. Its last step is a callback to the host.
+def magic(
+    trajectories: Trajectory,
+    log_ratios: Array,
+    q: Any,
+    v: Any,
+    *,
+    gamma: float,
+    lengths: Sequence[int] | None = None,
+    weighting: importance.Weighting = importance.per_decision,
+    normalizer: importance.Normalizer = importance.self_normalized,
+) -> Estimate:
+    """The blend; pure, vmap `log_ratios`, `q` and `v` for many policies.
+
+    Its last step is a callback to the host.
 
     Args:
       trajectories: `[N, T]` whole episodes of the behavior policy, N at least 2.
@@ -46,43 +57,81 @@ def magic(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma:
       q: `[N, T]` as for `doubly_robust`.
       v: `[N, T + 1]` as for `doubly_robust`.
       gamma: discount factor.
-      lengths: numbers of weighted steps, of `0 .. T`; T is always among them. None: 0, T, and a geometric series.
+      lengths: numbers of weighted steps, of `0 .. T`; T is always among them. None: 0, T, and a
+        geometric series.
       weighting: one episode's log ratios to the log weights of its steps.
       normalizer: all episodes' log weights to weights.
 
     Returns:
-      The estimate. Further diagnostics: `direct_share`, the weight of the direct method where it is among them, and
-      `bias`, the estimated one of the blend.
+      The estimate. Further diagnostics: `direct_share`, the weight of the direct method where it is
+      among them, and `bias`, the estimated one of the blend.
 
     Raises:
       UsageError: a length is not in `0 .. T`, and as `doubly_robust`.
     """
     lengths = _lengths(lengths, trajectories.reward.shape[1])
-    parts = partial_estimates(trajectories, log_ratios, q, v, gamma=gamma, lengths=lengths, weighting=weighting,
-                              normalizer=normalizer)  # fmt: skip
+    parts = partial_estimates(
+        trajectories,
+        log_ratios,
+        q,
+        v,
+        gamma=gamma,
+        lengths=lengths,
+        weighting=weighting,
+        normalizer=normalizer,
+    )
     size = parts.influence.shape[1]
     covariance = parts.influence @ parts.influence.T / size / (size - 1)
-    apart = parts.value - parts.value[-1]
-    bias = jnp.sign(apart) * jnp.maximum(jnp.abs(apart) - INTERVAL * jnp.sqrt(covariance[-1, -1]), 0.0)
-    shares = jax.pure_callback(blend, jax.ShapeDtypeStruct(apart.shape, apart.dtype),
-                               covariance + bias[:, None] * bias[None], vmap_method="sequential")  # fmt: skip
-    ratios = checks.log_ratios(log_ratios, trajectories)
-    figures = importance.diagnostics(ratios, jax.vmap(weighting)(ratios), jnp.asarray(trajectories.mask),
-                                     shares @ parts.influence, gamma=gamma)  # fmt: skip
-    figures = {**figures, "direct_share": jnp.sum(shares * np.equal(lengths, 0)), "bias": shares @ bias}
-    variance = jnp.maximum(shares @ covariance @ shares + jnp.square(shares @ bias), covariance[-1, -1])
-    return Estimate(shares @ parts.value, jnp.sqrt(variance), shares @ parts.per_episode, figures)
+    distance = parts.value - parts.value[-1]
+    tolerance = INTERVAL * jnp.sqrt(covariance[-1, -1])
+    bias = jnp.sign(distance) * jnp.maximum(jnp.abs(distance) - tolerance, 0.0)
+    shares = jax.pure_callback(
+        blend,
+        jax.ShapeDtypeStruct(distance.shape, distance.dtype),
+        covariance + bias[:, None] * bias[None],
+        vmap_method="sequential",
+    )
+    ratios = checks.checked_log_ratios(log_ratios, trajectories)
+    weight_diagnostics = diagnostics.diagnostics(
+        ratios,
+        jax.vmap(weighting)(ratios),
+        jnp.asarray(trajectories.mask),
+        shares @ parts.influence,
+        gamma=gamma,
+    )
+    direct_share = jnp.sum(shares * np.equal(lengths, 0))
+    mean_squared_error = shares @ covariance @ shares + jnp.square(shares @ bias)
+    return Estimate(
+        value=shares @ parts.value,
+        stderr=jnp.sqrt(jnp.maximum(mean_squared_error, covariance[-1, -1])),
+        per_episode=shares @ parts.per_episode,
+        diagnostics={
+            **weight_diagnostics,
+            "direct_share": direct_share,
+            "bias": shares @ bias,
+        },
+    )
 
 
-def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: Any, *, gamma: float,
-                      lengths: Sequence[int], weighting: importance.Weighting = importance.per_decision,
-                      normalizer: importance.Normalizer = importance.self_normalized) -> Partial:  # fmt: skip
-    """`mean v(s_0) + mean sum_{t < j} gamma^t w_t (r_t + gamma discount_t v(s_{t+1}) - q_t)` for each j of `lengths`.
+def partial_estimates(
+    trajectories: Trajectory,
+    log_ratios: Array,
+    q: Any,
+    v: Any,
+    *,
+    gamma: float,
+    lengths: Sequence[int],
+    weighting: importance.Weighting = importance.per_decision,
+    normalizer: importance.Normalizer = importance.self_normalized,
+) -> Partial:
+    """`mean v(s_0) + mean sum_{t < j} gamma^t w_t (r_t + gamma discount_t v(s_{t+1}) - q_t)`.
 
-    Pure. The paper's g^(j), whose terms are sorted by weight here as in `doubly_robust`.
+    One for each j of `lengths`: the paper's g^(j), whose terms are sorted by weight here as in
+    `doubly_robust`. Pure; the arguments are those of `magic`.
     """
-    checks.gamma(gamma)
-    ratios, mask = checks.log_ratios(log_ratios, trajectories), jnp.asarray(trajectories.mask)
+    checks.require_gamma(gamma)
+    ratios = checks.checked_log_ratios(log_ratios, trajectories)
+    mask = jnp.asarray(trajectories.mask)
     differences = temporal_differences(trajectories, q, v, gamma=gamma)
     powers = gamma ** jnp.arange(mask.shape[1])
     log_weights = jax.vmap(weighting)(ratios)
@@ -90,43 +139,59 @@ def partial_estimates(trajectories: Trajectory, log_ratios: Array, q: Any, v: An
     def value(counts: Array) -> tuple[Array, Array]:
         terms = powers[None] * normalizer(log_weights, mask, counts) * differences
         first = jnp.asarray(v)[:, :1]
-        each = jnp.concatenate([first, first + jnp.cumsum(terms, axis=1)], axis=1)[:, np.asarray(lengths)].T
-        return each @ counts / jnp.sum(counts), each
+        sums = jnp.concatenate([first, first + jnp.cumsum(terms, axis=1)], axis=1)
+        per_episode = sums[:, np.asarray(lengths)].T
+        return per_episode @ counts / jnp.sum(counts), per_episode
 
-    values, pullback, each = jax.vjp(value, jnp.ones(mask.shape[0]), has_aux=True)
-    influence = jax.lax.map(lambda unit: pullback(unit)[0], jnp.eye(len(lengths)))  # one at a time: each is [N, T] wide
-    return Partial(values, mask.shape[0] * influence, each)
+    values, pullback, per_episode = jax.vjp(value, jnp.ones(mask.shape[0]), has_aux=True)
+    # One length at a time: each gradient is [N, T] wide.
+    gradients = jax.lax.map(lambda unit: pullback(unit)[0], jnp.eye(len(lengths)))
+    return Partial(value=values, influence=mask.shape[0] * gradients, per_episode=per_episode)
 
 
 def blend(squared_error: Any) -> np.ndarray:
-    """Shares `[J]` float32, none negative and of sum 1, that minimize `x @ squared_error @ x` (`[J, J]`, semidefinite).
+    """Shares, none negative and of sum 1, that minimize `x @ squared_error @ x`.
 
-    Non-negative least squares of the root against zero, with one more row that asks for a sum of 1: the solution's
-    direction does not depend on how much that row weighs. What has no finite error gets no share.
+    Non-negative least squares of the root against zero, with one more row that asks for a sum of 1:
+    the solution's direction does not depend on how much that row weighs. An estimate without a
+    finite error gets no share.
+
+    Args:
+      squared_error: `[J, J]`, semidefinite.
+
+    Returns:
+      `[J]` float32.
     """
     from scipy import optimize  # takes a second to load, which other estimators do without
 
     squared_error = np.asarray(squared_error, np.float64)
-    errors, shares = np.diag(squared_error), np.zeros(len(squared_error), np.float32)
-    finite = np.isfinite(squared_error) | ~np.isfinite(errors)[:, None] | ~np.isfinite(errors)[None]
-    usable = np.isfinite(errors) & finite.all(axis=1)
+    errors = np.diag(squared_error)
+    shares = np.zeros(len(squared_error), np.float32)
+    is_finite = np.isfinite(errors)
+    finite = np.isfinite(squared_error) | ~is_finite[:, None] | ~is_finite[None]
+    usable = is_finite & finite.all(axis=1)
     if not usable.any():
         return np.full_like(shares, np.nan)
     scale = errors[usable].min()
-    if scale <= 0:  # one of them is known exactly
+    if scale <= 0:  # an estimate without error
         usable &= errors <= 0
         shares[usable] = 1.0 / usable.sum()
         return shares
     eigenvalues, vectors = np.linalg.eigh(squared_error[np.ix_(usable, usable)] / scale)
     root = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
-    solution, _ = optimize.nnls(np.vstack([root, np.ones(len(root))]), np.append(np.zeros(len(root)), 1.0))
+    rows = np.vstack([root, np.ones(len(root))])
+    solution, _ = optimize.nnls(rows, np.append(np.zeros(len(root)), 1.0))
     shares[usable] = solution / solution.sum()
     return shares
 
 
 def _lengths(lengths: Sequence[int] | None, longest: int) -> list[int]:
     if lengths is None:
-        return sorted({0, *np.geomspace(1, longest, NUM_LENGTHS - 1).round().astype(int).tolist()})
+        series = np.geomspace(1, longest, NUM_LENGTHS - 1).round().astype(int)
+        return sorted({0, *series.tolist()})
     if not all(0 <= length <= longest for length in lengths):
-        raise UsageError(f"magic: lengths must be in 0 .. {longest}, the trajectories' steps, got {list(lengths)}")
+        raise UsageError(
+            f"magic: lengths must be in 0 .. {longest}, the trajectories' steps, got "
+            f"{list(lengths)}"
+        )
     return sorted({*lengths, longest})
