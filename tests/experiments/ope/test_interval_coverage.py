@@ -1,90 +1,84 @@
-"""The measurement of how often intervals hold the truth: what is done again, what is refused, what stays."""
+"""How often intervals hold the truth: what is refused, what stays, what is counted."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 
-from experiments.benchmarks import rows as table
-from experiments.benchmarks.ope import coverage as ope_coverage
+from experiments.benchmarks import command, rows
+from experiments.benchmarks.ope import coverage, coverage_report
 from experiments.benchmarks.ope.coverage_report import Row
-from offline_mbrl.types import UsageError
+from experiments.benchmarks.ope.coverage_work import ESTIMATORS, MODEL_MEMBERS
+from offline_mbrl.types import Estimate, UsageError
+
+COMMITTED = command.RESULTS / "ope" / "coverage"
 
 
-@pytest.fixture
-def faked(monkeypatch):
-    """Logs and fits replaced by made-up rows; which pieces were done is recorded."""
-    done = []
-
-    def run(piece, options, logs, *, revision, command):
-        done.append(piece)
-        return [
-            Row(
-                piece,
-                piece,
-                1.0,
-                options.repeats,
-                options.fits,
-                5.0,
-                0.95,
-                *[0.0] * 6,
-                2.5,
-                revision,
-                command,
-            )
-        ]
-
-    monkeypatch.setattr(ope_coverage, "logged", lambda repeats: None)
-    monkeypatch.setattr(ope_coverage, "run", run)
-    return done
+def row(piece, *, repeats=10, fits=4):
+    figures = (5.0, 0.95, *[0.0] * 6)
+    return Row(piece, piece, 1.0, repeats, fits, *figures, 2.5, "abc", "python x")
 
 
-def options(folder, **given):
-    return ope_coverage.Options(
-        **({"folder": folder, "estimators": "fqe,vpm", "repeats": 10} | given)
-    )
+def options(folder, **fields):
+    return coverage.Options(**({"folder": folder, "repeats": 10} | fields))
 
 
-def test_what_is_done_is_not_redone_and_fresh_forgets_what_was_named(tmp_path, faked):
-    for _ in range(2):
-        assert ope_coverage.main(options(tmp_path)) == 0
-        assert faked == ["fqe", "vpm"]
-    assert "logged 10 times" in (tmp_path / "summary.md").read_text()
-    ope_coverage.main(options(tmp_path, estimators="vpm", fresh=True))
-    assert faked == ["fqe", "vpm", "vpm"]
-    assert [row.piece for row in table.read(tmp_path, Row)] == ["fqe", "vpm"]
+def make(options):
+    return coverage.make(options, options.folder, None)
+
+
+def test_an_interval_covers_where_the_error_is_below_1_96_standard_errors():
+    value = np.array([[1.0, 2.0], [1.3, 2.0]])  # two repeats of two policies
+    stderr = np.full((2, 2), 0.1)
+    diagnostics = {"low_support": np.array([[0.0, 1.0], [1.0, 1.0]])}
+    measured = coverage_report.measure(Estimate(value, stderr, None, diagnostics), np.array([1, 3]))
+    np.testing.assert_allclose(measured.covered, [0.5, 0.0])
+    np.testing.assert_allclose(measured.low_support, [0.5, 1.0])
+    np.testing.assert_allclose(measured.either, [1.0, 1.0])
+    np.testing.assert_allclose(measured.bias, [0.15, -1.0])
+    np.testing.assert_allclose(measured.rmse, [0.3 / 2**0.5, 1.0])
+
+
+def test_pieces_with_rows_are_done_and_fresh_forgets_those_that_were_named(tmp_path):
+    rows.append(tmp_path, Row, [row("fqe"), row("vpm")])
+    study = make(options(tmp_path, estimators="vpm", fresh=True))
+    assert study.is_done("fqe")
+    assert study.is_done("vpm")
+    assert not study.is_done("importance")
+    study.forget()
+    assert [own.piece for own in rows.read(tmp_path, Row)] == ["fqe"]
+    assert "logged 10 times" in study.report().read_text()
 
 
 @pytest.mark.parametrize(
-    "given", [{"repeats": 20}, {"fits": 8}, {"fits": 8, "estimators": "vpm", "fresh": True}]
+    "fields", [{"repeats": 20}, {"fits": 8}, {"fits": 8, "estimators": "vpm", "fresh": True}]
 )
-def test_other_counts_than_those_of_the_table_are_refused_and_leave_it_alone(
-    tmp_path, faked, given
-):
-    ope_coverage.main(options(tmp_path))
-    before = (tmp_path / table.TABLE).read_text()
-    asked = dataclasses.replace(options(tmp_path), **given)
-    told = f"has fqe from 10 repeats and 4 fits, not from {asked.repeats} and {asked.fits}: choose another --folder"
-    with pytest.raises(UsageError, match=told):
-        ope_coverage.main(asked)
-    assert (tmp_path / table.TABLE).read_text() == before
-    assert faked == ["fqe", "vpm"]
-    ope_coverage.main(dataclasses.replace(asked, estimators="", fresh=True))
-    assert {(row.repeats, row.fits) for row in table.read(tmp_path, Row)} == {
-        (asked.repeats, asked.fits)
-    }
+def test_other_counts_than_those_of_the_table_are_refused_and_leave_it_alone(tmp_path, fields):
+    rows.append(tmp_path, Row, [row("fqe"), row("vpm")])
+    asked = options(tmp_path, **fields)
+    message = (
+        f"has fqe from 10 repeats and 4 fits, not from {asked.repeats} and {asked.fits}: "
+        "choose another --folder"
+    )
+    with pytest.raises(UsageError, match=message):
+        make(asked)
+    assert len(rows.read(tmp_path, Row)) == 2
+    make(dataclasses.replace(asked, estimators="", fresh=True)).forget()
+    assert rows.read(tmp_path, Row) == []
 
 
-@pytest.mark.parametrize("given", [{"repeats": 10}, {"fits": 8}, {"repeats": 10, "fresh": True}])
-def test_the_committed_results_keep_their_counts(tmp_path, faked, given, monkeypatch):
-    monkeypatch.setattr(ope_coverage, "RESULTS", tmp_path)
-    with pytest.raises(
-        UsageError, match=f"--{next(iter(given))} differs from the committed results"
-    ):
-        ope_coverage.main(ope_coverage.Options(**given))
-    assert not faked
+@pytest.mark.parametrize("fields", [{"repeats": 10}, {"fits": 8}, {"repeats": 10, "fresh": True}])
+def test_the_committed_results_keep_their_counts(fields):
+    name = next(iter(fields))
+    with pytest.raises(UsageError, match=f"--{name} differs from the committed results"):
+        coverage.main(coverage.Options(**fields))
 
 
-def test_the_committed_rows_are_of_the_default_counts():
-    rows = table.read(ope_coverage.RESULTS, Row)
-    assert {(row.repeats, row.fits) for row in rows} == {(ope_coverage.REPEATS, ope_coverage.FITS)}
-    assert {row.piece for row in rows} == set(ope_coverage.WORK)
+def test_the_committed_page_is_what_the_code_makes_of_the_committed_rows(tmp_path):
+    table = rows.read(COMMITTED, Row)
+    counts = {(own.repeats, own.fits) for own in table}
+    assert counts == {(coverage.REPEATS, coverage.FITS)}
+    assert {own.piece for own in table} == set(ESTIMATORS)
+    rows.append(tmp_path, Row, table)
+    page = coverage_report.write(tmp_path, members=MODEL_MEMBERS)
+    assert page.read_text() == (COMMITTED / "summary.md").read_text()
