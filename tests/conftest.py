@@ -48,7 +48,7 @@ pytest_plugins = ["command_fixtures"]
 
 
 # Their tests take long: were they last, one worker would wait for the other.
-FIRST = ("test_notebooks.py", "test_learners.py", "bsuite/test_runs.py", "test_likelihood_main.py")
+FIRST = ("test_notebooks.py", "test_learners.py", "test_bsuite_runs.py", "test_likelihood_runs.py")
 
 
 def pytest_collection_modifyitems(items):
