@@ -234,14 +234,11 @@ def rolled_out(
     problem = logs.problem
     model = kinds.make(config, problem.spec)
     learner = kinds.learner(config, model)
-    estimator = model_based.make(
-        model,
-        problem.policy,
-        gamma=problem.spec.gamma,
-        horizon=problem.spec.horizon,
-        # Every start by every member, so that members compare in pairs.
-        num_rollouts=MODEL_MEMBERS * logs.starts.shape[1],
+    rollouts = model_based.explicit_rollouts(
+        model, problem.policy, gamma=problem.spec.gamma, horizon=problem.spec.horizon
     )
+    # Every start by every member, so that members compare in pairs.
+    estimator = model_based.make(rollouts, num_rollouts=MODEL_MEMBERS * logs.starts.shape[1])
 
     def single(
         key: Key,
