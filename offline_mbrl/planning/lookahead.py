@@ -1,6 +1,7 @@
-"""Exact lookahead over all action sequences of some length: batched matrix products instead of a tree.
+"""Exact lookahead over all action sequences of some length, in batched matrix products.
 
-With `V_0(s) = v(s)` and `q_k(s, a) = r(s, a) + gamma V_(k-1)(s')`, a backup turns `q_k(s, .)` into `V_k(s)`.
+With `V_0(s) = v(s)` and `q_k(s, a) = r(s, a) + gamma V_(k-1)(s')`, a backup turns `q_k(s, .)` into
+`V_k(s)`.
 """
 
 from collections.abc import Callable
@@ -9,17 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl.planning import outcomes
-from offline_mbrl.types import Array, LatentModel, Plan, Planner, PyTree, UsageError
+from offline_mbrl.types import Array, Key, LatentModel, Params, Plan, Planner, PyTree, UsageError
 
 Backup = Callable[[Array, Array], Array]  # (prior logits [A], q-values [A]) -> value []
 MAX_LEAVES = 100_000  # per root
 
 
-def make(model: LatentModel, *, num_actions: int, gamma: float, depth: int, backup: Backup) -> Planner:
+def make(
+    model: LatentModel, *, num_actions: int, gamma: float, depth: int, backup: Backup
+) -> Planner:
     """Looks `depth` steps ahead under every sequence of actions.
 
-    The root's weights are those of `one_step.exact` with the deeper q: `softmax(prior_logits + q_depth - v)` whatever
-    the backup, so depth 1 is `one_step.exact`.
+    The root's weights are those of `one_step.exact` with the deeper q: `softmax(prior_logits +
+    q_depth - v)` whatever the backup, so depth 1 is `one_step.exact`.
 
     Args:
       model: the latent model.
@@ -34,15 +37,15 @@ def make(model: LatentModel, *, num_actions: int, gamma: float, depth: int, back
     Raises:
       UsageError: no action, no step, or more than `MAX_LEAVES` leaves per root.
     """
-    outcomes.at_least(1, "lookahead", num_actions=num_actions, depth=depth)
+    outcomes.require_at_least(1, "lookahead", num_actions=num_actions, depth=depth)
     if num_actions**depth > MAX_LEAVES:
         raise UsageError(
-            f"lookahead: depth {depth} over {num_actions} actions has {num_actions**depth} leaves per root, above "
-            f"{MAX_LEAVES}; look less deep, or search a tree"
+            f"lookahead: depth {depth} over {num_actions} actions has {num_actions**depth} leaves "
+            f"per root, above {MAX_LEAVES}; look less deep, or search a tree"
         )
     actions = jnp.arange(num_actions)
 
-    def plan(params: PyTree, embeddings: PyTree, key: Array) -> Plan:
+    def plan(params: Params, embeddings: PyTree, key: Key) -> Plan:
         root = outcomes.evaluate(model, params, embeddings)
         levels = []
         for _ in range(depth):
@@ -52,7 +55,8 @@ def make(model: LatentModel, *, num_actions: int, gamma: float, depth: int, back
         qvalues = levels[-1].reward + gamma * levels[-1].value
         for outcome in reversed(levels[:-1]):
             prior_logits = outcome.prior_logits.reshape(qvalues.shape)
-            qvalues = outcome.reward + gamma * jax.vmap(backup)(prior_logits, qvalues).reshape(outcome.reward.shape)
+            values = jax.vmap(backup)(prior_logits, qvalues).reshape(outcome.reward.shape)
+            qvalues = outcome.reward + gamma * values
         logits = root.prior_logits + qvalues - root.value[:, None]
         return outcomes.plan_by_softmax(logits, qvalues, root.value, key)
 
@@ -74,7 +78,7 @@ def softmax_backup(
       temperature: of the improved policies below the root; towards 0 this becomes `max_backup`.
 
     Returns:
-      A planner as `make` says.
+      A planner as that of `make`.
 
     Raises:
       UsageError: as `make`, or a temperature that is not above 0.
@@ -98,9 +102,15 @@ def max_backup(model: LatentModel, *, num_actions: int, gamma: float, depth: int
       depth: number of steps.
 
     Returns:
-      A planner as `make` says.
+      A planner as that of `make`.
 
     Raises:
       UsageError: as `make`.
     """
-    return make(model, num_actions=num_actions, gamma=gamma, depth=depth, backup=lambda _, qvalues: jnp.max(qvalues))
+    return make(
+        model,
+        num_actions=num_actions,
+        gamma=gamma,
+        depth=depth,
+        backup=lambda _, qvalues: jnp.max(qvalues),
+    )

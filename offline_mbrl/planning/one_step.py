@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl.planning import outcomes
-from offline_mbrl.types import Array, LatentModel, Plan, Planner, PyTree
+from offline_mbrl.types import Array, Key, LatentModel, Params, Plan, Planner, PyTree
 
 MAX_LOG_WEIGHT = 80.0  # e^80 = 5.5e34 is still a float32
 
@@ -12,8 +12,9 @@ MAX_LOG_WEIGHT = 80.0  # e^80 = 5.5e34 is still a float32
 def exact(model: LatentModel, *, num_actions: int, gamma: float) -> Planner:
     """Looks one step ahead under every action.
 
-    `q(s, a) = r(s, a) + gamma v(s')`, weights `p(a) = prior(a) exp(q(s, a) - v(s)) / Z(s)`, written as a softmax so
-    that any advantage is finite (the release multiplies and divides, and overflows at 88).
+    `q(s, a) = r(s, a) + gamma v(s')`, weights `p(a) = prior(a) exp(q(s, a) - v(s)) / Z(s)`, written
+    as a softmax so that any advantage is finite (the release multiplies and divides, and overflows
+    at 88).
 
     Args:
       model: the latent model.
@@ -26,9 +27,9 @@ def exact(model: LatentModel, *, num_actions: int, gamma: float) -> Planner:
     Raises:
       UsageError: fewer than one action.
     """
-    outcomes.at_least(1, "one-step lookahead", num_actions=num_actions)
+    outcomes.require_at_least(1, "one-step lookahead", num_actions=num_actions)
 
-    def plan(params: PyTree, embeddings: PyTree, key: Array) -> Plan:
+    def plan(params: Params, embeddings: PyTree, key: Key) -> Plan:
         root = outcomes.evaluate(model, params, embeddings)
         _, outcome = outcomes.follow(model, params, embeddings, jnp.arange(num_actions))
         qvalues = outcome.reward + gamma * outcome.value
@@ -43,9 +44,10 @@ def sampled(
 ) -> Planner:
     """Looks one step ahead under N actions drawn from the prior, with replacement.
 
-    Sample i weighs `exp(adv_i) / (1 + sum of exp(adv_j) over j != i)`, Muesli's normalizer with `z_init = 1`. Added up
-    per action the weights are the policy target; their sum is 1 only when all advantages are 0, as in the release. A
-    weight above e^80 is cut there, so that it stays a number.
+    Sample i weighs `exp(adv_i) / (1 + sum of exp(adv_j) over j != i)`, Muesli's normalizer with
+    `z_init = 1`. Added up per action the weights are the policy target; their sum is 1 only when
+    all advantages are 0, as in the release. A weight above e^80 is cut there, so that it stays a
+    number.
 
     Args:
       model: the latent model.
@@ -55,27 +57,35 @@ def sampled(
       normalize: rescale the weights of each root to the sum 1.
 
     Returns:
-      A planner of `[B]` roots whose candidates may repeat. Its `action` is drawn from the prior, as the released
-      actor does when it samples; `improved_value` takes the weights normalized.
+      A planner of `[B]` roots whose candidates may repeat. Its `action` is drawn from the prior, as
+      the released actor does when it samples; `improved_value` takes the weights normalized.
 
     Raises:
       UsageError: fewer than one action or sample.
     """
-    outcomes.at_least(1, "sampled one-step lookahead", num_actions=num_actions, num_samples=num_samples)
+    outcomes.require_at_least(
+        1, "sampled one-step lookahead", num_actions=num_actions, num_samples=num_samples
+    )
 
-    def plan(params: PyTree, embeddings: PyTree, key: Array) -> Plan:
+    def plan(params: Params, embeddings: PyTree, key: Key) -> Plan:
         root = outcomes.evaluate(model, params, embeddings)
         # One more than the candidates: the last one is the action.
-        drawn = jax.random.categorical(key, root.prior_logits, shape=(num_samples + 1, root.value.shape[0])).T
-        actions = drawn[:, :-1]
+        shape = (num_samples + 1, root.value.shape[0])
+        samples = jax.random.categorical(key, root.prior_logits, shape=shape).T
+        actions = samples[:, :-1]
         _, outcome = outcomes.follow(model, params, embeddings, actions)
         qvalues = outcome.reward + gamma * outcome.value
         logits = _sampled_logits(qvalues - root.value[:, None])
         normalized = jax.nn.softmax(logits)
+        as_released = jnp.exp(jnp.minimum(logits, MAX_LOG_WEIGHT))
         return Plan(
-            action=drawn[:, -1], actions=actions,
-            weights=normalized if normalize else jnp.exp(jnp.minimum(logits, MAX_LOG_WEIGHT)), qvalues=qvalues,
-            value=root.value, improved_value=jnp.sum(normalized * qvalues, axis=-1))  # fmt: skip
+            action=samples[:, -1],
+            actions=actions,
+            weights=normalized if normalize else as_released,
+            qvalues=qvalues,
+            value=root.value,
+            improved_value=jnp.sum(normalized * qvalues, axis=-1),
+        )
 
     return plan
 

@@ -8,7 +8,8 @@ from offline_mbrl.types import Array
 def n_step_returns(r_t: Array, discount_t: Array, v_t: Array, *, n: int) -> Array:
     """Bootstrapped n-step returns from each of the first `T - n + 1` steps.
 
-    `z_i = r_i + d_i r_{i+1} + ... + d_i ... d_{i+n-1} v_{i+n}`, where `d_i` discounts what follows step i.
+    `z_i = r_i + d_i r_{i+1} + ... + d_i ... d_{i+n-1} v_{i+n}`, where `d_i` discounts what follows
+    step i.
 
     Args:
       r_t: `[T]` reward of step t.

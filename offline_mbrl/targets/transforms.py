@@ -1,7 +1,9 @@
-"""Scalars as categories: signed hyperbolic scaling and two-hot encoding (MuZero, arXiv:1911.08265, appendix F).
+"""Scalars as categories: signed hyperbolic scaling and two-hot encoding.
 
-Departure: the inverse is written without the subtraction that loses digits in float32, so `inverse(scale(84))` is
-84.0000 where the published form gives 83.9997.
+Source: MuZero, arXiv:1911.08265, appendix F. `rlax` has the same functions; these keep more digits.
+
+Departure: the inverse is written without the subtraction that loses digits in float32, so
+`inverse(scale(84))` is 84.0000 where the published form gives 83.9997.
 """
 
 import chex
@@ -26,7 +28,10 @@ def signed_parabolic(x: Array, epsilon: float = EPSILON) -> Array:
 
 
 def support(num_bins: int) -> Array:
-    """Atoms `[num_bins]`: consecutive integers from `-(num_bins - 1) // 2`; an even count has one more above zero."""
+    """Atoms `[num_bins]`: consecutive integers from `-(num_bins - 1) // 2`.
+
+    An even count has one more above zero.
+    """
     return jnp.arange(num_bins, dtype=jnp.float32) - (num_bins - 1) // 2
 
 
@@ -47,12 +52,15 @@ def two_hot(x: Array, num_bins: int) -> Array:
 
 
 def from_logits(logits: Array) -> Array:
-    """Expectation over the support first, inverse scaling second: `[bins]` logits to `[]` in raw units.
+    """Expectation over the support, then inverse scaling: `[bins]` logits to `[]` in raw units.
 
-    Atoms are weighed in pairs around the middle of the support, so that symmetric logits give exactly the middle:
-    whether an advantage is zero must not depend on how a sum was rounded.
+    Atoms are weighed in pairs around the middle of the support, so that symmetric logits give
+    exactly the middle: whether an advantage is zero must not depend on how a sum was rounded.
     """
     chex.assert_rank(logits, 1)
-    probabilities, atoms = jax.nn.softmax(logits), support(logits.shape[0])
+    probabilities = jax.nn.softmax(logits)
+    atoms = support(logits.shape[0])
     middle = (atoms[0] + atoms[-1]) / 2.0
-    return signed_parabolic(middle + 0.5 * jnp.dot(probabilities - probabilities[::-1], atoms - middle))
+    return signed_parabolic(
+        middle + 0.5 * jnp.dot(probabilities - probabilities[::-1], atoms - middle)
+    )

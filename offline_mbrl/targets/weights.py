@@ -6,7 +6,7 @@ from offline_mbrl.types import Array
 
 
 def indicator(advantage: Array, *, at_zero: float = 0.0) -> Array:
-    """1 where the advantage is positive, else 0, and `at_zero` where it is exactly 0; elementwise."""
+    """1 where the advantage is positive, `at_zero` where it is exactly 0, else 0; elementwise."""
     return jnp.heaviside(advantage, at_zero)
 
 
