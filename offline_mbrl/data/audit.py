@@ -1,4 +1,4 @@
-"""What is wrong with this data: pure functions over aligned columns."""
+"""Checks for faults in data: pure functions over aligned columns."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,28 +9,29 @@ import numpy as np
 from offline_mbrl.data import normalize, specs, steps, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
-ERROR, WARNING = "error", "warning"
+ERROR = "error"
+WARNING = "warning"
 CHUNK_ROWS = 2**13
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong, and where it is first seen."""
+    """A fault, and its first occurrence."""
 
-    severity: str  # error: training on it is refused or senseless; warning: look at it
+    severity: str  # ERROR: training is refused or meaningless; WARNING: to be looked at
     field: str
-    row: int | None  # of the columns that were looked at; `columns.locate` finds it in the source
+    row: int | None  # row of the audited columns; `store.write.locate` finds it in the source
     episode: int | None
     message: str
 
 
 def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) -> list[Finding]:
-    """Everything that looks wrong.
+    """Runs all checks.
 
     Args:
       part: aligned columns, `[R, ...]`; they may be memory-mapped.
-      spec: what the columns should be, with actions in the columns' own units.
-      longest: steps of the longest episode of the whole dataset, of which `part` may be a split; 0
-        for that of `part`.
+      spec: expected shapes and dtypes, and the range of actions in the columns' own units.
+      longest: steps of the longest episode of the whole dataset, of which `part` may be a split; 0:
+        of the longest episode of `part`.
     """
     return [
         *shapes(part, spec),
@@ -44,9 +45,9 @@ def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) ->
 
 
 def episodes(part: steps.Aligned) -> dict[str, float]:
-    """Statistics of episodes: how many, how they end, their lengths in steps, their undiscounted
-    returns."""
-    lengths, returns = episode_lengths(part), episode_returns(part)
+    """Statistics of episodes: number, kinds of end, lengths in steps, undiscounted returns."""
+    lengths = episode_lengths(part)
+    returns = episode_returns(part)
     terminal = int(ends_terminal(part).sum())
     summary: dict[str, float] = {"episodes": len(lengths), "transitions": int(lengths.sum())}
     summary |= {"terminal": terminal, "truncated": len(lengths) - terminal}
@@ -62,40 +63,43 @@ def episodes(part: steps.Aligned) -> dict[str, float]:
 
 
 def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dict[str, Any]:
-    """What makes training refuse data, as JSON: findings that are not finite or outside the
-    actions' range."""
-    found = {"nonfinite": nonfinite(part), "action_range": action_range(part, action)}
-    return {name: [finding._asdict() for finding in listed] for name, listed in found.items()}
+    """The findings because of which training refuses data, as JSON."""
+    checks = {"nonfinite": nonfinite(part), "action_range": action_range(part, action)}
+    return {name: [finding._asdict() for finding in listed] for name, listed in checks.items()}
 
 
 # --- the checks ---
 
 
 def shapes(part: steps.Aligned, spec: EnvironmentSpec) -> list[Finding]:
-    """Fields whose shape or dtype is not the spec's."""
-    record = specs.record_structure(spec)
-    expected = {
-        ("observation", *p): (tuple(s.shape), s.dtype) for p, s in trees.flatten(record).items()
+    """Fields whose shape or dtype differs from the spec's."""
+    record = trees.flatten(specs.record_structure(spec))
+    expected: dict[trees.Path, tuple[tuple[int, ...], Any]] = {
+        ("observation", *path): (tuple(leaf.shape), leaf.dtype) for path, leaf in record.items()
     }
-    kind = spec.action
-    expected["action",] = (
-        ((), np.int32) if isinstance(kind, DiscreteActions) else ((kind.size,), np.float32)
-    )
+    if isinstance(spec.action, DiscreteActions):
+        expected["action",] = ((), np.int32)
+    else:
+        expected["action",] = ((spec.action.size,), np.float32)
     expected["reward",] = ((), np.float32)
-    found = {p: (leaf.shape[1:], leaf.dtype) for p, leaf in trees.flatten(part.columns).items()}
+    columns = trees.flatten(part.columns)
     listed = []
     for path, (shape, dtype) in expected.items():
-        if path not in found:
-            listed.append(Finding(ERROR, "/".join(path), None, None, "is missing"))
-        elif (found[path][0], np.dtype(found[path][1]).kind) != (shape, np.dtype(dtype).kind):
-            seen = f"{found[path][1]}{list(found[path][0])}"
-            message = f"has rows of {seen}, the spec says {np.dtype(dtype)}{list(shape)}"
-            listed.append(Finding(ERROR, "/".join(path), None, None, message))
+        if path not in columns:
+            listed.append(_finding(ERROR, path, message="is missing"))
+            continue
+        column = columns[path]
+        if (column.shape[1:], column.dtype.kind) != (shape, np.dtype(dtype).kind):
+            message = (
+                f"has rows of {column.dtype}{list(column.shape[1:])}, the spec says "
+                f"{np.dtype(dtype)}{list(shape)}"
+            )
+            listed.append(_finding(ERROR, path, message=message))
     return listed
 
 
 def nonfinite(part: steps.Aligned) -> list[Finding]:
-    """NaN and infinities: one finding for each field of each episode that has any."""
+    """NaN and infinities: a finding for each field of each episode that has any."""
     listed = []
     for path, leaf in trees.flatten(part.columns).items():
         if leaf.dtype.kind != "f":
@@ -103,10 +107,11 @@ def nonfinite(part: steps.Aligned) -> list[Finding]:
         rows = np.concatenate(
             [start + np.flatnonzero(_any_nonfinite(chunk)) for start, chunk in _chunks(leaf)]
         )
-        of_episode = np.searchsorted(part.episode_ends, rows)
-        for episode, first in zip(*np.unique(of_episode, return_index=True), strict=True):
-            message = f"is not finite ({leaf[rows[first]].reshape(-1)[_first_nonfinite(leaf[rows[first]])]})"
-            listed.append(Finding(ERROR, "/".join(path), int(rows[first]), int(episode), message))
+        episode_of_row = np.searchsorted(part.episode_ends, rows)
+        for episode, first in zip(*np.unique(episode_of_row, return_index=True), strict=True):
+            row = int(rows[first])
+            message = f"is not finite ({_first_nonfinite(leaf[row])})"
+            listed.append(_finding(ERROR, path, message=message, row=row, episode=int(episode)))
     return listed
 
 
@@ -118,30 +123,30 @@ def action_range(part: steps.Aligned, kind: DiscreteActions | BoundedActions) ->
         return []
     episode = int(np.searchsorted(part.episode_ends, row))
     message = f"{np.asarray(action[row]).tolist()} is outside {specs.describe_range(kind)}"
-    return [Finding(ERROR, "action", row, episode, message)]
+    return [_finding(ERROR, ("action",), message=message, row=row, episode=episode)]
 
 
 def constants(part: steps.Aligned) -> list[Finding]:
-    """Fields, and entries of vector observations, that never change."""
-    taken = steps_taken(part)
+    """Fields, and entries of vector fields, that never change."""
+    starts = steps_taken(part)
     listed = []
     for path, leaf in trees.flatten(part.columns).items():
         if path == ("discount",):
             continue
-        rows = np.arange(len(leaf)) if path[0] == "observation" else taken
+        rows = np.arange(len(leaf)) if path[0] == "observation" else starts
         same = np.ones(leaf.shape[1:], bool)
         for chunk in np.array_split(rows, max(1, len(rows) // CHUNK_ROWS)):
             same &= (leaf[chunk] == leaf[rows[0]]).all(axis=0)
         if same.all():
-            listed.append(Finding(WARNING, "/".join(path), None, None, "never changes"))
+            listed.append(_finding(WARNING, path, message="never changes"))
         elif same.ndim == 1 and same.any():
             message = f"entries {np.flatnonzero(same).tolist()} of {len(same)} never change"
-            listed.append(Finding(WARNING, "/".join(path), None, None, message))
+            listed.append(_finding(WARNING, path, message=message))
     return listed
 
 
 def duplicates(part: steps.Aligned) -> list[Finding]:
-    """Transitions that repeat an earlier one: observation, action, reward and next observation."""
+    """Transitions equal to an earlier one in observation, action, reward and next observation."""
     observations = list(trees.flatten(part.columns["observation"]).values())
     rows = steps_taken(part)
     digests = np.array([_digest(part, observations, row) for row in rows], np.uint64)
@@ -151,24 +156,22 @@ def duplicates(part: steps.Aligned) -> list[Finding]:
     repeated = np.setdiff1d(np.arange(len(rows)), first)
     row = int(rows[repeated[0]])
     message = f"{len(repeated)} of {len(rows)} transitions repeat an earlier one"
-    return [
-        Finding(WARNING, "observation", row, int(np.searchsorted(part.episode_ends, row)), message)
-    ]
+    episode = int(np.searchsorted(part.episode_ends, row))
+    return [_finding(WARNING, ("observation",), message=message, row=row, episode=episode)]
 
 
 def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
-    """A time limit that was stored as a terminal: episodes that "terminate" exactly at `limit` or
-    the greatest length.
+    """Terminals exactly at the time limit, which suggest a truncation stored as a terminal.
 
     Args:
       part: aligned columns.
-      limit: the time limit in steps; 0 when unknown, which takes the greatest length of `part` for
-        it.
+      limit: the time limit in steps; 0 when unknown: the greatest length of `part`.
     """
-    lengths, terminal = episode_lengths(part), ends_terminal(part)
+    lengths = episode_lengths(part)
+    terminal = ends_terminal(part)
     limit = limit or int(lengths.max())
     suspicious = terminal & (lengths == limit)
-    if suspicious.sum() < 2:  # one longest episode there always is
+    if suspicious.sum() < 2:  # some episode is always the longest
         return []
     episode = int(np.argmax(suspicious))
     message = (
@@ -177,16 +180,20 @@ def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
         "(is_last without is_terminal, or timeouts); if the task ends there by its own rules, "
         "ignore this"
     )
-    return [Finding(WARNING, "is_terminal", int(part.episode_ends[episode]), episode, message)]
+    row = int(part.episode_ends[episode])
+    return [_finding(WARNING, ("is_terminal",), message=message, row=row, episode=episode)]
 
 
 def unknown_terminals(part: steps.Aligned) -> list[Finding]:
-    """Terminal steps whose next observation repeats their own: where they led is not known. Frames
-    may well repeat."""
+    """Terminal steps whose next observation repeats their own, so that the outcome is unknown.
+
+    Observations of frames alone are not checked: frames often repeat.
+    """
     leaves = trees.flatten(part.columns["observation"]).values()
     if not any(leaf.dtype.kind == "f" for leaf in leaves):
         return []
-    rows, terminal = part.episode_ends - 1, ends_terminal(part)
+    rows = part.episode_ends - 1
+    terminal = ends_terminal(part)
     unknown = normalize.unknown_outcomes(part.columns["observation"], rows, terminal)
     if not unknown.any():
         return []
@@ -196,7 +203,21 @@ def unknown_terminals(part: steps.Aligned) -> list[Finding]:
         "observation, as they do where the source lacks the next one: models learn no change from "
         "them; give `next_observation`"
     )
-    return [Finding(WARNING, "observation", int(rows[episode]), episode, message)]
+    row = int(rows[episode])
+    return [_finding(WARNING, ("observation",), message=message, row=row, episode=episode)]
+
+
+def _finding(
+    severity: str,
+    path: trees.Path,
+    *,
+    message: str,
+    row: int | None = None,
+    episode: int | None = None,
+) -> Finding:
+    return Finding(
+        severity=severity, field="/".join(path), row=row, episode=episode, message=message
+    )
 
 
 # --- episodes ---
@@ -233,8 +254,9 @@ def _any_nonfinite(chunk: np.ndarray) -> np.ndarray:
     return np.asarray((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1))
 
 
-def _first_nonfinite(row: np.ndarray) -> int:
-    return int(np.argmax(~np.isfinite(np.reshape(row, -1))))
+def _first_nonfinite(record: np.ndarray) -> Any:
+    entries = np.reshape(record, -1)
+    return entries[np.argmax(~np.isfinite(entries))]
 
 
 def _digest(part: steps.Aligned, observations: list[np.ndarray], row: int) -> int:

@@ -1,9 +1,7 @@
-"""Whole episodes of a dataset in memory: their first observations, and trajectories padded to one
-length, on the host.
+"""Whole episodes of a dataset in memory, for estimators of returns; everything is on the host.
 
-What estimators of returns work on. An episode counts if at least one of its transitions is in
-`starts`: episodes held out whole are left out, and of the others every step is there, transitions
-held out one by one included.
+An episode counts if at least one of its transitions is in `starts`. So episodes that were held out
+as a whole are left out, and all others are complete, held-out transitions included.
 """
 
 from typing import Any
@@ -16,8 +14,7 @@ from offline_mbrl.types import PyTree, Trajectory, UsageError
 
 
 def first_rows(dataset: memory.Dataset) -> np.ndarray:
-    """`[N]` int32 rows of the episodes' first records, in the data's order. Split them to work in
-    chunks."""
+    """`[N]` int32 rows of the episodes' first records, in the order of the data."""
     ends = np.unique(np.asarray(dataset.episode_end))
     kept = np.isin(ends, np.asarray(dataset.episode_end)[np.asarray(dataset.starts)])
     return (np.concatenate([[0], ends[:-1] + 1])[kept]).astype(np.int32)
@@ -32,15 +29,16 @@ def initial_observations(dataset: memory.Dataset) -> PyTree:
 def trajectories(
     dataset: memory.Dataset, horizon: int | None = None, *, rows: Any = None
 ) -> Trajectory:
-    """Whole episodes as trajectories `[N, T, ...]`, with their extras; past an episode's end the
-    mask is 0.
+    """Whole episodes as trajectories `[N, T, ...]`; past an episode's end the mask is 0.
 
     Args:
-      dataset: in memory; observations as stored (frames are not stacked).
-      horizon: T. Longer episodes are cut there, which is a truncation; None: the longest one's
-        length.
-      rows: `[N]` of `first_rows(dataset)`, to read some episodes only; None: all. In chunks, give a
-        horizon.
+      dataset: in memory; observations are returned as stored (frames are not stacked).
+      horizon: T. Longer episodes are truncated there. None: the length of the longest episode read.
+      rows: `[N]` rows out of `first_rows(dataset)`, to read some episodes only; None: all. Give a
+        horizon where episodes are read in chunks, so that all have one shape.
+
+    Returns:
+      Trajectories with the dataset's extras.
 
     Raises:
       UsageError: the horizon is not positive, or a row begins no episode.
@@ -48,13 +46,13 @@ def trajectories(
     starts = first_rows(dataset)
     rows = starts if rows is None else np.asarray(rows, np.int32)
     if not np.isin(rows, starts).all():
-        wrong = rows[~np.isin(rows, starts)][0]
+        row = rows[~np.isin(rows, starts)][0]
         raise UsageError(
-            f"trajectories: row {wrong} begins no episode of this dataset; take rows from "
-            "first_rows"
+            f"trajectories: row {row} begins no episode of this dataset; take rows from first_rows"
         )
     if horizon is None:
         horizon = int(np.max(np.asarray(dataset.episode_end)[rows] - rows))
     if horizon < 1:
         raise UsageError(f"trajectories: the horizon must be at least 1 step, got {horizon}")
-    return memory.Windows(len(rows), horizon).gather(jax.tree.map(np.asarray, dataset), rows)
+    sampler = memory.Windows(batch_size=len(rows), length=horizon)
+    return sampler.gather(jax.tree.map(np.asarray, dataset), rows)

@@ -1,5 +1,4 @@
-"""A dataset that fits on the device: columns and episode bounds, and pure samplers that run inside
-the scan."""
+"""Datasets in memory: columns, bounds of episodes, and pure samplers that run inside the scan."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.data import steps
-from offline_mbrl.types import Array, PyTree, Trajectory, Transition, UsageError
+from offline_mbrl.types import Array, Key, PyTree, Trajectory, Transition, UsageError
 
-# The names that other libraries give to the same fields.
+# Names that other libraries give to the same fields.
 SYNONYMS = {
     "observations": "observation",
     "actions": "action",
@@ -27,13 +26,15 @@ SYNONYMS = {
     "truncated": "is_truncated",
 }
 REQUIRED = ("observation", "action", "reward")
-UNCLEAR = ("done", "dones")  # terminal or cut? The difference decides what bootstraps
+UNCLEAR = ("done", "dones")  # terminals and time limits alike, which bootstrap differently
 FLAGS = (*steps.FLAGS, "is_truncated")
 
 
 class Dataset(NamedTuple):
-    """Columns over all R records, frames stored once, and where the N transitions and the episodes'
-    ends are."""
+    """Columns over all R records, and the rows of the N transitions and of the episodes' ends.
+
+    Frames are stored once, however many transitions they are part of.
+    """
 
     observation: PyTree  # [R, ...]
     action: Array  # [R, ...]   meaningless on an episode's last record
@@ -42,24 +43,25 @@ class Dataset(NamedTuple):
     episode_end: Array  # [R] int32 row of the last record of this record's episode
     starts: Array  # [N] int32 rows that begin a transition
     extras: PyTree = ()
-    # [M] int32 rows that begin a transition kept from training; see `splits.hold_out`
-    held_out: Array | tuple[()] = ()
+    # [M] int32 rows that begin a held-out transition; see `splits.hold_out`
+    held_out: Array | None = None
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, Any]) -> "Dataset":
-        """Your own data: a dict of numpy arrays with one row per step.
+        """A dataset from a dict of numpy arrays with one row per step.
+
+        Fields of other names than those below become `extras`.
 
         Args:
           arrays: `observation` (an array or a dict of arrays), `action`, `reward`, all `[N, ...]`,
             and the ends of episodes in one of two layouts. RLDS: `is_last` and `is_terminal` (a
             record without action closes each episode). Transitions (D4RL): `is_terminal`,
             `is_truncated`, optionally `next_observation`. Plural and D4RL names (`observations`,
-            `terminals`, `timeouts`, ...) are understood.
+            `terminals`, `timeouts`, ...) are accepted.
 
         Raises:
           UsageError: a field is missing, of another length, not numeric, or not finite; two fields
-            mean the same or belong to different layouts; or no transition is left. Fields of other
-            names become `extras`.
+            mean the same or belong to different layouts; or no transition is left.
         """
         return from_columns(steps.align(records_from_arrays(arrays)))
 
@@ -73,13 +75,13 @@ def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
             close = difflib.get_close_matches(name, arrays, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise UsageError(
-                f"field {name!r} is missing from the arrays (found: "
-                f"{', '.join(sorted(arrays))}){hint}"
+                f"field {name!r} is missing from the arrays "
+                f"(found: {', '.join(sorted(arrays))}){hint}"
             )
     _check_fields(fields)
     if not any(name in fields for name in FLAGS):
         raise UsageError(
-            "nothing tells where episodes end: add `is_last` and `is_terminal` (RLDS), or "
+            "no field marks where episodes end: add `is_last` and `is_terminal` (RLDS), or "
             "`is_terminal` and `is_truncated` (one row per transition)"
         )
     if "is_last" in fields or "is_first" in fields:
@@ -90,22 +92,23 @@ def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_names(arrays: Mapping[str, Any]) -> None:
-    """Refuses names that mean the same, do not say what kind of end they mark, or belong to
-    different layouts."""
-    meant: dict[str, str] = {}
+    """Refuses duplicate fields, flags that do not say which end they mark, and mixed layouts."""
+    names: dict[str, str] = {}  # canonical name -> the array's own
     for name in arrays:
         if name in UNCLEAR:
             raise UsageError(
-                f"field {name!r} does not tell terminals from time limits: give `is_terminal` and "
-                "`is_truncated` instead"
+                f"field {name!r} does not distinguish terminals from time limits: give "
+                "`is_terminal` and `is_truncated` instead"
             )
-        if (ours := SYNONYMS.get(name, name)) in meant:
+        canonical = SYNONYMS.get(name, name)
+        if canonical in names:
             raise UsageError(
-                f"fields {meant[ours]!r} and {name!r} are both the {ours}: give one of them"
+                f"fields {names[canonical]!r} and {name!r} are both the {canonical}: give one of "
+                "them"
             )
-        meant[ours] = name
-    mixed = [meant[name] for name in ("is_truncated", "next_observation") if name in meant]
-    if mixed and ("is_first" in meant or "is_last" in meant):
+        names[canonical] = name
+    mixed = [names[name] for name in ("is_truncated", "next_observation") if name in names]
+    if mixed and ("is_first" in names or "is_last" in names):
         raise UsageError(
             f"field {mixed[0]!r} belongs to one row per transition, `is_first` and `is_last` to "
             "RLDS, where a record without action closes each episode: use one of the two layouts"
@@ -119,7 +122,9 @@ def _as_arrays(name: str, value: Any) -> PyTree:
     try:
         return np.asarray(value)
     except ValueError as error:  # ragged
-        raise UsageError(f"field {name!r} is no array: its rows have different shapes") from error
+        raise UsageError(
+            f"field {name!r} is not an array: its rows have different shapes"
+        ) from error
 
 
 def _check_fields(fields: Mapping[str, Any]) -> None:
@@ -144,7 +149,7 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
             row = int(np.argmax(~np.isin(column, (0, 1))))
             raise UsageError(f"field {name!r} is {column[row]} at row {row}: flags must be 0 or 1")
         with np.errstate(over="ignore"):
-            finite = np.isfinite(device_dtype(column))  # as float32, in which learners see it
+            finite = np.isfinite(device_dtype(column))  # as float32, which learners see
         if not finite.all():
             row = int(np.argwhere(~finite)[0][0])
             raise UsageError(
@@ -153,8 +158,11 @@ def _check_fields(fields: Mapping[str, Any]) -> None:
 
 
 def from_columns(aligned: steps.Aligned) -> Dataset:
-    """Aligned columns to a Dataset of host arrays: float32, int32 actions, uint8 frames kept as
-    they are."""
+    """Converts aligned columns to a dataset of host arrays; dtypes as of `device_dtype`.
+
+    Raises:
+      UsageError: every episode has a single record.
+    """
     columns = dict(aligned.columns)
     size = len(columns["reward"])
     lengths = np.diff(np.concatenate([[-1], aligned.episode_ends]))
@@ -171,87 +179,83 @@ def from_columns(aligned: steps.Aligned) -> Dataset:
 
 
 def device_dtype(column: np.ndarray) -> np.ndarray:
-    """A column as it is kept: floats as float32, wide integers as int32, everything else as it
-    is."""
+    """Casts floats to float32 and wide integers to int32; other dtypes, such as uint8, are kept."""
     if column.dtype.kind == "f":
         return np.asarray(column, np.float32)
-    return (
-        np.asarray(column, np.int32)
-        if column.dtype in (np.int64, np.uint32, np.uint64)
-        else np.asarray(column)
-    )
+    if column.dtype in (np.int64, np.uint32, np.uint64):
+        return np.asarray(column, np.int32)
+    return np.asarray(column)
 
 
 # --- samplers: (dataset, cache, key) -> batch ---
 #
-# A sampler says what a learner eats: a stream reads its fields, gathers rows of files with the same
-# functions, and leaves `finish` to the device. Frozen dataclasses, because jit takes no NamedTuple
-# for a function.
+# A sampler describes the batches that a learner consumes: a stream reads its settings, gathers rows
+# of files with the same functions, and leaves `finish` to the device. The samplers are frozen
+# dataclasses, because jit does not take a NamedTuple for a function.
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """Transitions, uniform over steps, with replacement."""
+    """Samples transitions, uniform over steps, with replacement."""
 
     batch_size: int
     frame_stack: int = 1  # records that make one observation
 
-    def __call__(self, dataset: Dataset, cache: PyTree, key: Array) -> Transition:
-        """A batch `[B, ...]` of the dataset alone; pure, runs inside the scan."""
+    def __call__(self, dataset: Dataset, cache: PyTree, key: Key) -> Transition:
+        """A batch `[B, ...]` of the dataset alone; the cache is not read."""
         del cache
         dataset = jax.tree.map(jnp.asarray, dataset)  # host arrays cannot be indexed by traced rows
         return self.finish(self.gather(dataset, _uniform(dataset.starts, key, self.batch_size)))
 
     def gather(self, dataset: Dataset, rows: Any) -> Transition:
-        """The transitions that start at `rows` `[B]`, unfinished: each frame once.
+        """The transitions that start at `rows` `[B]`, each frame once; `finish` stacks the frames.
 
         Args:
-          dataset: columns of the host (numpy, memory-mapped) or the device.
-          rows: `[B]` rows, of the same side.
+          dataset: columns on the host (numpy, memory-mapped) or on the device.
+          rows: `[B]`, on the same side.
 
         Returns:
           With frame_stack f > 1: observation `[B, f + 1, ...]`, and no next_observation.
         """
-        take = lambda tree: jax.tree.map(lambda column: column[rows], tree)  # noqa: E731
         if self.frame_stack == 1:
-            observation = take(dataset.observation)
-            following = jax.tree.map(lambda column: column[rows + 1], dataset.observation)
+            observation = _take(dataset.observation, rows)
+            next_observation = _take(dataset.observation, rows + 1)
         else:
-            observation, following = _frames(dataset, rows, 1, self.frame_stack), ()
+            observation = _frames(dataset, rows, length=1, frame_stack=self.frame_stack)
+            next_observation = ()
         return Transition(
             observation=observation,
-            action=take(dataset.action),
-            reward=take(dataset.reward),
-            discount=take(dataset.discount),
-            extras=take(dataset.extras),
-            next_observation=following,
+            action=_take(dataset.action, rows),
+            reward=_take(dataset.reward, rows),
+            discount=_take(dataset.discount, rows),
+            next_observation=next_observation,
+            extras=_take(dataset.extras, rows),
         )
 
     def finish(self, batch: Transition) -> Transition:
-        """Stacks the frames of what `gather` returned; runs inside jit."""
+        """Stacks the frames of a batch from `gather`; runs inside jit."""
         if self.frame_stack == 1:
             return batch
-        stacked = _stacked(
-            batch.observation, jnp.tile(jnp.arange(2), (batch.reward.shape[0], 1)), self.frame_stack
+        positions = jnp.tile(jnp.arange(2), (batch.reward.shape[0], 1))
+        stacked = _stacked(batch.observation, positions, self.frame_stack)
+        return batch._replace(
+            observation=jax.tree.map(lambda leaf: leaf[:, 0], stacked),
+            next_observation=jax.tree.map(lambda leaf: leaf[:, 1], stacked),
         )
-        observation, following = (
-            jax.tree.map(lambda leaf, at=at: leaf[:, at], stacked) for at in (0, 1)
-        )
-        return batch._replace(observation=observation, next_observation=following)
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of `length` steps, uniform over their first step, with replacement."""
+    """Samples windows of `length` steps, uniform over their first step, with replacement."""
 
     batch_size: int
     length: int  # T, so that observations are [B, T + 1, ...]
-    # Also on an episode's last record (ROSMO's released sampler): masked throughout
+    # Whether windows may start on an episode's last record, masked throughout (ROSMO's sampler)
     start_on_final: bool = False
     frame_stack: int = 1  # records that make one observation
 
-    def __call__(self, dataset: Dataset, cache: PyTree, key: Array) -> Trajectory:
-        """A batch `[B, T, ...]` of the dataset alone; pure, runs inside the scan."""
+    def __call__(self, dataset: Dataset, cache: PyTree, key: Key) -> Trajectory:
+        """A batch `[B, T, ...]` of the dataset alone; the cache is not read."""
         del cache
         dataset = jax.tree.map(jnp.asarray, dataset)
         if self.start_on_final:
@@ -261,35 +265,37 @@ class Windows:
         return self.finish(self.gather(dataset, rows))
 
     def gather(self, dataset: Dataset, rows: Any) -> Trajectory:
-        """The windows that start at `rows` `[B]`, unfinished: each frame once; see `Trajectory` for
-        past the end.
+        """The windows that start at `rows` `[B]`, each frame once; `finish` stacks the frames.
+
+        Past the end of an episode they are as `Trajectory` says.
 
         Args:
-          dataset: columns of the host (numpy, memory-mapped) or the device.
-          rows: `[B]` rows, of the same side.
+          dataset: columns on the host (numpy, memory-mapped) or on the device.
+          rows: `[B]`, on the same side.
 
         Returns:
           With frame_stack f: observation `[B, f - 1 + T + 1, ...]`, the f - 1 older frames first.
         """
-        xp: Any = np if isinstance(rows, np.ndarray) else jnp
+        xp = _array_module(rows)
         end = dataset.episode_end[rows][:, None]
-        steps = rows[:, None] + xp.arange(self.length)[None]
-        happened = steps < end
-        terminated = dataset.discount[xp.maximum(end - 1, 0)] == 0  # how this episode ended
-        steps = xp.minimum(steps, end)
-        take = lambda tree: jax.tree.map(lambda column: column[steps], tree)  # noqa: E731
+        window_rows = rows[:, None] + xp.arange(self.length)[None]
+        happened = window_rows < end
+        window_rows = xp.minimum(window_rows, end)
+        truncated = (dataset.discount[xp.maximum(end - 1, 0)] != 0).astype(xp.float32)
         return Trajectory(
-            observation=_frames(dataset, rows, self.length, self.frame_stack),
-            action=take(dataset.action),
-            reward=xp.where(happened, dataset.reward[steps], xp.float32(0.0)),
-            discount=xp.where(happened, dataset.discount[steps], (~terminated).astype(xp.float32)),
+            observation=_frames(dataset, rows, length=self.length, frame_stack=self.frame_stack),
+            action=_take(dataset.action, window_rows),
+            reward=xp.where(happened, dataset.reward[window_rows], xp.float32(0.0)),
+            discount=xp.where(happened, dataset.discount[window_rows], truncated),
             mask=happened.astype(xp.float32),
-            extras=take(dataset.extras),
+            extras=_take(dataset.extras, window_rows),
         )
 
     def finish(self, batch: Trajectory) -> Trajectory:
-        """Stacks the frames of what `gather` returned; runs inside jit. Past the end the last stack
-        repeats."""
+        """Stacks the frames of a batch from `gather`; runs inside jit.
+
+        Past the end of an episode its last stack repeats.
+        """
         if self.frame_stack == 1:
             return batch
         happened = jnp.sum(batch.mask, axis=1, dtype=jnp.int32)[:, None]
@@ -297,50 +303,61 @@ class Windows:
         return batch._replace(observation=_stacked(batch.observation, positions, self.frame_stack))
 
 
-def transitions(batch_size: int, *, frame_stack: int = 1) -> Transitions:
-    """A sampler of `batch_size` transitions, uniform over steps, with replacement; see
-    `Transitions`."""
-    return Transitions(batch_size, frame_stack)
-
-
-def windows(
-    batch_size: int, length: int, *, start_on_final: bool = False, frame_stack: int = 1
-) -> Windows:
-    """A sampler of `batch_size` windows of `length` steps, uniform over their first step; see
-    `Windows`."""
-    return Windows(batch_size, length, start_on_final, frame_stack)
-
-
 def window(dataset: Dataset, row: Array, *, length: int, frame_stack: int = 1) -> Trajectory:
-    """The one window of `length` steps that starts at `row` []."""
-    one = Windows(1, length, frame_stack=frame_stack)
-    return jax.tree.map(lambda leaf: leaf[0], one.finish(one.gather(dataset, row[None])))
+    """The window of `length` steps that starts at `row` [].
+
+    Args:
+      dataset: columns on the host or on the device.
+      row: [] an array, on the same side.
+      length: T.
+      frame_stack: records that make one observation.
+
+    Returns:
+      A trajectory without batch axis, observations `[T + 1, ...]`.
+    """
+    sampler = Windows(batch_size=1, length=length, frame_stack=frame_stack)
+    batch = sampler.finish(sampler.gather(dataset, row[None]))
+    return jax.tree.map(lambda leaf: leaf[0], batch)
 
 
-def _uniform(choices: Array, key: Array, size: int) -> Array:
+def _uniform(choices: Array, key: Key, size: int) -> Array:
     return choices[jax.random.randint(key, (size,), 0, choices.shape[0])]
 
 
-def _frames(dataset: Dataset, rows: Any, length: int, frame_stack: int) -> PyTree:
-    """Frames `[B, frame_stack - 1 + length + 1, ...]` around `rows` `[B]`; an episode's first and
-    last repeat."""
-    xp: Any = np if isinstance(rows, np.ndarray) else jnp
+def _array_module(rows: Any) -> Any:
+    return np if isinstance(rows, np.ndarray) else jnp
+
+
+def _take(tree: PyTree, rows: Any) -> PyTree:
+    return jax.tree.map(lambda column: column[rows], tree)
+
+
+def _frames(dataset: Dataset, rows: Any, *, length: int, frame_stack: int) -> PyTree:
+    """Frames `[B, frame_stack - 1 + length + 1, ...]` around `rows` `[B]`.
+
+    Before an episode its first frame repeats, after it its last.
+    """
+    xp = _array_module(rows)
     end = dataset.episode_end[rows][:, None]
     older = rows[:, None] - xp.arange(1, frame_stack)[None]
     inside = (older >= 0) & (dataset.episode_end[xp.maximum(older, 0)] == end)
     # Rows of one episode are neighbors
     oldest = rows[:, None] - xp.sum(inside, axis=1, keepdims=True)
-    wanted = xp.clip(rows[:, None] + xp.arange(1 - frame_stack, length + 1)[None], oldest, end)
-    return jax.tree.map(lambda column: column[wanted], dataset.observation)
+    offsets = xp.arange(1 - frame_stack, length + 1)[None]
+    return _take(dataset.observation, xp.clip(rows[:, None] + offsets, oldest, end))
 
 
 def _stacked(frames: PyTree, positions: Array, frame_stack: int) -> PyTree:
-    """Frames `[B, F, ..., C]` to observations `[B, P, ..., frame_stack * C]`, oldest first, at
-    `positions` `[B, P]`."""
+    """Stacks frames `[B, F, ..., C]` at `positions` `[B, P]`: `[B, P, ..., frame_stack * C]`.
+
+    The oldest frame of each stack comes first.
+    """
 
     def stack(leaf: Array, positions: Array) -> Array:
-        taken = leaf[positions[:, None] + jnp.arange(frame_stack)[None]]  # [P, frame_stack, ..., C]
-        taken = jnp.moveaxis(taken, 1, -2)
-        return taken.reshape(*taken.shape[:-2], -1)
+        stacks = leaf[
+            positions[:, None] + jnp.arange(frame_stack)[None]
+        ]  # [P, frame_stack, ..., C]
+        stacks = jnp.moveaxis(stacks, 1, -2)
+        return stacks.reshape(*stacks.shape[:-2], -1)
 
     return jax.tree.map(lambda leaf: jax.vmap(stack)(leaf, positions), frames)

@@ -1,4 +1,4 @@
-"""What a problem looks like, read off its data and kept as JSON."""
+"""Specs of problems: inferred from data, and converted from and to JSON."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from offline_mbrl.data import memory, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, PyTree, UsageError
 
-TOLERANCE = 1e-4  # float32 rounding of a squashed action may step over its bound
+TOLERANCE = 1e-4  # share of the range: rounding may put a squashed action beyond its bound
 
 
 def spec_of(
@@ -20,24 +20,24 @@ def spec_of(
     horizon: int = 0,
     frame_stack: int = 1,
 ) -> EnvironmentSpec:
-    """The spec of data that came without one, for example through `Dataset.from_arrays`.
+    """Infers the spec of a dataset, for example one from `Dataset.from_arrays`.
 
     Args:
       dataset: integer actions `[R]` are discrete; floating ones `[R, A]` are continuous and must
         lie in [-1, 1].
-      num_actions: of a discrete problem; left out, the largest action of the data plus one.
-      gamma: the problem's discount factor, where it has one.
+      num_actions: number of discrete actions; None: the largest action of the data plus one.
+      gamma: the problem's discount factor, if it has one.
       horizon: longest episode in steps; 0 when unknown.
-      frame_stack: how many records make what the policy sees, joined along their last axis
-        (frames).
+      frame_stack: number of records that make one observation, joined along their last axis.
 
     Raises:
       UsageError: actions have a wrong shape or dtype, or lie outside their range.
     """
     action = np.asarray(dataset.action)
-    taken = action[np.asarray(dataset.starts)]
+    starts = np.asarray(dataset.starts)
     if action.dtype.kind in "iu" and action.ndim == 1:
-        kind = DiscreteActions(int(taken.max()) + 1 if num_actions is None else num_actions)
+        largest = int(action[starts].max())
+        kind = DiscreteActions(largest + 1 if num_actions is None else num_actions)
     elif action.dtype.kind == "f" and action.ndim == 2:
         if num_actions is not None:
             raise UsageError(
@@ -49,28 +49,40 @@ def spec_of(
             f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions "
             "must be integers [N], continuous ones floats [N, A]"
         )
-    outside = first_outside(kind, action, np.asarray(dataset.starts))
+    outside = first_outside(kind, action, starts)
     if outside is not None:
         raise UsageError(
             f"field 'action', row {outside}: {action[outside]} is outside {describe_range(kind)}"
         )
     observation = stacked(observation_structure(dataset.observation), frame_stack)
-    return EnvironmentSpec(observation, kind, gamma, horizon, frame_stack)
+    return EnvironmentSpec(
+        observation=observation,
+        action=kind,
+        gamma=gamma,
+        horizon=horizon,
+        frame_stack=frame_stack,
+    )
 
 
 def first_outside(
     kind: DiscreteActions | BoundedActions, action: np.ndarray, rows: np.ndarray
 ) -> int | None:
-    """The first of `rows` whose action lies outside the range; NaN counts as inside (it is reported
-    as NaN)."""
-    taken = action[rows]
+    """The first row whose action lies outside the range, or None.
+
+    Args:
+      kind: the range.
+      action: `[R]` or `[R, A]`. NaN counts as inside; other checks report it.
+      rows: `[N]` rows to check.
+    """
+    action = action[rows]
     if isinstance(kind, DiscreteActions):
-        wrong = (taken < 0) | (taken >= kind.num_actions)
+        outside = (action < 0) | (action >= kind.num_actions)
     else:
-        low, high = np.asarray(kind.minimum, np.float32), np.asarray(kind.maximum, np.float32)
+        low = np.asarray(kind.minimum, np.float32)
+        high = np.asarray(kind.maximum, np.float32)
         slack = TOLERANCE * (high - low)
-        wrong = ((taken < low - slack) | (taken > high + slack)).any(axis=-1)
-    return int(rows[np.argmax(wrong)]) if wrong.any() else None
+        outside = ((action < low - slack) | (action > high + slack)).any(axis=-1)
+    return int(rows[np.argmax(outside)]) if outside.any() else None
 
 
 def describe_range(kind: DiscreteActions | BoundedActions) -> str:
@@ -83,18 +95,22 @@ def describe_range(kind: DiscreteActions | BoundedActions) -> str:
 
 
 def has_unit_bounds(kind: DiscreteActions | BoundedActions) -> bool:
-    """Whether learners can use the stored actions as they are."""
+    """Whether stored actions are in the units of learners: discrete, or in [-1, 1]."""
     return isinstance(kind, DiscreteActions) or (
         set(kind.minimum) == {-1.0} and set(kind.maximum) == {1.0}
     )
 
 
 def to_unit_bounds(kind: BoundedActions, action: np.ndarray) -> np.ndarray:
-    """Actions `[..., A]` in the simulator's units to [-1, 1]; an unbounded dimension stays as it
-    is."""
-    low, high = np.asarray(kind.minimum, np.float32), np.asarray(kind.maximum, np.float32)
+    """Scales actions `[..., A]` from the simulator's units to [-1, 1].
+
+    Unbounded dimensions are unchanged.
+    """
+    low = np.asarray(kind.minimum, np.float32)
+    high = np.asarray(kind.maximum, np.float32)
     bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
-    low, high = np.where(bounded, low, -1), np.where(bounded, high, 1)
+    low = np.where(bounded, low, -1)
+    high = np.where(bounded, high, 1)
     return np.asarray((action - low) / (high - low) * 2 - 1, np.float32)
 
 
@@ -125,9 +141,9 @@ def record_structure(spec: EnvironmentSpec) -> PyTree:
 
 
 def _with_channels(structure: PyTree, channels: Callable[[int], int]) -> PyTree:
-    resize = lambda leaf: jax.ShapeDtypeStruct(
-        (*leaf.shape[:-1], channels(leaf.shape[-1])), leaf.dtype
-    )  # noqa: E731
+    def resize(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((*leaf.shape[:-1], channels(leaf.shape[-1])), leaf.dtype)
+
     return jax.tree.map(resize, structure)
 
 
@@ -135,33 +151,35 @@ def _with_channels(structure: PyTree, channels: Callable[[int], int]) -> PyTree:
 
 
 def to_json(spec: EnvironmentSpec) -> dict[str, Any]:
-    """A spec as plain JSON; `frame_stack` only where frames are stacked, as in manifests from
-    before there was one."""
+    """Converts a spec to plain JSON.
+
+    `frame_stack` is left out where frames are not stacked, so that older manifests stay valid.
+    """
     leaves = trees.flatten(spec.observation)
     observation = [
         [list(path), list(leaf.shape), np.dtype(leaf.dtype).name] for path, leaf in leaves.items()
     ]
-    action = action_to_json(spec.action)
-    told = {
+    content = {
         "observation": observation,
-        "action": action,
+        "action": action_to_json(spec.action),
         "gamma": spec.gamma,
         "horizon": spec.horizon,
     }
-    return told | ({"frame_stack": spec.frame_stack} if spec.frame_stack > 1 else {})
+    return content | ({"frame_stack": spec.frame_stack} if spec.frame_stack > 1 else {})
 
 
 def from_json(json: dict[str, Any]) -> EnvironmentSpec:
-    """The spec that `to_json` wrote."""
+    """The inverse of `to_json`."""
     leaves = {
-        tuple(p): jax.ShapeDtypeStruct(tuple(s), np.dtype(d)) for p, s, d in json["observation"]
+        tuple(path): jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+        for path, shape, dtype in json["observation"]
     }
     return EnvironmentSpec(
-        trees.unflatten(leaves),
-        action_from_json(json["action"]),
-        json["gamma"],
-        json["horizon"],
-        json.get("frame_stack", 1),
+        observation=trees.unflatten(leaves),
+        action=action_from_json(json["action"]),
+        gamma=json["gamma"],
+        horizon=json["horizon"],
+        frame_stack=json.get("frame_stack", 1),
     )
 
 

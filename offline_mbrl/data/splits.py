@@ -1,4 +1,4 @@
-"""Splits of a dataset that share its columns."""
+"""Splits of a dataset; the parts share its columns."""
 
 import numpy as np
 
@@ -14,27 +14,29 @@ def hold_out(
     by: str = "transition",
     seed: int = 0,
 ) -> Dataset:
-    """Keeps transitions from training: their rows move from `starts` to `held_out`; columns are
-    shared.
+    """Holds out transitions: their rows move from `starts` to `held_out`, columns are shared.
 
     Args:
       dataset: on the host.
-      fraction: of the transitions, or of the episodes.
-      most: at most so many transitions (`transition` only).
+      fraction: share of the transitions, or of the episodes.
+      most: upper limit of the number of held-out transitions (`transition` only).
       by: `transition`, uniform over transitions, comparable to independent held-out samples; or
         `episode`, whole episodes, at least 5 where there are 10 or more.
-      seed: of the choice.
+      seed: seed of the choice.
+
+    Returns:
+      The same columns with other `starts` and `held_out`.
 
     Raises:
-      UsageError: `by` is unknown, the fraction is not inside (0, 1), or no transition would be left
-        on one side.
+      UsageError: `by` is unknown, the fraction is not inside (0, 1), or one side would be empty.
     """
     if by not in ("transition", "episode") or not 0 < fraction < 1:
         raise UsageError(
             f"hold_out takes by='transition' or 'episode' and a fraction inside (0, 1), got {by!r} "
             f"and {fraction}"
         )
-    starts, rng = np.asarray(dataset.starts), np.random.default_rng([seed, 5])
+    starts = np.asarray(dataset.starts)
+    rng = np.random.default_rng([seed, 5])
     unit = np.arange(len(starts)) if by == "transition" else np.asarray(dataset.episode_end)[starts]
     units = np.unique(unit)
     count = int(fraction * len(units))
@@ -46,5 +48,5 @@ def hold_out(
         raise UsageError(
             f"hold_out: {count} of {len(units)} {by}s would be held out; both sides need one"
         )
-    held = np.isin(unit, rng.choice(units, count, replace=False))
-    return dataset._replace(starts=starts[~held], held_out=starts[held])
+    is_held_out = np.isin(unit, rng.choice(units, count, replace=False))
+    return dataset._replace(starts=starts[~is_held_out], held_out=starts[is_held_out])

@@ -1,17 +1,18 @@
-"""RLDS steps to aligned columns: the one place where the ends of episodes are decided.
+"""Aligns RLDS steps to columns: the only module that decides where episodes end.
 
 A record is one RLDS step: an observation, the action taken there, and the reward and discount that
-the action caused. The last record of an episode holds only an observation. From every source the
-same four rules apply:
+the action caused. The last record of an episode holds only an observation. The same four rules
+apply to every source:
 
 * an episode ends at `is_last`, at `is_terminal`, before the next `is_first`, and where the source's
   episode ends;
-* the step out of an episode's last record is no transition;
+* no transition starts at an episode's last record;
 * `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never
   stops bootstrapping;
 * an episode of a single record holds no transition: it is dropped and counted.
 
-What a source stores beside an episode's last observation is meaningless (RLDS) and becomes 0.
+The values that a source stores beside an episode's last observation are meaningless (RLDS) and
+become 0.
 """
 
 import warnings
@@ -27,7 +28,7 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 
 
 class Aligned(NamedTuple):
-    """Columns over R records of E episodes, and what was left out."""
+    """Columns over R records of E episodes, and the number of dropped records."""
 
     columns: dict[str, Any]  # observation, action, reward, discount, and any extras: [R, ...]
     episode_ends: np.ndarray  # [E] row of each episode's last record
@@ -39,7 +40,7 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
 
     Args:
       records: `observation` (a pytree), `action`, `reward` and any of `is_first`, `is_last`,
-        `is_terminal`, all `[R, ...]`; further fields are carried along. A `discount` in the source
+        `is_terminal`, all `[R, ...]`; further fields become columns too. A `discount` in the source
         is ignored: the flags decide.
       source_lengths: `[E']` lengths of the source's own episodes, where it has them.
 
@@ -68,25 +69,24 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
         if name not in ("observation", "discount"):
             _clear(column, episode_ends)
     dropped = {"episodes of a single record": int(single.sum())} if single.any() else {}
-    return Aligned(columns, episode_ends, dropped)
+    return Aligned(columns=columns, episode_ends=episode_ends, dropped=dropped)
 
 
 def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Turns a table of transitions (the D4RL layout) into RLDS records.
+    """Converts a table of transitions (the D4RL layout) to RLDS records.
 
     Args:
       fields: `observation`, `action`, `reward` `[N, ...]`; `is_terminal` `[N]`, true where the step
         ended in a terminal state; optionally `is_truncated` `[N]`, true where it was cut, and
-        `next_observation` `[N, ...]`: a step whose next observation is not the next row's
+        `next_observation` `[N, ...]`: a step whose next observation differs from the next row's
         observation was cut there, whatever the flags say.
 
     Returns:
-      Records with one more row per episode, the observation its last step led to. Without
-      `next_observation` the
-      last step of a truncated episode has no known outcome: its record becomes the episode's last;
-        the last step
-      of a terminal episode leads to a copy of its own observation, which nothing bootstraps from
-      and of which models learn the reward but no change (`normalize.unknown_outcomes`).
+      Records with one more row per episode, the observation that its last step led to. Without
+      `next_observation`, the last step of a truncated episode has no known outcome and becomes the
+      episode's last record; the last step of a terminal episode leads to a copy of its own
+      observation, which nothing bootstraps from and of which models learn the reward but no change
+      (`normalize.unknown_outcomes`).
 
     Raises:
       UsageError: observations and next observations differ in structure or shape.
@@ -99,7 +99,7 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
         ends[:-1] |= _departs(fields["observation"], following)
     ends[-1:] = True
     extended = ends if following is not None else terminal
-    # The added row is a copy of its episode's last step
+    # The added row is a copy of its episode's last step.
     rows = np.repeat(np.arange(len(ends)), 1 + extended)
     added = np.zeros(len(rows), bool)
     added[1:] = rows[1:] == rows[:-1]
@@ -121,8 +121,7 @@ def from_transitions(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_if_endless(fields: Mapping[str, Any]) -> None:
-    """Warns where a whole table of transitions is one episode because nothing tells where it was
-    cut."""
+    """Warns if a table of transitions is a single episode because no field marks an end."""
     if (
         "is_truncated" not in fields
         and "next_observation" not in fields
@@ -130,40 +129,41 @@ def warn_if_endless(fields: Mapping[str, Any]) -> None:
     ):
         warnings.warn(
             f"no row ends an episode: all {len(fields['is_terminal'])} steps are taken as one; if "
-            "they are several, give `is_truncated` (timeouts) or `next_observation`",
+            "there are several, give `is_truncated` (timeouts) or `next_observation`",
             stacklevel=2,
         )
 
 
 def _departs(observation: Any, following: Any) -> np.ndarray:
-    """`[N - 1]` bool: the next observation is not what the next row observes (a row is compared
-    element by element)."""
+    """`[N - 1]` bool: where the next observation differs from the observation of the next row."""
     shapes = [
         jax.tree.map(lambda column: np.shape(column)[1:], tree) for tree in (observation, following)
     ]
     if shapes[0] != shapes[1]:
         raise UsageError(
             f"observations have shape {shapes[0]} and next observations {shapes[1]}: they must be "
-            "the same; leave the field out if it holds something else"
+            "the same; leave the field out if it holds anything else"
         )
-    apart = [
-        _differs(np.asarray(now)[1:], np.asarray(after)[:-1])
-        for now, after in zip(jax.tree.leaves(observation), jax.tree.leaves(following), strict=True)
+    differences = [
+        _differs(np.asarray(current)[1:], np.asarray(successor)[:-1])
+        for current, successor in zip(
+            jax.tree.leaves(observation), jax.tree.leaves(following), strict=True
+        )
     ]
-    return np.logical_or.reduce(apart)
+    return np.logical_or.reduce(differences)
 
 
-def _differs(now: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """`[M]` bool from two columns `[M, ...]`; NaN equals NaN, which is the audit's to find."""
-    unlike = now != after
-    if now.dtype.kind == "f":
-        unlike &= ~(np.isnan(now) & np.isnan(after))
-    return unlike.any(axis=tuple(range(1, now.ndim)))
+def _differs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """`[M]` bool: where two columns `[M, ...]` differ. NaN equals NaN, which the audit reports."""
+    unequal = first != second
+    if first.dtype.kind == "f":
+        unequal &= ~(np.isnan(first) & np.isnan(second))
+    return unequal.any(axis=tuple(range(1, first.ndim)))
 
 
 def _clear(tree: Any, rows: np.ndarray) -> None:
     for column in jax.tree.leaves(tree):
-        column[rows] = 0  # a copy: align made it
+        column[rows] = 0  # in place: `align` has copied it
 
 
 def _overwrite(column: np.ndarray, where: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ def test_no_window_shows_anything_of_the_next_episode():
 def test_a_window_that_starts_on_a_final_record_is_masked_throughout():
     dataset = dataset_of([2, 5], [True, True])
     np.testing.assert_array_equal(memory.window(dataset, jnp.int32(2), length=3).mask, 0)
-    starts = memory.windows(4096, 1, start_on_final=True)(
+    starts = memory.Windows(4096, 1, start_on_final=True)(
         dataset, None, jax.random.key(0)
     ).observation[:, 0, 0]
     assert set(np.asarray(starts).tolist()) == set(range(9))
@@ -64,7 +64,7 @@ def test_a_window_that_starts_on_a_final_record_is_masked_throughout():
 
 def test_transitions_never_cross_an_end_and_are_uniform_over_steps():
     dataset = dataset_of([2, 5, 1], [True, False, True])
-    batch = jax.jit(memory.transitions(8000))(dataset, None, jax.random.key(0))
+    batch = jax.jit(memory.Transitions(8000))(dataset, None, jax.random.key(0))
     np.testing.assert_array_equal(batch.next_observation, batch.observation + 1)
     rows, counts = np.unique(np.asarray(batch.observation)[:, 0], return_counts=True)
     np.testing.assert_array_equal(rows, [0, 1, 3, 4, 5, 6, 7, 9])
@@ -73,7 +73,7 @@ def test_transitions_never_cross_an_end_and_are_uniform_over_steps():
 
 def test_windows_start_uniformly_on_transitions():
     dataset = dataset_of([2, 5, 1], [True, False, True])
-    batch = jax.jit(memory.windows(8000, 3))(dataset, None, jax.random.key(1))
+    batch = jax.jit(memory.Windows(8000, 3))(dataset, None, jax.random.key(1))
     rows, counts = np.unique(np.asarray(batch.observation)[:, 0, 0], return_counts=True)
     np.testing.assert_array_equal(rows, dataset.starts)
     assert scipy.stats.chisquare(counts).pvalue > 1e-4
@@ -115,7 +115,7 @@ def slow_stack(row):
 
 
 def test_windows_of_stacks_equal_a_slow_reference_at_starts_and_ends_of_episodes():
-    sampler = memory.windows(11, 4, frame_stack=STACK)
+    sampler = memory.Windows(11, 4, frame_stack=STACK)
     batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(
         FRAMES, jnp.arange(11)
     )
@@ -128,7 +128,7 @@ def test_windows_of_stacks_equal_a_slow_reference_at_starts_and_ends_of_episodes
 
 
 def test_transitions_of_stacks_equal_a_slow_reference():
-    sampler = memory.transitions(8, frame_stack=STACK)
+    sampler = memory.Transitions(8, frame_stack=STACK)
     batch = jax.jit(lambda dataset, rows: sampler.finish(sampler.gather(dataset, rows)))(
         FRAMES, FRAMES.starts
     )
@@ -139,10 +139,10 @@ def test_transitions_of_stacks_equal_a_slow_reference():
 
 
 @pytest.mark.parametrize(
-    "sampler", [memory.windows(64, 4, frame_stack=STACK), memory.transitions(64, frame_stack=STACK)]
+    "sampler", [memory.Windows(64, 4, frame_stack=STACK), memory.Transitions(64, frame_stack=STACK)]
 )
 def test_a_sampler_is_its_gather_then_its_finish_and_the_gather_has_each_frame_once(sampler):
-    batch = jax.jit(sampler)(FRAMES, jax.random.key(0))
+    batch = jax.jit(sampler)(FRAMES, None, jax.random.key(0))
     frames = jax.eval_shape(sampler.gather, FRAMES, jnp.zeros(64, jnp.int32)).observation
     assert frames.shape[1] == STACK - 1 + (
         batch.observation.shape[1] if batch.observation.ndim == 5 else 2
@@ -159,8 +159,8 @@ def test_rows_of_the_host_are_gathered_as_on_the_device(frame_stack, start_on_fi
     rows = np.arange(11, dtype=np.int32) if start_on_final else np.asarray(FRAMES.starts)
     host = jax.tree.map(np.asarray, FRAMES)
     for sampler in (
-        memory.windows(len(rows), 4, frame_stack=frame_stack),
-        memory.transitions(len(rows), frame_stack=frame_stack),
+        memory.Windows(len(rows), 4, frame_stack=frame_stack),
+        memory.Transitions(len(rows), frame_stack=frame_stack),
     ):
         if start_on_final and isinstance(sampler, memory.Transitions):
             continue
@@ -172,7 +172,7 @@ def test_rows_of_the_host_are_gathered_as_on_the_device(frame_stack, start_on_fi
         )
 
 
-@pytest.mark.parametrize("sampler", [memory.windows(8, 4), memory.transitions(8)])
+@pytest.mark.parametrize("sampler", [memory.Windows(8, 4), memory.Transitions(8)])
 def test_without_stacking_nothing_is_done_to_what_was_gathered(sampler):
     dataset = dataset_of([2, 5, 1], [True, False, True])
     gathered = sampler.gather(dataset, dataset.starts)
@@ -253,7 +253,10 @@ def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
             "use one of the two layouts",
         ),
         ({"is_last": [0, 0, 0, 1], "next_observations": [[1.0]] * 4}, "use one of the two layouts"),
-        ({"dones": [0, 0, 0, 1], "timeouts": [0] * 4}, "does not tell terminals from time limits"),
+        (
+            {"dones": [0, 0, 0, 1], "timeouts": [0] * 4},
+            "does not distinguish terminals from time limits",
+        ),
         ({"terminals": [0] * 4, "observation": [[0.0]] * 4}, "are both the observation"),
         ({"terminals": [0] * 4, "next_observations": [[1.0, 2.0]] * 4}, "must be the same"),
         ({"terminals": [0] * 4, "next_observations": {"a": [[1.0]] * 4}}, "must be the same"),

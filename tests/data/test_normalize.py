@@ -83,7 +83,7 @@ def test_the_spec_of_own_data():
     # The last is no step
     spec = specs.spec_of(dataset(np.zeros((4, 2)), np.array([0, 2, 1, 9])), horizon=3)
     assert spec == EnvironmentSpec(
-        jax.ShapeDtypeStruct((2,), np.float32), DiscreteActions(3), 0.99, 3
+        jax.ShapeDtypeStruct((2,), np.float32), DiscreteActions(3), None, 3
     )
     assert specs.spec_of(dataset(np.zeros((4, 2))), num_actions=5).action == DiscreteActions(5)
     continuous = specs.spec_of(dataset(np.zeros((4, 2)), np.zeros((4, 3))))

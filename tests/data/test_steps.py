@@ -122,7 +122,7 @@ GOOD = {
         ({"observation": None}, "'observation' is missing"),
         ({"action": None}, "'action' is missing"),
         ({"reward": None, "rewrd": np.zeros(4)}, "did you mean 'rewrd'"),
-        ({"is_last": None, "is_terminal": None}, "nothing tells where episodes end"),
+        ({"is_last": None, "is_terminal": None}, "no field marks where episodes end"),
         ({"action": np.zeros(3, int)}, "'action' has shape .3,., but reward has 4 rows"),
         (
             {"observation": {"a": np.zeros((5, 1))}},

@@ -19,8 +19,8 @@ FIELDS = ("observation", "action", "reward", "discount")
 ALONE = Shard(index=0, count=1)
 
 
-def order(size, epoch=0, words=WORDS):
-    return stream.permuted(np.arange(size), size, np.full(size, epoch), words)
+def order(size, epoch=0, seed_words=WORDS):
+    return stream.permuted(np.arange(size), size, np.full(size, epoch), seed_words)
 
 
 # --- the order ---
@@ -33,7 +33,7 @@ def test_an_epoch_has_every_window_once_and_the_next_has_another_order(size):
         np.testing.assert_array_equal(np.sort(one), np.arange(size))
     if size > 4:
         assert all((one != other).any() for one, other in itertools.combinations(orders, 2))
-        assert (orders[0] != order(size, words=np.array([1, 3], np.uint32))).any()
+        assert (orders[0] != order(size, seed_words=np.array([1, 3], np.uint32))).any()
 
 
 def test_a_large_range_stays_in_bounds_and_without_repetition():
@@ -87,11 +87,11 @@ def streamed(directory, **options):
 
 
 SAMPLERS = [
-    memory.windows(16, 5),
-    memory.windows(16, 5, start_on_final=True),
-    memory.transitions(16),
-    memory.windows(16, 5, frame_stack=3),
-    memory.transitions(16, frame_stack=3),
+    memory.Windows(16, 5),
+    memory.Windows(16, 5, start_on_final=True),
+    memory.Transitions(16),
+    memory.Windows(16, 5, frame_stack=3),
+    memory.Transitions(16, frame_stack=3),
 ]
 
 
@@ -130,7 +130,7 @@ def test_a_dataset_on_the_disk_has_the_shapes_and_rows_of_the_one_in_memory(buil
 
 def test_the_batch_of_an_update_does_not_depend_on_how_many_are_read():
     dataset = jax.tree.map(np.asarray, memory.from_columns(_aligned()))
-    one = stream.bind(dataset, memory.windows(8, 3))
+    one = stream.bind(dataset, memory.Windows(8, 3))
     words = np.array([[1, 2], [3, 4]], np.uint32)
     whole = one.read(BatchRequest(words, 0, 10, 10, ALONE))
     assert whole.observation.shape[:3] == (10, 2, 8)
@@ -154,7 +154,7 @@ def _aligned():
 
 
 def test_the_parts_of_the_processes_are_the_whole_batch():
-    one = stream.bind(memory.from_columns(_aligned()), memory.windows(12, 3))
+    one = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
     whole = one.read(BatchRequest(WORDS, 5, 3, 3, ALONE))
     parts = [one.read(BatchRequest(WORDS, 5, 3, 3, Shard(index, 3))) for index in range(3)]
     assert parts[0].reward.shape[:2] == (3, 4)
@@ -168,7 +168,7 @@ def test_the_parts_of_the_processes_are_the_whole_batch():
 
 
 def test_what_is_gathered_in_pieces_equals_what_is_gathered_at_once(monkeypatch):
-    one = stream.bind(memory.from_columns(_aligned()), memory.windows(12, 3))
+    one = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
     whole = one.read(BatchRequest(WORDS, 0, 4, 5, ALONE))
     monkeypatch.setattr(stream, "GATHER_BYTES", 300)
     jax.tree.map(
@@ -192,13 +192,13 @@ def test_a_dict_of_observations_becomes_one_vector_as_in_memory(tmp_path):
 
 
 def test_a_learner_with_a_sampler_of_its_own_is_refused():
-    with pytest.raises(UsageError, match=r"function of its own.*memory\.windows.*--stream never"):
+    with pytest.raises(UsageError, match=r"function of its own.*memory\.Windows.*--stream never"):
         stream.bind(memory.from_columns(_aligned()), lambda dataset, key: dataset)
 
 
 def test_a_column_is_not_loaded_by_accident(built):
     dataset = streamed(built)
-    for load in (np.asarray, lambda column: memory.windows(4, 2)(dataset, None, jax.random.key(0))):
+    for load in (np.asarray, lambda column: memory.Windows(4, 2)(dataset, None, jax.random.key(0))):
         with pytest.raises(UsageError, match=r"stays on the disk: train on `stream\.bind"):
             load(dataset.observation)
 
@@ -227,7 +227,7 @@ def test_only_touched_chunks_are_checked_and_a_damaged_one_never_gives_a_number(
     with pytest.raises(UsageError, match="chunk 7"):
         streamed(directory).observation[400:460]
     with pytest.raises(UsageError, match="chunk 7"):
-        stream.bind(streamed(directory), memory.windows(64, 3)).read(
+        stream.bind(streamed(directory), memory.Windows(64, 3)).read(
             BatchRequest(WORDS, 0, 30, 30, ALONE)
         )
 

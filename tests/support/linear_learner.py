@@ -82,7 +82,7 @@ def refresh(state: State, context, data, cache, update, key):
 
 def make(batch_size: int = 16, **fields) -> Learner:
     learner = Learner(
-        sample=memory.transitions(batch_size),
+        sample=memory.Transitions(batch_size),
         init=init,
         step=step,
         policy=None,

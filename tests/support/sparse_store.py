@@ -66,7 +66,7 @@ def train(name: str, *, batch_size: int, num_updates: int) -> dict[str, float]:
         assert batch.observation.shape[1:] == (WINDOW + 1, *FRAME[:2], FRAME_STACK)
         return state + jnp.mean(batch.observation[:, 0, ::21, ::21]) + jnp.sum(batch.mask), {"mask": batch.mask.mean()}
 
-    sample = memory.windows(batch_size, WINDOW, frame_stack=FRAME_STACK)
+    sample = memory.Windows(batch_size, WINDOW, frame_stack=FRAME_STACK)
     learner = Learner(
         sample=sample,
         init=lambda key, example, context: jnp.zeros(()),

@@ -1,5 +1,4 @@
-"""Facts of Atari data: games and their actions, the official datasets' parts, and the local
-datasets' behavior."""
+"""Facts of Atari data: actions of the games, parts of the official datasets, local behavior."""
 
 import re
 from collections.abc import Sequence
@@ -7,13 +6,13 @@ from typing import NamedTuple
 
 from offline_mbrl.types import UsageError
 
-FRAME_STACK = 4  # single frames are stored, the policy sees so many
+FRAME_STACK = 4  # frames that the policy sees; single frames are stored
 HORIZON = 27_000  # agent steps: 30 minutes of play at 60 frames a second, 4 of them a step
 BUILDERS = ("rlu_atari", "rlu_atari_checkpoints_ordered")
 RUNS = 5  # of the online DQN
 _FEWER_CHECKPOINTS = ("Carnival", "Gravitar", "StarGunner")  # 49 instead of 50
 
-# Sizes of the games' minimal sets of actions.
+# Games by the size of their minimal sets of actions.
 _BY_NUM_ACTIONS = {
     3: "Backgammon Freeway Skiing",
     4: "Atlantis Atlantis2 Blackjack Breakout Casino Kaboom",
@@ -47,15 +46,15 @@ _VARIANT = re.compile(r"-(?:(checkpoints)(\d+)(?:-(\d+))?|(percent)(\d+)|(unclip
 
 
 class Part(NamedTuple):
-    """What is taken of an official dataset; the defaults do not show in its name."""
+    """A part of an official dataset; defaults do not show in its name."""
 
     checkpoints: tuple[int, int] | None = None  # first and last, of the ordered dataset
-    percent: int = 100  # the first so many of the episodes of every split
+    percent: int = 100  # of the episodes of every split, from the first on
     clipped: bool = True  # rewards in [-1, 1]
 
 
 def num_checkpoints(game: str) -> int:
-    """Splits of about a million agent steps in the ordered dataset of one run."""
+    """The number of splits, of about a million agent steps each, of a run's ordered dataset."""
     return 49 if game in _FEWER_CHECKPOINTS else 50
 
 
@@ -65,12 +64,11 @@ def game_of(config: str) -> str:
 
 
 def parse(name: str) -> tuple[str, Part] | None:
-    """The official name and the part of a name such as
-    `rlu_atari_checkpoints_ordered/Pong_run_1-percent10`.
+    """Parses names such as `rlu_atari_checkpoints_ordered/Pong_run_1-percent10`.
 
     Returns:
-      None where the name is not written in that way; whether there is such a dataset is not looked
-      at.
+      The official name and the part, or None where the name has another form. Whether there is such
+      a dataset is not checked.
 
     Raises:
       UsageError: a number is out of range, or the dataset has no checkpoints.
@@ -93,9 +91,10 @@ def parse(name: str) -> tuple[str, Part] | None:
 
 def full_name(name: str, part: Part) -> str:
     """The canonical name of a part of the dataset `name`."""
-    told = "-checkpoints{}-{}".format(*part.checkpoints) if part.checkpoints else ""
-    told += f"-percent{part.percent}" if part.percent < 100 else ""
-    return name + told + ("" if part.clipped else "-unclipped")
+    suffix = "-checkpoints{}-{}".format(*part.checkpoints) if part.checkpoints else ""
+    suffix += f"-percent{part.percent}" if part.percent < 100 else ""
+    suffix += "" if part.clipped else "-unclipped"
+    return name + suffix
 
 
 def _check(name: str, builder: str, game: str, part: Part) -> None:
@@ -116,12 +115,7 @@ def _check(name: str, builder: str, game: str, part: Part) -> None:
 
 
 def splits(available: Sequence[str], part: Part) -> list[str]:
-    """The TFDS splits that make a part, in the order of the run.
-
-    Args:
-      available: the dataset's splits.
-      part: of it.
-    """
+    """The TFDS splits of a part of a dataset with the `available` ones, in the order of the run."""
     chosen = list(available)
     if part.checkpoints:
         chosen = [
@@ -134,12 +128,12 @@ def splits(available: Sequence[str], part: Part) -> list[str]:
 # --- the local datasets; `collect.atari` makes them ---
 
 LOCAL_STEPS = 50_000
-EPSILONS = (1.0, 0.5, 0.25, 0.1)  # of episodes, in turn: the probability of a uniform action
-TRACKED = ("Breakout", "Pong")  # games whose script knows more than to repeat the previous action
+EPSILONS = (1.0, 0.5, 0.25, 0.1)  # probabilities of a uniform action, by episode in turn
+TRACKED = ("Breakout", "Pong")  # games whose script tracks the ball
 
 
 def behavior(game: str) -> str:
-    """The behavior policy of a local dataset in words."""
+    """A description of the behavior policy of a local dataset."""
     script = (
         "the paddle goes to where the ball will arrive"
         if game in TRACKED

@@ -1,20 +1,22 @@
-"""Every dataset by name: what it is, how to get it, and the door through which training loads it.
+"""Datasets by name: what a name means, how the dataset is built, and how training loads it.
 
-Generated here   local/catch, local/cartpole, local/mountain_car; variants are written into the
-name:
-                 local/catch-noise0.1-fraction10-episodes200-seed1
-                 local/atari/<Game>: scripted play, for example
-                 local/atari/Pong-steps30000-episodes10-seed1 local/control/<task>: SAC policies of
-                 every strength, for example local/control/cheetah_run-episodes30-seed1
-Official         rlu_control_suite/<task>, rlu_atari/<Game>_run_<1..5>,
-rlu_atari_checkpoints_ordered/<...>,
-                 d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>, d4rl_antmaze/<config>
-                 parts of the Atari ones are written into the name: -percent10 (the first tenth of
-                   the episodes of
-                 every split), -checkpoints0-4 (of the ordered ones), -unclipped (rewards as they
-                 are)
-By path          a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file
-By id            minari:<id>
+Generated here; variants are part of the name:
+
+    local/{catch,cartpole,mountain_car}    local/catch-noise0.1-fraction10-episodes200-seed1
+    local/atari/<Game>, scripted play      local/atari/Pong-steps30000-episodes10-seed1
+    local/control/<task>, SAC policies     local/control/cheetah_run-episodes30-seed1
+
+Official; parts of Atari datasets are part of the name: -percent10 (the first tenth of the episodes
+of every split), -checkpoints0-4 (of the ordered datasets), -unclipped (rewards without clipping):
+
+    rlu_control_suite/<task>
+    rlu_atari/<Game>_run_<1..5>
+    rlu_atari_checkpoints_ordered/<Game>_run_<1..5>
+    d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>
+    d4rl_antmaze/<config>
+
+By path: a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file. By id:
+minari:<id>.
 """
 
 import functools
@@ -49,12 +51,11 @@ __all__ = [
 ]
 
 FIELDS = ("observation", "action", "reward", "discount")
-# Of those that a dataset has, what goes to the learner
-EXTRAS = ("behavior_log_prob", "executed_action")
-REFUSE, DROP_EPISODE = "refuse", "drop-episode"
+EXTRAS = ("behavior_log_prob", "executed_action")  # further fields, where a dataset has them
+REFUSE = "refuse"
+DROP_EPISODE = "drop-episode"
 
-# (environment, **names.recipe(entry)) -> episodes; see collect.bsuite, collect.atari and
-# collect.control
+# (environment, **names.recipe(entry)) -> episodes, as `collect` of the modules in `collect`
 Collect = Callable[..., Iterator[dict[str, Any]]]
 
 
@@ -62,13 +63,12 @@ class Loaded(NamedTuple):
     """A dataset, ready for training."""
 
     name: str
-    # The training episodes; continuous actions in [-1, 1]; its columns may stay on the disk
-    dataset: memory.Dataset
+    dataset: memory.Dataset  # training episodes; its columns may stay on the disk
     validation: memory.Dataset | None
     spec: EnvironmentSpec
-    statistics: normalize.Statistics  # of the training episodes' observations
+    statistics: normalize.Statistics  # of the training episodes
     fingerprint: str
-    simulator: str | None  # None: there is nothing to act in
+    simulator: str | None  # None: policies cannot be played
     reference: Reference | None
 
 
@@ -82,23 +82,23 @@ def load(
     extras: tuple[str, ...] = EXTRAS,
     stream_above: int | None = None,
 ) -> Loaded:
-    """Loads a dataset, and builds its column store first where that is absent.
+    """Loads a dataset with actions in [-1, 1] or integers; an absent column store is built first.
 
     Args:
       name: see the top of this file.
-      verify: `touched` checks the hashes of the fields that are read, `full` those of all.
-      on_nonfinite: `refuse` data that hold NaN or infinities, or `drop-episode`: leave out the
-        episodes that do.
+      verify: `touched` checks the hashes of the fields that are read, `full` those of all fields.
+      on_nonfinite: `refuse` data with NaN or infinities, or `drop-episode`, which leaves out the
+        episodes that hold any.
       build: whether an absent store is built.
       collect: generates the episodes of `local/` datasets; only needed while such a dataset is
         absent.
       extras: further fields for the learner, where the dataset has them.
-      stream_above: a split whose fields take more bytes stays on the disk (see `stream`); None for
-        none.
+      stream_above: splits whose fields take more bytes stay on the disk (see `stream`); None: no
+        split does.
 
     Raises:
-      UsageError: the name is unknown, the data cannot be read, are damaged, not finite, or outside
-        their range.
+      UsageError: the name is unknown, or the data cannot be read, are damaged, not finite, or
+        outside their range.
     """
     _choose("verify", verify, ("touched", "full"))
     _choose("on_nonfinite", on_nonfinite, (REFUSE, DROP_EPISODE))
@@ -116,31 +116,32 @@ def load(
         )
     entry = lookup(name)
     simulator = entry.simulator or opened.manifest["simulator"]
+    reference = entry.reference or official.REFERENCES.get((simulator or "").split("?")[0])
     return Loaded(
-        entry.name,
-        dataset,
-        validation,
-        spec,
-        normalize.statistics(dataset),
-        _fingerprint(opened, on_nonfinite),
-        simulator,
-        entry.reference or official.REFERENCES.get((simulator or "").split("?")[0]),
+        name=entry.name,
+        dataset=dataset,
+        validation=validation,
+        spec=spec,
+        statistics=normalize.statistics(dataset),
+        fingerprint=_fingerprint(opened, on_nonfinite),
+        simulator=simulator,
+        reference=reference,
     )
 
 
 def build(name: str, *, collect: Collect | None = None, force: bool = False) -> Path:
-    """Makes the column store of a dataset unless it is there.
+    """Builds the column store of a dataset unless it exists.
 
     Args:
       name: see the top of this file.
       collect: generates the episodes of `local/` datasets.
-      force: make it anew, for `local/` from the first step.
+      force: rebuild an existing store; `local/` episodes are generated again.
 
     Returns:
       The store's directory.
 
     Raises:
-      UsageError: the name is unknown, or the source cannot be had or read.
+      UsageError: the name is unknown, or the source is not available or cannot be read.
     """
     entry = lookup(name)
     directory = store_directory(entry)
@@ -152,7 +153,16 @@ def build(name: str, *, collect: Collect | None = None, force: bool = False) -> 
 
 
 def open_named(name: str, *, build: bool = True, collect: Collect | None = None) -> store.Store:
-    """The open store of a dataset, for a look at its manifest or its columns; see `load`."""
+    """Opens the store of a dataset, to read its manifest or its columns.
+
+    Args:
+      name: see the top of this file.
+      build: whether an absent store is built.
+      collect: generates the episodes of `local/` datasets.
+
+    Raises:
+      UsageError: the name is unknown, or the store is absent, damaged or cannot be built.
+    """
     directory = store_directory(lookup(name))
     if not store.is_complete(directory):
         if not build:
@@ -161,30 +171,25 @@ def open_named(name: str, *, build: bool = True, collect: Collect | None = None)
     return store.open_store(directory)
 
 
-_build = build  # `load` and `open_named` have an argument of that name
+_build = build  # not hidden by the arguments of that name
 
 
 def store_directory(entry: Entry) -> Path:
-    """Where a dataset's column store is. A file that changes gets another store."""
+    """The directory of a dataset's column store; a source file that changes gets a new one."""
     if entry.kind in ("local", "tfds"):
         return atomic.root() / "store" / entry.name
     location = Path(entry.location)
     content = [(str(location.resolve()), entry.kind)]
     for path in sorted([location, *location.rglob("*")]) if location.exists() else []:
         if path.is_file():
-            content.append(
-                (
-                    str(path.relative_to(location)),
-                    f"{path.stat().st_size} {path.stat().st_mtime_ns}",
-                )
-            )
+            size_and_time = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
+            content.append((str(path.relative_to(location)), size_and_time))
     key = hashlib.sha256(repr(content).encode()).hexdigest()[:16]
     return atomic.root() / "store" / "path" / f"{location.stem or 'data'}-{key}"
 
 
 def flattened(loaded: Loaded) -> Loaded:
-    """The same with observations that are one vector `[D]`, where they are a dict of numbers; see
-    `trees`."""
+    """Returns the dataset with dicts of numbers flattened to observations `[D]`; see `trees`."""
     if not trees.is_state(loaded.spec.observation):
         return _with_transitions(loaded)
     dataset, validation = (
@@ -192,8 +197,10 @@ def flattened(loaded: Loaded) -> Loaded:
         for part in (loaded.dataset, loaded.validation)
     )
     assert dataset is not None
-    mean, std, _ = loaded.statistics
-    flat = normalize.Statistics(trees.observation_vector(mean), trees.observation_vector(std))
+    flat = normalize.Statistics(
+        mean=trees.observation_vector(loaded.statistics.mean),
+        std=trees.observation_vector(loaded.statistics.std),
+    )
     return _with_transitions(
         loaded._replace(
             dataset=dataset,
@@ -212,8 +219,8 @@ def _with_transitions(loaded: Loaded) -> Loaded:
     )
     if not vectors or stream.on_disk(loaded.dataset):
         return loaded
-    found = normalize.transition_statistics(loaded.dataset)
-    return loaded._replace(statistics=loaded.statistics._replace(transitions=found))
+    transitions = normalize.transition_statistics(loaded.dataset)
+    return loaded._replace(statistics=loaded.statistics._replace(transitions=transitions))
 
 
 # --- sources ---
@@ -236,7 +243,7 @@ def _source(entry: Entry, collect: Collect | None, force: bool) -> ingest.Source
 
 
 def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
-    """The RLDS dataset of a `local/` name; its episodes are generated if they are not there."""
+    """The RLDS dataset of a `local/` name; its episodes are generated if they are absent."""
     from offline_mbrl.data.sources import rlds_writer
 
     directory = atomic.root() / "rlds" / entry.name
@@ -245,15 +252,17 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
             raise UsageError(
                 f"{entry.name} is not generated yet: run `offline-mbrl data build {entry.name}`"
             )
-        facts, variant = official.local(entry.location), recipe(entry)
+        facts = official.local(entry.location)
         assert facts is not None
-        told = {name.removeprefix("num_"): value for name, value in variant.items()}
-        # Filled while the episodes pass by; written after the last of them
-        policies: dict[str, Any] = {}
-        told |= {"policies": policies} if entry.location in official.LOCAL_CONTROL else {}
+        arguments = recipe(entry)
+        origin = {name.removeprefix("num_"): value for name, value in arguments.items()}
+        policies: dict[str, Any] = {}  # filled with every episode, written after the last one
+        if entry.location in official.LOCAL_CONTROL:
+            origin["policies"] = policies
+        episodes = iter(collect(entry.location, **arguments))
         rlds_writer.write_rlds(
             directory,
-            _noting(iter(collect(entry.location, **variant)), policies),
+            _record_policies(episodes, policies),
             action=facts.action,
             gamma=entry.gamma,
             horizon=entry.horizon,
@@ -263,25 +272,23 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
                 "behavior": facts.behavior,
                 "environment": entry.location,
                 "simulator": entry.simulator,
-                **told,
+                **origin,
             },
         )
     return directory
 
 
-def _noting(
+def _record_policies(
     episodes: Iterator[dict[str, Any]], policies: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """The episodes; `policies` then says how far each that played was trained, what it returned,
-    and how often."""
+    """Yields the episodes, and counts in `policies` those of each policy beside its mean return."""
     for episode in episodes:
-        about = episode.get("metadata", {})
-        if "policy_run" in about:
-            key = f"run {about['policy_run']}, step {about['policy_step']}"
-            noted = policies.setdefault(
-                key, {"mean_return": round(about["policy_return"], 1), "episodes": 0}
-            )
-            noted["episodes"] += 1
+        metadata = episode.get("metadata", {})
+        if "policy_run" in metadata:
+            key = f"run {metadata['policy_run']}, step {metadata['policy_step']}"
+            mean_return = round(metadata["policy_return"], 1)
+            policy = policies.setdefault(key, {"mean_return": mean_return, "episodes": 0})
+            policy["episodes"] += 1
         yield episode
 
 
@@ -291,36 +298,39 @@ def _noting(
 def _healthy(
     opened: store.Store, split: str, on_nonfinite: str, fields: tuple[str, ...]
 ) -> np.ndarray:
-    """[E] bool: the split's episodes that are trained on."""
-    found = opened.manifest["health"][split]
+    """`[E]` bool: the episodes of a split that are used for training.
+
+    Raises:
+      UsageError: values are not finite and `on_nonfinite` is `refuse`, or actions are out of range.
+    """
+    health = opened.manifest["health"][split]
     nonfinite = [
-        finding for finding in found["nonfinite"] if finding["field"].split("/")[0] in fields
+        finding for finding in health["nonfinite"] if finding["field"].split("/")[0] in fields
     ]
     if nonfinite and on_nonfinite == REFUSE:
         raise UsageError(
-            _describe(opened, split, nonfinite) + "; repair the source, or drop such episodes by "
+            f"{_describe(opened, split, nonfinite)}; repair the source, or drop such episodes by "
             "`--on-nonfinite drop-episode`"
         )
-    if found["action_range"]:
+    if health["action_range"]:
         raise UsageError(
-            _describe(opened, split, found["action_range"])
-            + "; rescale the actions, or state their "
-            "bounds in the source"
+            f"{_describe(opened, split, health['action_range'])}; rescale the actions, or state "
+            "their bounds in the source"
         )
     chosen = np.ones(opened.columns[split][store.ENDS].shape, bool)
     chosen[[finding["episode"] for finding in nonfinite]] = False
     return chosen
 
 
-def _describe(opened: store.Store, split: str, found: list[dict[str, Any]]) -> str:
-    first = found[0]
+def _describe(opened: store.Store, split: str, findings: list[dict[str, Any]]) -> str:
+    first = findings[0]
     ends = {name: store.read(listed[store.ENDS]) for name, listed in opened.columns.items()}
-    (place,) = columns.locate(ends, split, [first["row"]])
+    (position,) = columns.locate(ends, split, [first["row"]])
     dropped = " that hold a transition" if opened.manifest["counts"]["dropped"] else ""
-    more = f" ({len(found) - 1} more such places)" if len(found) > 1 else ""
+    more = f" ({len(findings) - 1} more such places)" if len(findings) > 1 else ""
     return (
         f"{opened.manifest['name']}: field {first['field']!r} {first['message']} at step "
-        f"{place.step} of episode {place.episode} (counted from 0 over the source's "
+        f"{position.step} of episode {position.episode} (counted from 0 over the source's "
         f"episodes{dropped}){more}"
     )
 
@@ -333,15 +343,13 @@ def _dataset(
     fields: tuple[str, ...],
     stream_above: int | None,
 ) -> memory.Dataset | None:
-    part = (
-        None
-        if _stays_on_disk(opened, split, fields, stream_above)
-        else store.aligned(opened, split, fields=fields)
-    )
-    if (
-        not opened.columns.get(split)
-        or not (chosen := _healthy(opened, split, on_nonfinite, fields)).any()
-    ):
+    """One split as a dataset; None if it is empty or all its episodes are dropped."""
+    stays_on_disk = _stays_on_disk(opened, split, fields, stream_above)
+    part = None if stays_on_disk else store.aligned(opened, split, fields=fields)
+    if not opened.columns.get(split):
+        return None
+    chosen = _healthy(opened, split, on_nonfinite, fields)
+    if not chosen.any():
         return None
     if part is None:
         dataset = stream.open_split(opened, split, fields=fields, chosen=chosen)
@@ -358,19 +366,20 @@ def _dataset(
 def _stays_on_disk(
     opened: store.Store, split: str, fields: tuple[str, ...], stream_above: int | None
 ) -> bool:
-    listed = opened.columns.get(split, {}).items()
-    used = [one for path, one in listed if path != store.ENDS and path[1] in fields]
-    size = sum(int(np.prod(one.shape)) * one.dtype.itemsize for one in used)
+    size = sum(
+        int(np.prod(column.shape)) * column.dtype.itemsize
+        for path, column in opened.columns.get(split, {}).items()
+        if path != store.ENDS and path[1] in fields
+    )
     return stream_above is not None and size > stream_above
 
 
 def _fingerprint(opened: store.Store, on_nonfinite: str) -> str:
-    whole = opened.manifest["fingerprint"]
-    if on_nonfinite == REFUSE or not any(
-        found["nonfinite"] for found in opened.manifest["health"].values()
-    ):
-        return whole
-    return hashlib.sha256(f"{whole} {on_nonfinite}".encode()).hexdigest()
+    content = opened.manifest["fingerprint"]
+    is_finite = not any(health["nonfinite"] for health in opened.manifest["health"].values())
+    if on_nonfinite == REFUSE or is_finite:
+        return content
+    return hashlib.sha256(f"{content} {on_nonfinite}".encode()).hexdigest()
 
 
 def _choose(argument: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Names of datasets: the list, and what a name says."""
+"""Names of datasets: the list of names, and their meaning."""
 
 import difflib
 import re
@@ -14,31 +14,31 @@ HDF5 = (".hdf5", ".h5")
 
 
 class Variant(NamedTuple):
-    """How a `local/` dataset was generated; the defaults do not show in its name."""
+    """How a `local/` dataset is generated; defaults do not show in its name."""
 
     noise: float = 0.0  # probability that the environment replaces an action by a uniform one
-    fraction: int = 100  # percent of the run's episodes, spread over the whole run
-    episodes: int = 0  # of the run
+    fraction: int = 100  # percent of the run's episodes, spread over the run
+    episodes: int = 0  # episodes of the run
     seed: int = 0
-    steps: int = 0  # agent steps in all (Atari)
+    steps: int = 0  # agent steps in total (Atari)
 
 
 class Entry(NamedTuple):
-    """What a name says, before anything is read."""
+    """The meaning of a name, known before any data are read."""
 
     name: str  # canonical
     kind: str  # local, tfds, rlds, hdf5, minari (a directory), minari-id
-    location: str  # environment, TFDS name, path, or id
+    location: str  # environment, TFDS name, path or id
     simulator: str | None = None
     reference: Reference | None = None
     gamma: float = 0.99
     horizon: int = 0  # longest episode in steps; 0 when unknown
-    variant: Variant = Variant()  # of a local dataset
-    part: atari.Part = atari.Part()  # of an official Atari dataset
+    variant: Variant = Variant()  # for local datasets
+    part: atari.Part = atari.Part()  # for official Atari datasets
 
 
 def names() -> list[str]:
-    """All names but variants, paths and ids."""
+    """All names except variants, paths and ids."""
     return [
         *(f"local/{name}" for name in official.LOCAL),
         *(f"local/atari/{game}" for game in atari.TRACKED),
@@ -60,7 +60,7 @@ def names() -> list[str]:
 
 
 def lookup(name: str) -> Entry:
-    """What a name says.
+    """The entry of a name, path or id.
 
     Raises:
       UsageError: the name is unknown (the closest ones are given), a variant is out of range, or a
@@ -74,7 +74,7 @@ def lookup(name: str) -> Entry:
     if parsed and parsed[0] in names():
         return _official(parsed[0])._replace(name=atari.full_name(*parsed), part=parsed[1])
     if name.startswith("minari:"):
-        return Entry(name, "minari-id", name.removeprefix("minari:"))
+        return Entry(name=name, kind="minari-id", location=name.removeprefix("minari:"))
     return _path(name)
 
 
@@ -82,20 +82,20 @@ def local_name(environment: str, variant: Variant) -> str:
     """The canonical name of a variant, for example `local/catch-noise0.1`."""
     facts = _facts(environment)
     standard = Variant(episodes=facts.num_episodes, steps=facts.num_steps)
-    told = [
-        f"-{what}{value:g}" if what == "noise" else f"-{what}{value}"
-        for what, value in variant._asdict().items()
-        if value != getattr(standard, what)
+    suffixes = [
+        f"-{setting}{value:g}" if setting == "noise" else f"-{setting}{value}"
+        for setting, value in variant._asdict().items()
+        if value != getattr(standard, setting)
     ]
-    return f"local/{environment}" + "".join(told)
+    return f"local/{environment}" + "".join(suffixes)
 
 
 def recipe(entry: Entry) -> dict[str, float]:
-    """What the collector of a `local/` dataset is told beside the environment."""
+    """The arguments of the collector of a `local/` dataset, besides the environment."""
     arguments = {"steps": "num_steps", "episodes": "num_episodes"}
     return {
-        arguments.get(what, what): getattr(entry.variant, what)
-        for what in _facts(entry.location).variants
+        arguments.get(setting, setting): getattr(entry.variant, setting)
+        for setting in _facts(entry.location).variants
     }
 
 
@@ -104,19 +104,14 @@ def _local(name: str) -> Entry:
     if not official.local(environment):
         _unknown(name)
     facts = _facts(environment)
-    given = dict(VARIANT.findall(name))
+    settings = dict(VARIANT.findall(name))
     try:
         variant = Variant(
-            float(given.get("noise", 0)),
-            *(
-                int(given.get(what, standard))
-                for what, standard in (
-                    ("fraction", 100),
-                    ("episodes", facts.num_episodes),
-                    ("seed", 0),
-                    ("steps", facts.num_steps),
-                )
-            ),
+            noise=float(settings.get("noise", 0)),
+            fraction=int(settings.get("fraction", 100)),
+            episodes=int(settings.get("episodes", facts.num_episodes)),
+            seed=int(settings.get("seed", 0)),
+            steps=int(settings.get("steps", facts.num_steps)),
         )
     except ValueError as error:
         raise UsageError(
@@ -126,19 +121,24 @@ def _local(name: str) -> Entry:
     simulator = environment if "/" in environment else f"bsuite/{environment}"
     simulator += f"?noise={variant.noise:g}" if variant.noise else ""
     return Entry(
-        local_name(environment, variant),
-        "local",
-        environment,
-        simulator,
-        facts.reference,
-        facts.gamma,
-        facts.horizon,
-        variant,
+        name=local_name(environment, variant),
+        kind="local",
+        location=environment,
+        simulator=simulator,
+        reference=facts.reference,
+        gamma=facts.gamma,
+        horizon=facts.horizon,
+        variant=variant,
     )
 
 
 def check(name: str, environment: str, variant: Variant) -> None:
     """Refuses a variant that cannot be generated.
+
+    Args:
+      name: the dataset's name, for the message.
+      environment: for example `catch` or `atari/Pong`.
+      variant: its settings.
 
     Raises:
       UsageError: a number is out of range, the fraction does not divide 100, or the environment has
@@ -146,13 +146,13 @@ def check(name: str, environment: str, variant: Variant) -> None:
     """
     facts = _facts(environment)
     counts_steps = facts.num_steps > 0
-    for what in Variant._fields:
-        if what not in facts.variants and getattr(variant, what) != getattr(Variant(), what):
-            has = ", ".join(facts.variants)
+    for setting, default in Variant()._asdict().items():
+        if setting not in facts.variants and getattr(variant, setting) != default:
             raise UsageError(
-                f"dataset {name!r}: local/{environment} has no variant {what!r}; it has: {has}"
+                f"dataset {name!r}: local/{environment} has no variant {setting!r}; it has: "
+                f"{', '.join(facts.variants)}"
             )
-    for what, value, low, high in (
+    for setting, value, low, high in (
         ("noise", variant.noise, 0, 1),
         ("episodes", variant.episodes, 0 if counts_steps else 1, 10**9),
         ("seed", variant.seed, 0, 2**32 - 1),
@@ -160,7 +160,7 @@ def check(name: str, environment: str, variant: Variant) -> None:
     ):
         if not low <= value <= high:
             raise UsageError(
-                f"dataset {name!r}: {what} must be from {low} to {high}, got {value:g}"
+                f"dataset {name!r}: {setting} must be from {low} to {high}, got {value:g}"
             )
     official.check_fraction(variant.fraction)
 
@@ -176,27 +176,32 @@ def _official(name: str) -> Entry:
     if builder == "rlu_control_suite":
         simulator = None if config in official.CONTROL_WITHOUT_SIMULATOR else f"control/{config}"
         return Entry(
-            name,
-            "tfds",
-            name,
-            simulator,
+            name=name,
+            kind="tfds",
+            location=name,
+            simulator=simulator,
             gamma=official.CONTROL_GAMMA,
             horizon=official.CONTROL_HORIZON,
         )
     if builder in atari.BUILDERS:
         simulator = f"atari/{atari.game_of(config)}"
         return Entry(
-            name, "tfds", name, simulator, official.REFERENCES[simulator], horizon=atari.HORIZON
+            name=name,
+            kind="tfds",
+            location=name,
+            simulator=simulator,
+            reference=official.REFERENCES[simulator],
+            horizon=atari.HORIZON,
         )
     if builder == "d4rl_antmaze":
-        return Entry(name, "tfds", name)
+        return Entry(name=name, kind="tfds", location=name)
     task = builder.removeprefix("d4rl_mujoco_")
     return Entry(
-        name,
-        "tfds",
-        name,
-        official.D4RL_SIMULATORS[task],
-        official.D4RL_REFERENCES[task],
+        name=name,
+        kind="tfds",
+        location=name,
+        simulator=official.D4RL_SIMULATORS[task],
+        reference=official.D4RL_REFERENCES[task],
         horizon=official.D4RL_HORIZON,
     )
 
@@ -205,7 +210,7 @@ def _path(name: str) -> Entry:
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix in HDF5:
-            return Entry(name, "hdf5", str(path))
+            return Entry(name=name, kind="hdf5", location=str(path))
         raise UsageError(
             f"{name} is a file of unknown kind: give a {' or '.join(HDF5)} file or a directory"
         )
@@ -213,7 +218,7 @@ def _path(name: str) -> Entry:
         is_minari = (path / "data" / "metadata.json").is_file() or (
             path / "main_data.hdf5"
         ).is_file()
-        return Entry(name, "minari" if is_minari else "rlds", str(path))
+        return Entry(name=name, kind="minari" if is_minari else "rlds", location=str(path))
     if path.suffix in HDF5 or name.startswith((".", "/", "~")):
         raise UsageError(f"there is no file or directory {name}")
     return _unknown(name)
@@ -222,9 +227,11 @@ def _path(name: str) -> Entry:
 def _unknown(name: str) -> Entry:
     stem = VARIANT.sub("", name)
     games = [f"local/{game}" for game in official.LOCAL_ATARI if stem.startswith("local/atari")]
-    known = list(dict.fromkeys([*names(), *games]))
-    close = difflib.get_close_matches(stem, known, n=3, cutoff=0.5)
-    close = close or [one for one in known if one.split("/")[-1] == stem.split("/")[-1]][:3]
+    candidates = list(dict.fromkeys([*names(), *games]))
+    close = difflib.get_close_matches(stem, candidates, n=3, cutoff=0.5)
+    if not close:
+        last_part = stem.split("/")[-1]
+        close = [candidate for candidate in candidates if candidate.split("/")[-1] == last_part][:3]
     hint = (
         f"did you mean {', '.join(close)}?"
         if close

@@ -1,5 +1,4 @@
-"""Names and facts of the official RLDS datasets and of the ones generated here; no data, no imports
-of TFDS."""
+"""Facts of the official RLDS datasets and of the locally generated ones, without importing TFDS."""
 
 from typing import NamedTuple
 
@@ -8,14 +7,13 @@ from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
 class Reference(NamedTuple):
-    """Undiscounted returns that stand for 0 and 1 of the normalized score."""
+    """Undiscounted returns whose normalized scores are 0 and 1."""
 
     random: float
     expert: float
 
 
-# --- generated here: a DQN's whole online run (RL Unplugged's bsuite sets, ROSMO's episode counts)
-# ---
+# --- generated here: all episodes of a DQN's online run, as RL Unplugged's bsuite data ---
 
 
 class Local(NamedTuple):
@@ -32,18 +30,22 @@ class Local(NamedTuple):
     variants: tuple[str, ...] = ("noise", "fraction", "episodes", "seed")
 
 
-LOCAL = {
-    "catch": Local(2000, 9, Reference(-0.667, 1.0)),
-    "cartpole": Local(1000, 1001, Reference(64.833, 1001.0)),
-    "mountain_car": Local(500, 1000, Reference(-1000.0, -102.167)),
+LOCAL = {  # with the numbers of episodes of the published ROSMO datasets
+    "catch": Local(num_episodes=2000, horizon=9, reference=Reference(random=-0.667, expert=1.0)),
+    "cartpole": Local(
+        num_episodes=1000, horizon=1001, reference=Reference(random=64.833, expert=1001.0)
+    ),
+    "mountain_car": Local(
+        num_episodes=500, horizon=1000, reference=Reference(random=-1000.0, expert=-102.167)
+    ),
 }
 
-# percent; one episode of every block of 100 // fraction is kept
+# In percent: one episode of every block of 100 // fraction is kept.
 FRACTIONS = (1, 2, 4, 5, 10, 20, 25, 50, 100)
 
 
 def check_fraction(fraction: int) -> None:
-    """Refuses a percentage that no equal blocks of episodes give.
+    """Refuses a percentage that is not the inverse of a number of episodes.
 
     Raises:
       UsageError: the fraction does not divide 100.
@@ -56,8 +58,7 @@ def check_fraction(fraction: int) -> None:
 
 # --- RL Unplugged ---
 
-# TFDS's finger_turn_hard lacks the observation `touch`: policies trained on it do not fit the
-# simulator.
+# TFDS's finger_turn_hard lacks the observation `touch`, which the simulator's policies need.
 CONTROL_WITHOUT_SIMULATOR = ("finger_turn_hard",)
 CONTROL = (
     "cartpole_swingup",
@@ -71,7 +72,7 @@ CONTROL = (
     "walker_walk",
 )
 CONTROL_HORIZON = 1000
-CONTROL_GAMMA = 0.995  # of off-policy evaluation on these tasks (arXiv:2103.16596)
+CONTROL_GAMMA = 0.995  # as in off-policy evaluation on these tasks (arXiv:2103.16596)
 CONTROL_SIZES = {  # task -> episodes of the official data, entries of an action
     "cartpole_swingup": (40, 1),
     "cheetah_run": (300, 6),
@@ -87,8 +88,7 @@ ATARI_GAMES = tuple(atari_scores.GAMES)
 
 # --- D4RL ---
 
-# The data are from gym's v2 tasks; gymnasium's v4 are the same where it has them. Its Ant has other
-# observations.
+# The data are from gym's v2 tasks; gymnasium's v4 tasks equal them except in Ant's observations.
 D4RL_SIMULATORS = {
     "halfcheetah": "gym/HalfCheetah-v4",
     "hopper": "gym/Hopper-v4",
@@ -120,7 +120,7 @@ ANTMAZE_CONFIGS = tuple(
     )
 )
 
-# Normalized scores of data whose simulator is known, wherever the data come from.
+# References by simulator, whatever the source of the data.
 REFERENCES = {
     **{f"bsuite/{name}": local.reference for name, local in LOCAL.items()},
     **{
@@ -131,7 +131,7 @@ REFERENCES = {
         for name, game in atari_scores.GAMES.items()
     },
 }
-# A second scale beside it: from the ALE's random policy to a human.
+# A second scale: from the ALE's random policy to a human.
 HUMAN_REFERENCES = {
     f"atari/{name}": Reference(game.ale_random, game.human)
     for name, game in atari_scores.GAMES.items()
@@ -140,8 +140,7 @@ HUMAN_REFERENCES = {
 
 
 def human_reference(simulator: str) -> Reference | None:
-    """The human scale of a simulator, `atari/Pong?max_steps=20000` for example; None where there is
-    none."""
+    """The human scale of a simulator, such as `atari/Pong?max_steps=20000`; None without one."""
     return HUMAN_REFERENCES.get(simulator.partition("?")[0])
 
 
@@ -149,23 +148,21 @@ def human_reference(simulator: str) -> Reference | None:
 
 LOCAL_ATARI = {
     f"atari/{game}": Local(
-        0,
-        atari.HORIZON,
-        REFERENCES.get(f"atari/{game}"),
-        DiscreteActions(size),
-        atari.LOCAL_STEPS,
-        atari.FRAME_STACK,
-        atari.behavior(game),
+        num_episodes=0,
+        horizon=atari.HORIZON,
+        reference=REFERENCES.get(f"atari/{game}"),
+        action=DiscreteActions(size),
+        num_steps=atari.LOCAL_STEPS,
+        frame_stack=atari.FRAME_STACK,
+        behavior=atari.behavior(game),
         variants=("steps", "episodes", "seed"),
     )
     for game, size in atari.NUM_ACTIONS.items()
 }
 
-# --- generated here: the control suite, by policies of every strength; the sizes of RL Unplugged
-# ---
+# --- generated here: the control suite, by policies of every strength, in RL Unplugged's sizes ---
 
-# Uniform actions, and the best mean return of the snapshots that make the data, where their
-# policies are shipped.
+# Returns of uniform actions and of the best snapshot, for tasks whose policies are shipped.
 CONTROL_REFERENCES = {
     "cartpole_swingup": Reference(28.635, 768.823),
     "cheetah_run": Reference(3.553, 631.068),
@@ -173,10 +170,10 @@ CONTROL_REFERENCES = {
 }
 LOCAL_CONTROL = {
     f"control/{task}": Local(
-        episodes,
-        CONTROL_HORIZON,
-        CONTROL_REFERENCES.get(task),
-        BoundedActions((-1.0,) * size, (1.0,) * size),
+        num_episodes=episodes,
+        horizon=CONTROL_HORIZON,
+        reference=CONTROL_REFERENCES.get(task),
+        action=BoundedActions((-1.0,) * size, (1.0,) * size),
         behavior="SAC, snapshots of several runs; sampled actions, one in twenty uniform",
         gamma=CONTROL_GAMMA,
         variants=("episodes", "seed"),
@@ -186,6 +183,5 @@ LOCAL_CONTROL = {
 
 
 def local(environment: str) -> Local | None:
-    """The dataset `local/<environment>`: of `catch`, `atari/Pong`, `control/cheetah_run`; None
-    where there is none."""
+    """The dataset `local/<environment>`, for example of `atari/Pong`; None if there is none."""
     return LOCAL.get(environment) or LOCAL_ATARI.get(environment) or LOCAL_CONTROL.get(environment)

@@ -14,12 +14,12 @@ TABLE = ("observations", "actions", "rewards", "terminals", "timeouts", "next_ob
 
 
 def hdf5_source(path: Path) -> ingest.Source:
-    """A D4RL-style file: `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts`,
-    `next_observations`.
+    """A D4RL-style file as a source.
 
-    Groups such as `infos` and `metadata` are not read. The attributes `action_minimum` and
-    `action_maximum` of the file, `[A]` or `[]`, give the actions' bounds; without them they are
-    [-1, 1].
+    It holds `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts` and
+    `next_observations`; groups such as `infos` and `metadata` are not read. The attributes
+    `action_minimum` and `action_maximum` of the file, `[A]` or `[]`, are the bounds of the actions;
+    without them the bounds are [-1, 1].
 
     Raises:
       UsageError: the file is damaged or cut short, or lacks a field.
@@ -35,24 +35,24 @@ def hdf5_source(path: Path) -> ingest.Source:
     except OSError as error:
         raise UsageError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
     return ingest.Source(
-        _table_batches(path, fields),
-        {"source": "hdf5", "path": str(path), "fields": sorted(fields)},
-        action,
+        batches=_table_batches(path, fields),
+        provenance={"source": "hdf5", "path": str(path), "fields": sorted(fields)},
+        action=action,
         steps=size,
     )
 
 
 def _table_fields(path: Path, file: Any) -> dict[str, str]:
-    """Our names of the fields -> the file's."""
+    """The file's fields by their canonical names."""
     fields = {memory.SYNONYMS.get(name, name): name for name in TABLE if name in file}
     for name in ("observation", "action", "reward", "is_terminal"):
         if name not in fields:
-            wanted = next(ours for ours in TABLE if memory.SYNONYMS.get(ours) == name)
-            raise UsageError(f"{path} has no field {wanted!r} (found: {', '.join(sorted(file))})")
+            expected = next(field for field in TABLE if memory.SYNONYMS.get(field) == name)
+            raise UsageError(f"{path} has no field {expected!r} (found: {', '.join(sorted(file))})")
     reward = file[fields["reward"]]
     if not getattr(reward, "shape", None):
         raise UsageError(
-            f"{path}: field {fields['reward']!r} is no table: one number per step is needed"
+            f"{path}: field {fields['reward']!r} is not a table: one number per step is needed"
         )
     size = len(reward)
     for name in fields.values():
@@ -67,7 +67,7 @@ def _table_fields(path: Path, file: Any) -> dict[str, str]:
                 raise UsageError(
                     f"{path}: field {name!r} has dtype {leaf.dtype}: numbers or booleans are needed"
                 )
-    for name in (fields[ours] for ours in ("reward", *_ends(fields))):
+    for name in (fields[canonical] for canonical in ("reward", *_ends(fields))):
         if file[name].size != size:
             raise UsageError(
                 f"{path}: field {name!r} has shape {file[name].shape}: one number per step is "
@@ -78,19 +78,27 @@ def _table_fields(path: Path, file: Any) -> dict[str, str]:
     return fields
 
 
-def _refuse_other_shapes(path: Path, file: Any, name: str, following: str) -> None:
-    now, after = (
-        {field: leaf.shape for field, leaf in trees.flatten(_open_tree(file[each])).items()}
-        for each in (name, following)
-    )
-    for field in dict.fromkeys([*now, *after]):
-        if now.get(field) != after.get(field):
-            told = (
-                f"{'/'.join((each, *field))!r} "
-                f"{f'has shape {list(found[field])}' if field in found else 'is absent'}"
-                for each, found in ((following, after), (name, now))
+def _refuse_other_shapes(path: Path, file: Any, name: str, next_name: str) -> None:
+    """Refuses next observations whose structure or shapes differ from the observations'."""
+    shapes = _shapes(file[name])
+    next_shapes = _shapes(file[next_name])
+    for field in dict.fromkeys([*shapes, *next_shapes]):
+        if shapes.get(field) != next_shapes.get(field):
+            raise UsageError(
+                f"{path}: field {_describe_shape(next_name, field, next_shapes)}, but "
+                f"{_describe_shape(name, field, shapes)}: both must have the same"
             )
-            raise UsageError(f"{path}: field {', but '.join(told)}: both must have the same")
+
+
+def _shapes(node: Any) -> dict[trees.Path, tuple[int, ...]]:
+    return {field: leaf.shape for field, leaf in trees.flatten(_open_tree(node)).items()}
+
+
+def _describe_shape(
+    name: str, field: trees.Path, shapes: Mapping[trees.Path, tuple[int, ...]]
+) -> str:
+    shape = f"has shape {list(shapes[field])}" if field in shapes else "is absent"
+    return f"{'/'.join((name, *field))!r} {shape}"
 
 
 def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Batch]:
@@ -101,13 +109,18 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
             flags = [_read_flag(path, file, fields[name]) for name in _ends(fields)]
             steps.warn_if_endless(dict(fields) | dict(zip(_ends(fields), flags, strict=True)))
             for rows in _episode_groups(np.logical_or.reduce(flags)):
-                table = {ours: _read_tree(file[theirs], rows) for ours, theirs in fields.items()}
+                table = {name: _read_tree(file[field], rows) for name, field in fields.items()}
                 table |= {name: np.reshape(table[name], -1) for name in ("reward", *_ends(fields))}
                 records = steps.from_transitions(table)
                 ends = np.flatnonzero(records["is_last"])
                 lengths = np.diff(np.concatenate([[-1], ends]))
                 added = len(records["reward"]) - (rows.stop - rows.start)
-                yield ingest.Batch(records, lengths, added, without_outcome=len(lengths) - added)
+                yield ingest.Batch(
+                    records=records,
+                    lengths=lengths,
+                    added=added,
+                    without_outcome=len(lengths) - added,
+                )
     except (OSError, KeyError) as error:
         raise UsageError(
             f"{path} cannot be read to its end, it may be damaged or cut short: {error}"
@@ -116,10 +129,11 @@ def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Bat
 
 def _read_flag(path: Path, file: Any, name: str) -> np.ndarray:
     values = np.asarray(file[name]).reshape(-1)
-    wrong = np.flatnonzero((values != 0) & (values != 1))  # NaN is neither
-    if len(wrong):
+    invalid = np.flatnonzero((values != 0) & (values != 1))  # NaN included
+    if len(invalid):
+        row = invalid[0]
         raise UsageError(
-            f"{path}: field {name!r} must hold 0 or 1, but row {wrong[0]} holds {values[wrong[0]]}"
+            f"{path}: field {name!r} must hold 0 or 1, but row {row} holds {values[row]}"
         )
     return values.astype(bool)
 
@@ -129,7 +143,7 @@ def _ends(fields: Mapping[str, str]) -> list[str]:
 
 
 def _episode_groups(ends: np.ndarray) -> Iterator[slice]:
-    """Slices of whole episodes with at least `ingest.BATCH_RECORDS` rows each, but for the last."""
+    """Slices of whole episodes, of at least `ingest.BATCH_RECORDS` rows except for the last."""
     start = 0
     while start < len(ends):
         following = np.flatnonzero(ends[start + ingest.BATCH_RECORDS - 1 :])

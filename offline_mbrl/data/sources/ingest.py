@@ -1,5 +1,4 @@
-"""A source of RLDS records becomes a column store, once; every step that goes in is accounted
-for."""
+"""Builds column stores from sources of RLDS records, accounting for every step of the source."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,23 +15,23 @@ from offline_mbrl.data.store import read as store
 from offline_mbrl.data.store import write as columns
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
-BATCH_RECORDS = 2**16  # records that are aligned and written together, or
-BATCH_BYTES = 2**27  # as many as fill this; but at least one episode
+# Episodes are aligned and written together once they hold so many records or bytes.
+BATCH_RECORDS = 2**16
+BATCH_BYTES = 2**27
 
 
 class Batch(NamedTuple):
-    """Some whole episodes of a source."""
+    """Whole episodes of a source."""
 
     records: Mapping[str, Any]  # RLDS records [R, ...]; see steps.align
     lengths: np.ndarray  # [E] records in each of the source's episodes
-    # Records that the source did not have: closing observations of tables of transitions
-    added: int = 0
+    added: int = 0  # records that the source lacks: final observations of tables of transitions
     dropped: Mapping[str, int] = {}  # records that were left out before alignment, by reason
-    without_outcome: int = 0  # steps whose outcome the source does not hold: they close an episode
+    without_outcome: int = 0  # steps that close an episode because the source lacks their outcome
 
 
 class Source(NamedTuple):
-    """Where data comes from. What the source does not say is None and is read off the data."""
+    """A source of data. Fields that are None are inferred from the data."""
 
     batches: Iterable[Batch]
     provenance: Mapping[str, Any]  # JSON
@@ -40,28 +39,27 @@ class Source(NamedTuple):
     gamma: float | None = None
     horizon: int = 0  # 0 when unknown
     frame_stack: int = 1  # records that make one observation
-    episodes: int | None = None  # how many episodes the source says it has
-    steps: int | None = None  # how many records the source says it has
+    episodes: int | None = None  # number of episodes according to the source
+    steps: int | None = None  # number of records according to the source
     simulator: str | None = None
 
 
 def ingest(
     source: Source | Callable[[], Source], directory: Path, *, name: str, force: bool = False
 ) -> bool:
-    """Builds the column store of a source unless it is there.
+    """Builds the column store of a source unless it exists.
 
     Args:
-      source: batches of records with what is known about them; or a function that opens them, which
-        is called only by the process that builds.
-      directory: of the store; it appears at once and whole, or not at all.
+      source: the source, or a function that opens it, called only by the process that builds.
+      directory: the store's directory; it appears atomically, when it is complete.
       name: the dataset's name, for its manifest.
-      force: build even if it is there.
+      force: rebuild an existing store.
 
     Returns:
       Whether this call built it.
 
     Raises:
-      UsageError: the source cannot be read, is shorter than it says, holds no transition or
+      UsageError: the source cannot be read, is shorter than it states, holds no transition or
         unsuitable fields; or the directory cannot be written.
     """
 
@@ -72,7 +70,11 @@ def ingest(
 
 
 def grouped(episodes: Iterable[Batch], *, records: int = BATCH_RECORDS) -> Iterator[Batch]:
-    """Joins single episodes to batches of at least `records` records."""
+    """Joins single episodes to batches of at least `records` records or `BATCH_BYTES` bytes.
+
+    Raises:
+      UsageError: episodes have different fields or shapes.
+    """
     waiting: list[Batch] = []
     for episode in episodes:
         if waiting and jax.tree.structure(dict(episode.records)) != jax.tree.structure(
@@ -110,10 +112,13 @@ def _join(batches: list[Batch]) -> Batch:
     except ValueError as error:
         raise UsageError(f"episodes cannot be joined: {str(error).splitlines()[0]}") from error
     lengths = np.concatenate([batch.lengths for batch in batches])
-    added, without = (
-        sum(getattr(batch, name) for batch in batches) for name in ("added", "without_outcome")
+    return Batch(
+        records=records,
+        lengths=lengths,
+        added=sum(batch.added for batch in batches),
+        dropped=dropped,
+        without_outcome=sum(batch.without_outcome for batch in batches),
     )
-    return Batch(records, lengths, added, dropped, without)
 
 
 def _build(source: Source, directory: Path, name: str) -> None:
@@ -122,10 +127,11 @@ def _build(source: Source, directory: Path, name: str) -> None:
     entries = columns.write(directory, _aligned(source.batches, counts, dropped))
     _check_counts(source, counts, dropped, name)
     written = {
-        split: {tuple(e["path"]): store.column(directory, e, name) for e in entries[split]}
-        for split in entries
+        split: {tuple(entry["path"]): store.column(directory, entry, name) for entry in listed}
+        for split, listed in entries.items()
     }
-    parts = {split: store.aligned(store.Store(directory, {}, written), split) for split in entries}
+    unfinished = store.Store(directory=directory, manifest={}, columns=written)
+    parts = {split: store.aligned(unfinished, split) for split in entries}
     train = parts["train"]
     assert train is not None
     action = source.action or _action_kind([part for part in parts.values() if part], name)
@@ -134,7 +140,13 @@ def _build(source: Source, directory: Path, name: str) -> None:
     )
     observation = specs.stacked(observation, source.frame_stack)
     spec = specs.to_json(
-        EnvironmentSpec(observation, action, source.gamma, source.horizon, source.frame_stack)
+        EnvironmentSpec(
+            observation=observation,
+            action=action,
+            gamma=source.gamma,
+            horizon=source.horizon,
+            frame_stack=source.frame_stack,
+        )
     )
     store.write_manifest(
         directory,
@@ -154,11 +166,12 @@ def _build(source: Source, directory: Path, name: str) -> None:
 def _aligned(
     batches: Iterable[Batch], counts: Counter[str], dropped: Counter[str]
 ) -> Iterator[steps.Aligned]:
-    """Aligns batch after batch and counts on the way."""
+    """Aligns the batches, and adds their counts to `counts` and `dropped`."""
     for batch in batches:
         _check_fields(batch.records)
         part = steps.align(batch.records, batch.lengths)
-        records, episodes = len(part.columns["reward"]), len(part.episode_ends)
+        records = len(part.columns["reward"])
+        episodes = len(part.episode_ends)
         counts.update(
             source_episodes=len(batch.lengths),
             episodes=episodes,
@@ -177,12 +190,14 @@ def _aligned(
 def _check_counts(
     source: Source, counts: Mapping[str, int], dropped: Mapping[str, int], name: str
 ) -> None:
-    for what, said in (("source_episodes", source.episodes), ("steps", source.steps)):
-        found = counts.get(what, 0)
-        if said is not None and found != said:
+    for unit, count, expected in (
+        ("episodes", counts.get("source_episodes", 0), source.episodes),
+        ("steps", counts.get("steps", 0), source.steps),
+    ):
+        if expected is not None and count != expected:
             raise UsageError(
-                f"{name} is incomplete: it says that it has {said} {what.removeprefix('source_')}, "
-                f"but {found} were read; fetch or write it again"
+                f"{name} is incomplete: it says that it has {expected} {unit}, but {count} were "
+                "read; fetch or write it again"
             )
     if not counts.get("transitions"):
         raise UsageError(
@@ -201,7 +216,8 @@ def _check_fields(records: Mapping[str, Any]) -> None:
         )
     size = len(records["reward"])
     for path, leaf in trees.flatten(dict(records)).items():
-        field, leaf = "/".join(path), np.asarray(leaf)
+        field = "/".join(path)
+        leaf = np.asarray(leaf)
         if leaf.dtype.kind not in "biuf":
             raise UsageError(
                 f"field {field!r} has dtype {leaf.dtype}: numbers or booleans are needed"
@@ -234,6 +250,6 @@ def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | Bou
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
+    """The first line of a library's error, with its type."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -12,7 +12,7 @@ from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
 
 def minari_source(location: str | Path) -> ingest.Source:
-    """A Minari dataset by id, or the directory that holds its `data`.
+    """A Minari dataset as a source, by its id or by the directory that holds its `data`.
 
     Raises:
       UsageError: Minari is missing, the dataset is not on this machine, damaged, or of an
@@ -31,16 +31,16 @@ def minari_source(location: str | Path) -> ingest.Source:
             )
         else:
             dataset = minari.load_dataset(location)
-    except Exception as error:  # whatever damaged metadata make it raise
+    except Exception as error:  # damaged metadata raise errors of many types
         raise UsageError(
             f"the Minari dataset {str(location)!r} cannot be opened: {ingest.first_line(error)}; "
             "fetch it with `minari download`, or give its directory"
         ) from error
     env_spec = dataset.env_spec
     return ingest.Source(
-        ingest.grouped(_episodes(dataset, location)),
-        {"source": "minari", "id": dataset.id},
-        _actions(dataset.action_space),
+        batches=ingest.grouped(_episodes(dataset, location)),
+        provenance={"source": "minari", "id": dataset.id},
+        action=_actions(dataset.action_space),
         episodes=int(dataset.total_episodes),
         steps=int(dataset.total_steps),
         horizon=(env_spec.max_episode_steps or 0) if env_spec else 0,
@@ -64,7 +64,9 @@ def _actions(space: Any) -> DiscreteActions | BoundedActions:
             )
         return DiscreteActions(int(space.n))
     if hasattr(space, "low") and len(space.shape) == 1:
-        return BoundedActions(tuple(map(float, space.low)), tuple(map(float, space.high)))
+        return BoundedActions(
+            minimum=tuple(map(float, space.low)), maximum=tuple(map(float, space.high))
+        )
     raise UsageError(f"the action space {space} is not supported: discrete, or a box with one axis")
 
 
@@ -82,21 +84,23 @@ def _episodes(dataset: Any, location: str | Path) -> Iterator[ingest.Batch]:
 
 
 def _batch(episode: Any) -> ingest.Batch:
-    """T steps and T + 1 observations: the last observation gets a record of its own."""
+    """Records of T steps and T + 1 observations; the last observation has a record of its own."""
     observation = trees.unflatten(trees.flatten(episode.observations))
-    pad = lambda column: np.concatenate([column, np.zeros_like(column[:1])])  # noqa: E731
-    reward = np.asarray(episode.rewards)
-    terminal = np.concatenate([[False], np.asarray(episode.terminations, bool)])
-    last = np.concatenate(
-        [[False], np.asarray(episode.terminations, bool) | np.asarray(episode.truncations, bool)]
-    )
+    terminations = np.asarray(episode.terminations, bool)
+    truncations = np.asarray(episode.truncations, bool)
+    last = np.concatenate([[False], terminations | truncations])
     last[-1] = True
     records = {
         "observation": observation,
-        "action": pad(np.asarray(episode.actions)),
-        "reward": pad(reward),
+        "action": _with_final_record(episode.actions),
+        "reward": _with_final_record(episode.rewards),
         "is_first": np.arange(len(last)) == 0,
         "is_last": last,
-        "is_terminal": terminal,
+        "is_terminal": np.concatenate([[False], terminations]),
     }
-    return ingest.Batch(records, np.array([len(last)]), added=1)
+    return ingest.Batch(records=records, lengths=np.array([len(last)]), added=1)
+
+
+def _with_final_record(column: Any) -> np.ndarray:
+    column = np.asarray(column)
+    return np.concatenate([column, np.zeros_like(column[:1])])

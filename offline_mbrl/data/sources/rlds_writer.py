@@ -1,8 +1,8 @@
-"""Episodes to an RLDS dataset in the TFDS array_record layout, without TensorFlow.
+"""Writes episodes as an RLDS dataset in the TFDS array_record layout, without TensorFlow.
 
-What is written opens with `tfds.builder_from_directory`. Beside TFDS's own files stands
-`offline_mbrl.json`: the action range, where the data came from, and size and sha256 of every file,
-since readers of array_record take a cut file for a short one.
+The result opens with `tfds.builder_from_directory`. Besides TFDS's own files there is
+`offline_mbrl.json`: the spec, the origin of the data, and the size and sha256 of every file, since
+readers of array_record do not notice that a file was cut short.
 """
 
 import hashlib
@@ -43,24 +43,24 @@ def write_rlds(
     *,
     action: DiscreteActions | BoundedActions,
     metadata: Mapping[str, Any],
-    gamma: float = 0.99,
+    gamma: float | None = None,
     horizon: int = 0,
     frame_stack: int = 1,
     force: bool = False,
 ) -> bool:
-    """Writes episodes as an RLDS dataset, once: locked, and renamed into place when it is whole.
+    """Writes episodes as an RLDS dataset, locked and atomically, unless it exists.
 
     Args:
-      directory: where `dataset_info.json` will stand; its name becomes the dataset's.
+      directory: the directory of `dataset_info.json`; its name becomes the dataset's.
       episodes: in order, all with the same fields. `steps` holds at least observation, action,
         reward, discount, is_first, is_last and is_terminal, each `[T + 1, ...]`; `metadata` holds
         scalars or strings. `episode_id` and `episode_return` are added where they are missing.
-      action: the environment's actions, in its own units as in the data.
+      action: the environment's actions, in its own units like the data.
       metadata: JSON about the origin, such as seed and behavior.
-      gamma: the problem's discount factor.
+      gamma: the problem's discount factor, if it has one.
       horizon: longest episode in steps; 0 when unknown.
-      frame_stack: how many records make what the policy sees.
-      force: write even if the dataset is there.
+      frame_stack: number of records that make one observation.
+      force: replace an existing dataset.
 
     Returns:
       Whether this call wrote it.
@@ -84,12 +84,16 @@ def write_rlds(
 
 
 def is_rlds(directory: Path) -> bool:
-    """Whether a TFDS dataset stands in this directory."""
+    """Whether the directory holds a TFDS dataset."""
     return (directory / DATASET_INFO).is_file()
 
 
 def read_sidecar(directory: Path) -> dict[str, Any] | None:
-    """What `write_rlds` noted beside the data; None for a dataset that others wrote."""
+    """Reads the file that `write_rlds` adds; None for datasets of other writers.
+
+    Raises:
+      UsageError: the file is damaged.
+    """
     try:
         return json.loads((directory / SIDECAR).read_text())
     except FileNotFoundError:
@@ -99,27 +103,26 @@ def read_sidecar(directory: Path) -> dict[str, Any] | None:
 
 
 def verify(directory: Path) -> None:
-    """Checks every file of a dataset that we wrote against its size and sha256.
+    """Checks the size and sha256 of every file of a dataset by `write_rlds`.
 
     Raises:
       UsageError: a file is missing, cut short, or changed.
     """
     sidecar = read_sidecar(directory)
     for name, expected in (sidecar or {}).get("files", {}).items():
-        found = (
-            _describe_file(directory / name)
-            if (directory / name).is_file()
-            else {"bytes": 0, "sha256": None}
-        )
-        if found != expected:
-            what = "its sha256 does not match"
-            if found["bytes"] != expected["bytes"]:
-                what = f"it has {found['bytes']} bytes instead of {expected['bytes']}"
-            raise UsageError(f"{directory / name} is damaged: {what}; {_remedy(directory)}")
+        file = directory / name
+        actual = _describe_file(file) if file.is_file() else {"bytes": 0, "sha256": None}
+        if actual["bytes"] != expected["bytes"]:
+            raise UsageError(
+                f"{file} is damaged: it has {actual['bytes']} bytes instead of "
+                f"{expected['bytes']}; {_remedy(directory)}"
+            )
+        if actual != expected:
+            raise UsageError(f"{file} is damaged: its sha256 does not match; {_remedy(directory)}")
 
 
 def _remedy(directory: Path) -> str:
-    """Only `local/` datasets can be generated again; others are their owner's."""
+    """The advice on a damaged dataset: only `local/` ones can be generated again."""
     try:
         name = directory.resolve().relative_to((atomic.root() / "rlds").resolve()).as_posix()
     except ValueError:
@@ -137,7 +140,7 @@ def _write(
     if first is None:
         raise UsageError(f"no episodes to write to {name}")
     features = _features(first)
-    # Our features are stored as they are, so the stacked arrays need no encoding step by step.
+    # These features are stored without encoding, so the stacked arrays are serialized directly.
     serialize = ExampleSerializer(features.get_serialized_info()).serialize_example
     records = map(serialize, itertools.chain([first], checked))
     lengths, num_bytes = _write_shards(target, "data_" + re.sub(r"\W", "_", name), records)
@@ -148,7 +151,7 @@ def _write(
 
 
 def _write_shards(target: Path, name: str, records: Iterator[bytes]) -> tuple[list[int], int]:
-    """Shards of about `SHARD_BYTES`, in order: how many records each holds, and bytes in all."""
+    """Writes shards of about `SHARD_BYTES`: the numbers of records in them, and the total bytes."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     lengths: list[int] = []
@@ -159,10 +162,12 @@ def _write_shards(target: Path, name: str, records: Iterator[bytes]) -> tuple[li
                 stack.close()
                 shard = ArrayRecordWriter(str(target / f"shard-{len(lengths)}"), "group_size:1")
                 stack.callback(_try, shard.close)
-                lengths, shard_bytes = [*lengths, 0], 0
+                lengths.append(0)
+                shard_bytes = 0
             _try(shard.write, record)
             lengths[-1] += 1
-            shard_bytes, total = shard_bytes + len(record), total + len(record)
+            shard_bytes += len(record)
+            total += len(record)
     for index in range(len(lengths)):
         final = f"{name}-train.array_record-{index:05d}-of-{len(lengths):05d}"
         (target / f"shard-{index}").rename(target / final)
@@ -172,12 +177,12 @@ def _write_shards(target: Path, name: str, records: Iterator[bytes]) -> tuple[li
 def _try(write: Callable[..., None], *arguments: Any) -> None:
     try:
         write(*arguments)
-    except RuntimeError as error:  # the way in which array_record says that the disk is full
+    except RuntimeError as error:  # array_record's error when the disk is full
         raise OSError(str(error).split(";")[0]) from error
 
 
 def _describe(target: Path, features: Any, lengths: list[int], num_bytes: int) -> None:
-    """TFDS's own description of the shards."""
+    """Writes TFDS's own description of the shards."""
     import tensorflow_datasets as tfds
 
     split = tfds.core.SplitInfo(name="train", shard_lengths=lengths, num_bytes=num_bytes)
@@ -214,9 +219,12 @@ def _features(episode: Episode) -> Any:
 
 
 def _checked(episodes: Iterator[Episode]) -> Iterator[dict[str, Any]]:
-    """Episodes as TFDS examples, all of one form, with the dtypes and metadata that every dataset
-    of ours has."""
-    form = None
+    """Episodes as TFDS examples with standard dtypes and metadata.
+
+    Raises:
+      UsageError: an episode lacks a field, or differs from the first in fields, shapes or dtypes.
+    """
+    first_form = None
     for index, episode in enumerate(episodes):
         steps = jax.tree.map(np.asarray, dict(episode["steps"]))
         missing = [name for name in ("observation", "action", *DTYPES) if name not in steps]
@@ -231,15 +239,13 @@ def _checked(episodes: Iterator[Episode]) -> Iterator[dict[str, Any]]:
             "episode_return": np.float32(steps["reward"][:-1].sum()),
         }
         metadata |= episode.get("metadata", {})
-        found = (
-            jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype.name), steps),
-            sorted(metadata),
-        )
-        form = form or found
-        if found != form:
+        shapes = jax.tree.map(lambda leaf: (leaf.shape[1:], leaf.dtype.name), steps)
+        form = (shapes, sorted(metadata))
+        first_form = first_form or form
+        if form != first_form:
             raise UsageError(
-                f"episode {index} has other fields, shapes or dtypes than the first: {found} is "
-                f"not {form}"
+                f"episode {index} has other fields, shapes or dtypes than the first: {form} is "
+                f"not {first_form}"
             )
         yield {**metadata, "steps": steps}
 

@@ -1,5 +1,4 @@
-"""RLDS datasets through TFDS: array_record without TensorFlow, TFRecord with it; imported when they
-are used."""
+"""RLDS datasets through TFDS, as sources: array_record without TensorFlow, TFRecord with it."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from offline_mbrl.data.sources import ingest, rlds_writer
 from offline_mbrl.types import DiscreteActions, UsageError
 
 FIELDS = ("observation", "action", "reward", "discount", *steps.FLAGS)
-WINDOW = 4096  # steps that are read at once
+WINDOW = 4096  # steps that are read together
 WRONG_ENDS = "wrong last observation (a known fault of the D4RL builders)"
 
 
@@ -23,10 +22,10 @@ def directory_source(directory: Path) -> ingest.Source:
     """A TFDS/RLDS dataset on disk.
 
     Args:
-      directory: the one with `dataset_info.json`, or one that has a single such directory below it.
+      directory: the one with `dataset_info.json`, or one with a single such directory below it.
 
     Raises:
-      UsageError: no dataset is there, TFDS is missing, or a file that we wrote is damaged.
+      UsageError: there is no dataset, TFDS is missing, or a file of `rlds_writer` is damaged.
     """
     directory = find(directory)
     rlds_writer.verify(directory)
@@ -38,17 +37,17 @@ def directory_source(directory: Path) -> ingest.Source:
         raise
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    except Exception as error:  # whatever a damaged JSON file makes TFDS raise
+    except Exception as error:  # damaged JSON files raise errors of many types
         raise UsageError(
             f"{directory} cannot be opened as a TFDS dataset: {ingest.first_line(error)}"
         ) from error
     sidecar = rlds_writer.read_sidecar(directory)
     if sidecar is None:
         return source
-    told = {name: value for name, value in sidecar.items() if name not in ("files", "spec")}
+    origin = {name: value for name, value in sidecar.items() if name not in ("files", "spec")}
     spec = sidecar["spec"]
     return source._replace(
-        provenance={**source.provenance, "written_by": told},
+        provenance={**source.provenance, "written_by": origin},
         action=specs.action_from_json(spec["action"]),
         gamma=spec["gamma"],
         horizon=spec["horizon"],
@@ -60,13 +59,13 @@ def directory_source(directory: Path) -> ingest.Source:
 def builder_source(
     name: str, *, gamma: float, horizon: int, part: atari.Part = atari.Part()
 ) -> ingest.Source:
-    """An official TFDS dataset, prepared (downloaded) by TFDS if it is not.
+    """An official TFDS dataset, which TFDS downloads and prepares first where necessary.
 
     Args:
       name: `builder/config`, for example `rlu_control_suite/cartpole_swingup`.
       gamma: the benchmark's discount factor.
       horizon: longest episode in steps; 0 when unknown.
-      part: what is taken of an Atari dataset.
+      part: the part of an Atari dataset.
 
     Raises:
       UsageError: TFDS or TensorFlow is missing, TFDS has no such dataset, or it cannot be prepared
@@ -93,23 +92,28 @@ def builder_source(
 
 
 def find(directory: Path) -> Path:
-    """The directory with `dataset_info.json`: this one or the single one below it."""
+    """The directory with `dataset_info.json`: this one or the single one below it.
+
+    Raises:
+      UsageError: there is none, or there are several.
+    """
     if rlds_writer.is_rlds(directory):
         return directory
     below = sorted(path.parent for path in directory.rglob(rlds_writer.DATASET_INFO))
     if len(below) != 1:
-        found = (
-            f"{len(below)} below it: {', '.join(map(str, below[:3]))}" if below else "none below it"
+        candidates = f": {', '.join(map(str, below[:3]))}" if below else ""
+        raise UsageError(
+            f"{directory} is not an RLDS dataset: it has no dataset_info.json, and there are "
+            f"{len(below) or 'none'} below it{candidates}"
         )
-        raise UsageError(f"{directory} is no RLDS dataset: no dataset_info.json there, and {found}")
     return below[0]
 
 
 def has_wrong_ends(name: str) -> bool:
     """Whether a builder's episodes end in an observation of another episode.
 
-    Files with `next_observations` (MuJoCo v2) get a last step whose observation comes from the end
-    of the file.
+    The builders of files with `next_observations` (MuJoCo v2) take the last step's observation from
+    the end of the file.
     """
     builder, _, config = name.partition("/")
     return builder.startswith("d4rl_mujoco_") and config.startswith("v2")
@@ -125,10 +129,11 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
         f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
     )
     if "steps" not in (info.features or {}):
-        raise UsageError(f"{name} is no RLDS dataset: its examples have no `steps`")
+        raise UsageError(f"{name} is not an RLDS dataset: its examples have no `steps`")
     facts = {}
     if builder.name in atari.BUILDERS:
-        splits, facts = _chosen(info, splits, part, name), _atari_facts(full_name)
+        splits = _chosen(info, splits, part, name)
+        facts = _atari_facts(full_name)
     episodes = [_examples(builder, split, name) for split in splits]
     batches = (_batch(steps) for split in episodes for steps in split)
     if builder.name in atari.BUILDERS and part.clipped:
@@ -151,10 +156,9 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
 
 
 def _chosen(info: Any, available: Sequence[str], part: atari.Part, name: str) -> list[str]:
-    """The splits of an Atari dataset that are read; those of which a small percentage leaves
-    nothing are not."""
+    """The splits of a part of an Atari dataset, without those that a small percentage empties."""
     chosen = atari.splits(available, part)
-    if not info.splits:  # TFDS's pretended data
+    if not info.splits:  # TFDS's mock data
         return chosen
     missing = [split for split in chosen if split.partition("[")[0] not in info.splits]
     if missing:
@@ -163,7 +167,7 @@ def _chosen(info: Any, available: Sequence[str], part: atari.Part, name: str) ->
 
 
 def _atari_facts(full_name: str) -> dict[str, Any]:
-    """What the official data do not say of themselves."""
+    """Facts that the official data do not state."""
     game = atari.game_of(full_name.partition("/")[2])
     if game not in atari.NUM_ACTIONS:
         return {"frame_stack": atari.FRAME_STACK}
@@ -182,7 +186,7 @@ def _examples(builder: Any, split: str, name: str) -> Iterator[Mapping[str, Any]
         raise
     except ModuleNotFoundError as error:
         raise _missing(error) from error
-    except Exception as error:  # whatever a damaged file makes the readers raise
+    except Exception as error:  # damaged files raise errors of many types
         reason = ingest.first_line(error)
         raise UsageError(
             f"{name} cannot be read to its end: {reason}; fetch or write it again"
@@ -203,23 +207,22 @@ def _from_array_record(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _decode(feature: Any, stacked: Any) -> Any:
-    """Columns `[T, ...]` of one episode; entries that are stored as they are need no loop over
-    steps."""
+    """Decodes the columns `[T, ...]` of an episode; only encoded entries need a loop over steps."""
     import tensorflow_datasets as tfds
 
     if isinstance(feature, tfds.features.FeaturesDict):
         return {key: _decode(inner, stacked[key]) for key, inner in feature.items()}
-    stored, given = feature.get_serialized_info(), feature.get_tensor_info()
-    if (getattr(stored, "shape", None), getattr(stored, "np_dtype", None)) == (
-        given.shape,
-        given.np_dtype,
-    ):
+    stored = feature.get_serialized_info()
+    decoded = feature.get_tensor_info()
+    stored_form = (getattr(stored, "shape", None), getattr(stored, "np_dtype", None))
+    if stored_form == (decoded.shape, decoded.np_dtype):
         return stacked
     return np.stack([feature.decode_example_np(step) for step in stacked])
 
 
 def _from_tfrecord(builder: Any, split: str) -> Iterator[Mapping[str, Any]]:
-    tfds, rlds = _tfds(), _rlds()
+    tfds = _tfds()
+    rlds = _rlds()
     config = tfds.ReadConfig(interleave_cycle_length=1)  # the files' own order
     for episode in builder.as_dataset(split=split, shuffle_files=False, read_config=config):
         windows = rlds.transformations.batch(episode["steps"], size=WINDOW, shift=WINDOW)
@@ -232,24 +235,20 @@ def _batch(stacked: Mapping[str, Any]) -> ingest.Batch:
     records = trees.unflatten(trees.flatten(stacked))
     if not any(flag in records for flag in steps.FLAGS):
         raise UsageError(
-            f"steps hold none of {', '.join(steps.FLAGS)}: nothing tells how episodes end"
+            f"steps hold none of {', '.join(steps.FLAGS)}: nothing marks how episodes end"
         )
-    for unread in ("infos",):  # simulator state in D4RL: large, and no learner reads it
-        records.pop(unread, None)
-    return ingest.Batch(records, np.array([len(records["reward"])]))
+    records.pop("infos", None)  # D4RL's simulator state: large, and no learner reads it
+    return ingest.Batch(records=records, lengths=np.array([len(records["reward"])]))
 
 
 def _with_clipped_rewards(batch: ingest.Batch) -> ingest.Batch:
-    """Rewards in [-1, 1]: those of the official Atari data are said to be, and their builder does
-    not see to it."""
-    return batch._replace(
-        records={**batch.records, "reward": np.clip(batch.records["reward"], -1, 1)}
-    )
+    """Clips rewards to [-1, 1], as documented of the official Atari data but not done there."""
+    reward = np.clip(batch.records["reward"], -1, 1)
+    return batch._replace(records={**batch.records, "reward": reward})
 
 
 def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
-    """Drops an episode's last record: the step before it has lost its outcome and becomes the last,
-    a truncation."""
+    """Drops the last record, so that the episode is truncated at the record before it."""
     records = jax.tree.map(lambda column: column[:-1], dict(batch.records))
     lengths = batch.lengths - 1
     return batch._replace(
@@ -258,11 +257,10 @@ def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
 
 
 def _with_known_end(batch: ingest.Batch) -> ingest.Batch:
-    """Files without `next_observations` close a terminal episode with zeros; a copy of the state
-    before stands there.
+    """Replaces the zeros that close terminal episodes by a copy of the state before.
 
-    Nothing bootstraps from it, as everywhere where a terminal state is not known
-    (`steps.from_transitions`).
+    Builders of files without `next_observations` write such zeros. The copy marks the terminal
+    state as unknown (`steps.from_transitions`); nothing bootstraps from it.
     """
     observation = batch.records["observation"]
     leaves = jax.tree.leaves(observation)
@@ -272,8 +270,8 @@ def _with_known_end(batch: ingest.Batch) -> ingest.Batch:
         or any(leaf[-1].any() for leaf in leaves)
     ):
         return batch
-    known = jax.tree.map(lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), observation)
-    return batch._replace(records={**batch.records, "observation": known})
+    repeated = jax.tree.map(lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), observation)
+    return batch._replace(records={**batch.records, "observation": repeated})
 
 
 # --- optional libraries ---
@@ -288,11 +286,11 @@ def _tfds() -> Any:
 
 
 def _missing(error: ImportError) -> UsageError:
-    """Which module is missing: TFDS itself, or one that it imports when it is used."""
+    """The error for a missing module: TFDS itself, or a module that it imports on use."""
     if error.name and error.name.startswith("apache_beam"):
         return UsageError(
             "preparing this dataset needs Apache Beam: pip install apache-beam, or, for Atari, "
-            "take rlu_atari_checkpoints_ordered, which holds the same games and does without"
+            "take rlu_atari_checkpoints_ordered, which holds the same games and does not need it"
         )
     module = (
         f"the module {error.name!r}" if error.name else f"a module ({ingest.first_line(error)})"
@@ -305,7 +303,7 @@ def _missing(error: ImportError) -> UsageError:
 
 def _rlds() -> Any:
     try:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # its errors come as exceptions too
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors are raised as exceptions too
         import rlds
         import tensorflow  # noqa: F401
     except ImportError as error:

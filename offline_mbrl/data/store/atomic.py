@@ -1,5 +1,4 @@
-"""Building a directory once: locked, in a sibling, then renamed, so that nothing half-written is
-ever seen."""
+"""Builds a directory once and atomically: under a lock, in a sibling that is renamed at the end."""
 
 import os
 import shutil
@@ -14,10 +13,9 @@ from offline_mbrl.types import UsageError
 
 
 def root() -> Path:
-    """Where datasets live: the environment variable `OFFLINE_MBRL_DATA`, else
-    `~/.cache/offline_mbrl`."""
-    given = os.environ.get("OFFLINE_MBRL_DATA")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "offline_mbrl"
+    """The folder of all datasets: `$OFFLINE_MBRL_DATA`, by default `~/.cache/offline_mbrl`."""
+    folder = os.environ.get("OFFLINE_MBRL_DATA")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "offline_mbrl"
 
 
 def build_once(
@@ -27,22 +25,21 @@ def build_once(
     is_complete: Callable[[Path], bool],
     force: bool = False,
 ) -> bool:
-    """Makes `target` by `build(empty directory)` unless it is there; of many processes that ask,
-    one builds.
+    """Builds a directory unless it exists; one of several concurrent processes builds.
 
-    What a killed build left behind is removed by the next one that takes the lock.
+    The remains of a killed build are removed by the next process that takes the lock.
 
     Args:
-      target: the directory to be made.
-      build: fills the empty directory that it is given.
-      is_complete: says whether a directory is a finished build.
-      force: build even if it is there.
+      target: the directory to build.
+      build: fills an empty directory.
+      is_complete: whether a directory is a finished build.
+      force: rebuild an existing directory.
 
     Returns:
-      Whether this call built.
+      Whether this call built it.
 
     Raises:
-      UsageError: the disk is full, read-only, or not ours to write; nothing is left then.
+      UsageError: the disk is full or not writable; no partial build is left then.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +60,7 @@ def _build(target: Path, build: Callable[[Path], None]) -> None:
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}.building-", dir=target.parent))
     try:
         build(building)
-        building.chmod(0o755)  # mkdtemp's own mode keeps everybody else out
+        building.chmod(0o755)  # mkdtemp's own mode excludes other users
         for path in [*building.rglob("*"), building]:
             files.flush(path)
         if target.exists():

@@ -1,12 +1,12 @@
-"""The column store: one raw file per field, memory-mapped, and a manifest with a sha256 for every
-chunk of every file.
+"""The column store: one memory-mapped file per field, and a manifest with hashes of all files.
 
-    <directory>/manifest.json            counts, spec, columns and their hashes, where the data came
-    from <directory>/manifest.sha256          of the bytes of manifest.json
+    <directory>/manifest.json            counts, spec, columns and their hashes, origin of the data
+    <directory>/manifest.sha256          sha256 of manifest.json
     <directory>/train.<field>.bin        [R, ...] in C order, little endian
     <directory>/validation.<field>.bin   the same for the episodes that are held out
 
-A chunk is checked when it is first read; a store that was damaged never gives a number.
+Every chunk of a file has a sha256, which is checked when the chunk is first read: a damaged store
+never returns a number.
 """
 
 import hashlib
@@ -23,20 +23,21 @@ from offline_mbrl.types import UsageError
 
 FORMAT = 1
 CHUNK = 4 * 2**20  # bytes covered by one hash
-MANIFEST, MANIFEST_HASH = "manifest.json", "manifest.sha256"
+MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest.sha256"
 SPLITS = ("train", "validation")
 ENDS = ("episode_ends",)  # path of the column with the rows of the episodes' last records
 
 
 class Column(NamedTuple):
-    """One file of a store, not yet read."""
+    """A file of a store, not yet read."""
 
     file: Path
     dtype: np.dtype
     shape: tuple[int, ...]
     hashes: tuple[str, ...]  # one for each chunk
-    verified: set[int]  # chunks that were found whole since the store was opened
-    dataset: str  # the store's name, for messages
+    verified: set[int]  # chunks whose hashes were checked since the store was opened
+    dataset: str  # the store's name, for error messages
 
 
 class Store(NamedTuple):
@@ -48,22 +49,22 @@ class Store(NamedTuple):
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a store was built there."""
+    """Whether the directory holds a complete store."""
     return (directory / MANIFEST).is_file() and (directory / MANIFEST_HASH).is_file()
 
 
 def open_store(directory: Path) -> Store:
-    """Opens a store: checks its manifest and the files' sizes, reads no data.
+    """Opens a store: checks its manifest and the sizes of its files, and reads no data.
 
     Raises:
       UsageError: the manifest is damaged or of another format, or a file is missing or has another
         length.
     """
     manifest = _read_manifest(directory)
-    if manifest.get("format") != FORMAT:
-        found = manifest.get("format")
+    version = manifest.get("format")
+    if version != FORMAT:
         raise UsageError(
-            f"{directory} has format {found}, this version reads {FORMAT}; {_rebuild(directory)}"
+            f"{directory} has format {version}, this version reads {FORMAT}; {_rebuild(directory)}"
         )
     columns = {
         split: {
@@ -71,15 +72,19 @@ def open_store(directory: Path) -> Store:
         }
         for split, entries in manifest["columns"].items()
     }
-    return Store(directory, manifest, columns)
+    return Store(directory=directory, manifest=manifest, columns=columns)
 
 
 def read(column: Column, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Rows `start` to `stop` of a column, memory-mapped; the chunks they lie in are checked if they
-    were not yet.
+    """Rows of a column, memory-mapped; chunks that they lie in are checked once.
+
+    Args:
+      column: a column of an open store.
+      start: the first row.
+      stop: the row after the last; None: all rows from `start` on.
 
     Raises:
-      UsageError: a chunk is not what was written.
+      UsageError: a chunk is damaged.
     """
     stop = column.shape[0] if stop is None else stop
     if not np.prod(column.shape):
@@ -94,37 +99,36 @@ def read(column: Column, start: int = 0, stop: int | None = None) -> np.ndarray:
 
 
 def reader(column: Column) -> Callable[[Any], np.ndarray]:
-    """A function of rows (an integer array of any shape, or a slice) that reads just those, mapped
-    once.
+    """A function that reads rows (integers of any shape, or a slice) of a column mapped once.
 
-    The chunks that the rows lie in are checked if they were not yet. A slice is a view of the file,
-    not a copy.
-
-    Raises:
-      UsageError: (when called) a chunk is not what was written.
+    The chunks that the rows lie in are checked once. A slice returns a view of the file, not a
+    copy. The function raises UsageError if a chunk is damaged.
     """
     if not np.prod(column.shape):
         return lambda rows: np.zeros(column.shape, column.dtype)[rows]
     data = np.asarray(np.memmap(column.file, column.dtype, "r", shape=column.shape))
     row_bytes = data.nbytes // len(data)
-    unknown = np.ones(len(column.hashes), bool)
-    unknown[list(column.verified)] = False
+    unverified = np.ones(len(column.hashes), bool)
+    unverified[list(column.verified)] = False
 
     def verify(first: np.ndarray, last: np.ndarray) -> None:
         for span in range(int(np.max(last - first, initial=-1)) + 1):
             touched = np.minimum(first + span, last)
-            if len(new := np.unique(touched[unknown[touched]])):
-                _verify(column, data, new)
-                unknown[new] = False
+            chunks = np.unique(touched[unverified[touched]])
+            if len(chunks):
+                _verify(column, data, chunks)
+                unverified[chunks] = False
 
     def take(rows: Any) -> np.ndarray:
         if isinstance(rows, slice):
-            begin, end, _ = rows.indices(len(data))
-            bounds = np.array([begin]), np.array([max(begin, end - 1)])
+            start, stop, _ = rows.indices(len(data))
+            first = np.array([start])
+            last = np.array([max(start, stop - 1)])
         else:
-            bounds = rows, rows
-        if unknown.any():
-            verify(bounds[0] * row_bytes // CHUNK, ((bounds[1] + 1) * row_bytes - 1) // CHUNK)
+            first = rows
+            last = rows
+        if unverified.any():
+            verify(first * row_bytes // CHUNK, ((last + 1) * row_bytes - 1) // CHUNK)
         return data[rows] if isinstance(rows, slice) else np.take(data, rows, axis=0)
 
     return take
@@ -137,7 +141,7 @@ def verify_all(store: Store) -> int:
       The number of chunks.
 
     Raises:
-      UsageError: a chunk is not what was written.
+      UsageError: a chunk is damaged.
     """
     columns = [column for split in store.columns.values() for column in split.values()]
     for column in columns:
@@ -148,12 +152,12 @@ def verify_all(store: Store) -> int:
 def aligned(
     store: Store, split: str, *, fields: tuple[str, ...] | None = None
 ) -> steps.Aligned | None:
-    """The columns of one split, memory-mapped.
+    """The columns of a split, memory-mapped.
 
     Args:
       store: an open store.
       split: `train` or `validation`.
-      fields: top-level fields that are read; others are neither read nor checked. None for all.
+      fields: top-level fields to read; others are neither read nor checked. None: all.
 
     Returns:
       Aligned columns, or None where the split is empty.
@@ -161,16 +165,17 @@ def aligned(
     columns = store.columns.get(split)
     if not columns:
         return None
-    wanted = {
+    leaves = {
         path[1:]: read(column)
         for path, column in columns.items()
         if path != ENDS and (fields is None or path[1] in fields)
     }
-    return steps.Aligned(trees.unflatten(wanted), np.asarray(read(columns[ENDS])), {})
+    episode_ends = np.asarray(read(columns[ENDS]))
+    return steps.Aligned(columns=trees.unflatten(leaves), episode_ends=episode_ends, dropped={})
 
 
 def chunk_hashes(file: Path) -> list[str]:
-    """The sha256 of every `CHUNK` bytes of a file."""
+    """The sha256 of each chunk of `CHUNK` bytes of a file."""
     with file.open("rb") as opened:
         return [
             hashlib.sha256(chunk).hexdigest() for chunk in iter(lambda: opened.read(CHUNK), b"")
@@ -178,14 +183,13 @@ def chunk_hashes(file: Path) -> list[str]:
 
 
 def fingerprint(columns: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
-    """A name for the content: equal for equal columns and spec, wherever and whenever they were
-    made."""
+    """A hash of columns and spec, independent of where and when the store was built."""
     content = {"format": FORMAT, "columns": columns, "spec": spec}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest and its hash; with that the store is complete."""
+    """Writes the manifest and its hash, which completes the store."""
     data = json.dumps({"format": FORMAT, **manifest}, indent=1).encode()
     (directory / MANIFEST).write_bytes(data)
     (directory / MANIFEST_HASH).write_text(hashlib.sha256(data).hexdigest())
@@ -210,20 +214,34 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def column(directory: Path, entry: Mapping[str, Any], dataset: str) -> Column:
-    """The column that an entry in the manifest of `dataset` describes.
+    """The column of an entry in a manifest.
+
+    Args:
+      directory: the store's directory.
+      entry: the entry, with path, file, dtype, shape and hashes.
+      dataset: the dataset's name, for error messages.
 
     Raises:
       UsageError: its file is missing or has another length.
     """
-    file, dtype, shape = directory / entry["file"], np.dtype(entry["dtype"]), tuple(entry["shape"])
+    file = directory / entry["file"]
+    dtype = np.dtype(entry["dtype"])
+    shape = tuple(entry["shape"])
     expected = int(np.prod(shape)) * dtype.itemsize
-    found = file.stat().st_size if file.is_file() else None
-    if found != expected:
-        size = "is missing" if found is None else f"has {found} bytes instead of {expected}"
+    actual = file.stat().st_size if file.is_file() else None
+    if actual != expected:
+        fault = "is missing" if actual is None else f"has {actual} bytes instead of {expected}"
         raise UsageError(
-            f"column {_name(file)} of {dataset} {size}; {_rebuild(directory, dataset)}"
+            f"column {_name(file)} of {dataset} {fault}; {_rebuild(directory, dataset)}"
         )
-    return Column(file, dtype, shape, tuple(entry["sha256"]), set(), dataset)
+    return Column(
+        file=file,
+        dtype=dtype,
+        shape=shape,
+        hashes=tuple(entry["sha256"]),
+        verified=set(),
+        dataset=dataset,
+    )
 
 
 def _verify(column: Column, data: np.ndarray, chunks: Iterable[int]) -> None:
@@ -231,8 +249,8 @@ def _verify(column: Column, data: np.ndarray, chunks: Iterable[int]) -> None:
     for chunk in chunks:
         if chunk in column.verified:
             continue
-        found = hashlib.sha256(content[chunk * CHUNK : (chunk + 1) * CHUNK]).hexdigest()
-        if found != column.hashes[chunk]:
+        digest = hashlib.sha256(content[chunk * CHUNK : (chunk + 1) * CHUNK]).hexdigest()
+        if digest != column.hashes[chunk]:
             raise UsageError(
                 f"column {_name(column.file)} of {column.dataset} is damaged: chunk {chunk} of "
                 f"{len(column.hashes)} does not match its sha256; "

@@ -1,4 +1,4 @@
-"""Writing the column files of a store, batch by batch, so that a dataset need not fit in memory."""
+"""Writes the column files of a store batch by batch, so that a dataset need not fit in memory."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -11,21 +11,20 @@ from offline_mbrl.data import memory, steps, trees
 from offline_mbrl.data.store import read as store
 from offline_mbrl.types import UsageError
 
-# One random episode of every 20 is held out: 5 %, spread over the whole of the data
+# One random episode of every 20 is held out: 5 %, spread evenly over the data.
 VALIDATION_EVERY = 20
 VALIDATION_SEED = 20260101
 
 
 class Field(NamedTuple):
-    """What all rows of a column have in common."""
+    """Dtype and shape of the rows of a column."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
 
 
-class Place(NamedTuple):
-    """Where a record stands in the source, whose records and episodes count from 0; dropped ones do
-    not count."""
+class Position(NamedTuple):
+    """Position of a record in the source, counted from 0 without dropped episodes."""
 
     episode: int
     step: int  # within the episode
@@ -36,15 +35,14 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
     """Writes aligned columns as files.
 
     Args:
-      directory: where the files go.
+      directory: the directory of the files.
       batches: whole episodes, in order; every batch has the same fields, shapes and dtypes.
 
     Returns:
-      The manifest's `columns` entry: for each split the columns with path, file, dtype, shape and
-      hashes.
+      The manifest's `columns`: for each split the columns with path, file, dtype, shape and hashes.
 
     Raises:
-      UsageError: fields, shapes or dtypes change on the way.
+      UsageError: fields, shapes or dtypes differ between batches.
     """
     fields: dict[trees.Path, Field] = {}
     with ExitStack() as opened:
@@ -52,11 +50,11 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
         rows: dict[str, int] = dict.fromkeys(store.SPLITS, 0)
         episodes = 0
         for batch in batches:
-            found = {
+            batch_fields = {
                 path: Field(leaf.dtype, leaf.shape[1:]) for path, leaf in _leaves(batch).items()
             }
-            fields = fields or found
-            _refuse_change(fields, found)
+            fields = fields or batch_fields
+            _refuse_change(fields, batch_fields)
             for split, part in _split(batch, first_episode=episodes):
                 for path, values in _leaves(part, first_row=rows[split]).items():
                     if (split, path) not in files:
@@ -76,51 +74,53 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
 def held_out(episode: int) -> bool:
     """Whether an episode, counted from 0 in the source's order, belongs to the validation split.
 
-    One random episode of every consecutive `VALIDATION_EVERY`; of the first block always the
-    second, so that two episodes suffice to have a validation split.
+    One random episode of every consecutive `VALIDATION_EVERY` does; in the first block always the
+    second, so that two episodes suffice for a validation split.
     """
-    block, place = divmod(episode, VALIDATION_EVERY)
-    return place == (
-        1
-        if block == 0
-        else np.random.default_rng([VALIDATION_SEED, block]).integers(VALIDATION_EVERY)
-    )
+    block, position = divmod(episode, VALIDATION_EVERY)
+    if block == 0:
+        return position == 1
+    generator = np.random.default_rng([VALIDATION_SEED, block])
+    return position == int(generator.integers(VALIDATION_EVERY))
 
 
-def locate(episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]) -> list[Place]:
-    """Where rows of a split stand in the source's order: the inverse of the division by `held_out`.
+def locate(
+    episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]
+) -> list[Position]:
+    """Positions in the source of rows of a split: the inverse of the division by `held_out`.
 
     Args:
-      episode_ends: for every split of the dataset `[E]` rows of its episodes' last records.
-      split: the one that `rows` count in.
-      rows: of records.
+      episode_ends: for every split of the dataset, `[E]` rows of its episodes' last records.
+      split: the split of the rows.
+      rows: rows of the split.
     """
     lengths = {name: np.diff(np.concatenate([[-1], ends])) for name, ends in episode_ends.items()}
     validation = np.array(
         [held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool
     )
-    of_split = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
-    in_order = np.zeros(len(validation), np.int64)
+    episodes = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
+    source_lengths = np.zeros(len(validation), np.int64)
     for name in lengths:
-        in_order[of_split[name]] = lengths[name]
-    starts = np.cumsum(in_order) - in_order
-    places = []
+        source_lengths[episodes[name]] = lengths[name]
+    starts = np.cumsum(source_lengths) - source_lengths
+    positions = []
     for row in rows:
-        within = int(np.searchsorted(episode_ends[split], row))
-        episode = int(of_split[split][within])
-        step = int(row - (episode_ends[split][within] + 1 - lengths[split][within]))
-        places.append(Place(episode, step, int(starts[episode]) + step))
-    return places
+        index = int(np.searchsorted(episode_ends[split], row))
+        episode = int(episodes[split][index])
+        step = int(row - (episode_ends[split][index] + 1 - lengths[split][index]))
+        positions.append(Position(episode=episode, step=step, row=int(starts[episode]) + step))
+    return positions
 
 
 def take_episodes(part: steps.Aligned, chosen: np.ndarray) -> steps.Aligned:
-    """The chosen episodes, `chosen` `[E]` bool; the arrays themselves when all are chosen."""
+    """The episodes that `chosen` `[E]` marks; columns are not copied if all are chosen."""
     if chosen.all():
         return part
     lengths = np.diff(np.concatenate([[-1], part.episode_ends]))
     rows = np.repeat(chosen, lengths)
-    taken = {path: leaf[rows] for path, leaf in trees.flatten(part.columns).items()}
-    return steps.Aligned(trees.unflatten(taken), np.cumsum(lengths[chosen]) - 1, {})
+    leaves = {path: leaf[rows] for path, leaf in trees.flatten(part.columns).items()}
+    episode_ends = np.cumsum(lengths[chosen]) - 1
+    return steps.Aligned(columns=trees.unflatten(leaves), episode_ends=episode_ends, dropped={})
 
 
 def _split(batch: steps.Aligned, *, first_episode: int) -> Iterator[tuple[str, steps.Aligned]]:
@@ -138,17 +138,21 @@ def _leaves(part: steps.Aligned, first_row: int = 0) -> Mapping[trees.Path, np.n
     return arrays | {store.ENDS: np.asarray(part.episode_ends + first_row, np.int64)}
 
 
-def _refuse_change(fields: Mapping[trees.Path, Field], found: Mapping[trees.Path, Field]) -> None:
-    for path in dict.fromkeys([*fields, *found]):
-        if fields.get(path) != found.get(path):
-            first, later = (
-                f"{f[path].dtype}{list(f[path].shape)}" if path in f else "nothing"
-                for f in (fields, found)
-            )
+def _refuse_change(
+    fields: Mapping[trees.Path, Field], batch_fields: Mapping[trees.Path, Field]
+) -> None:
+    for path in dict.fromkeys([*fields, *batch_fields]):
+        first = fields.get(path)
+        later = batch_fields.get(path)
+        if first != later:
             raise UsageError(
-                f"field {'/'.join(path[1:])!r} changes on the way from {first} to {later}; all "
-                "episodes must have the same fields, shapes and dtypes"
+                f"field {'/'.join(path[1:])!r} changes on the way from {_describe(first)} to "
+                f"{_describe(later)}; all episodes must have the same fields, shapes and dtypes"
             )
+
+
+def _describe(field: Field | None) -> str:
+    return "nothing" if field is None else f"{field.dtype}{list(field.shape)}"
 
 
 def _file_name(split: str, path: trees.Path, index: int) -> str:
