@@ -23,6 +23,7 @@ class Options:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     episodes: int = 500  # per seed and way of acting
     seed: int = 2  # of the simulator and of sampling; training and its own result use 0 and 1
+    simulator_processes: int = 0  # that step the simulators; 0: a thread of this process
     simulator: str | None = None  # default: the dataset's; for example bsuite/catch?noise=0.1
 
 
@@ -40,10 +41,21 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"{options.run} was trained without a simulator; name one by --simulator")
     playing.check(simulator, exported.spec)
     compilation.enable()
-    console, size = display.console(), {"num_seeds": len(about["seeds"]), "num_episodes": options.episodes}
-    play = playing.make(exported.policy, simulator, **size)
-    with display.bar(console, "evaluation", playing.num_played(**size)) as show:
-        played = play(exported.params, seed=options.seed, show=show)
+    console = display.console()
+    num_seeds = len(about["seeds"])
+    total = playing.num_played(num_seeds, options.episodes)
+    with (
+        playing.opened(
+            exported.policy,
+            simulator,
+            num_seeds=num_seeds,
+            processes=options.simulator_processes,
+        ) as player,
+        display.bar(console, "evaluation", total) as show,
+    ):
+        played = player.play(
+            exported.params, seed=options.seed, num_episodes=options.episodes, show=show
+        )
     outcome = {
         "step": about.get("step"), "seeds": about["seeds"], "failures": {},
         "evaluation": playing.summarize(played, reference(simulator, about), official.human_reference(simulator)),

@@ -26,7 +26,8 @@ def normalized_score(score: Any, reference_random: Any, reference_expert: Any) -
     Raises:
       UsageError: the two references are equal.
     """
-    low, high = np.asarray(reference_random, np.float64), np.asarray(reference_expert, np.float64)
+    low = np.asarray(reference_random, np.float64)
+    high = np.asarray(reference_expert, np.float64)
     if (low == high).any():
         raise UsageError(
             f"no score can be normalized: the references for random and expert are both {low}"
@@ -57,9 +58,13 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
 
 
 def stratified_bootstrap(
-    scores: Scores, statistic: Callable[[np.ndarray], Any] = interquartile_mean, *, seed: int = 0,
-    num_replicates: int = 2000, confidence: float = 0.95,
-) -> tuple[float, float]:  # fmt: skip
+    scores: Scores,
+    statistic: Callable[[np.ndarray], Any] = interquartile_mean,
+    *,
+    seed: int = 0,
+    num_replicates: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[float, float]:
     """Percentile interval of a statistic, by drawing seeds with replacement within each task.
 
     Args:

@@ -30,8 +30,8 @@ class Evaluation(NamedTuple):
 class Evaluator(NamedTuple):
     """A policy in simulators that are built by its first evaluation and used by all later ones."""
 
-    # (params, *, seed, num_episodes, greedy, ended=None) -> Evaluation; `ended(count)` is called
-    # with the number of episodes that have ended so far
+    # (params, *, seed, num_episodes, greedy, ended=None) -> Evaluation; `ended(count)` is called for
+    # each episode with the number of those that have ended so far
     evaluate: Callable[..., Evaluation]
     # (params, *, num_episodes, num_steps) -> seconds that a step of all slots takes
     seconds_per_step: Callable[..., float]
@@ -236,7 +236,7 @@ def _play(
       record: `[S, num_episodes]`, changed in place.
       width: W.
       gamma: discount factor of the returns.
-      ended: called with the number of episodes that have ended.
+      ended: called for each episode with the number of those that have ended.
     """
     num_seeds, num_episodes = record.returns.shape
     slots = np.tile(np.arange(width), num_seeds)
@@ -259,12 +259,12 @@ def _play(
         where = (rows // width, slots[rows] + played[rows] * width)
         record.returns[where] = total[rows]
         record.lengths[where] = steps[rows]
+        for number in range(len(rows)):
+            ended(int(played.sum()) + number + 1)
         played[rows] += 1
         total[rows] = 0
         steps[rows] = 0
         active = played < quota
-        if len(rows):
-            ended(int(played.sum()))
 
 
 def _time_steps(running: simulation.Simulation, choose: Chooser, num_steps: int) -> float:
@@ -275,7 +275,9 @@ def _time_steps(running: simulation.Simulation, choose: Chooser, num_steps: int)
     seconds = []
     for _ in range(num_steps + 1):
         began = time.perf_counter()
-        moment = running.step(choose(observation, first), everywhere)
+        actions = choose(observation, first)
+        _check(actions, running.action_spec)
+        moment = running.step(actions, everywhere)
         observation = moment.observation
         first = moment.last
         seconds.append(time.perf_counter() - began)

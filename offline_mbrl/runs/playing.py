@@ -1,19 +1,31 @@
-"""A run's policies in its simulator, acting greedily and by sampling, and what the scores say."""
+"""A run's policies in its simulator, acting greedily and by sampling, and what that costs."""
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import dm_env
 import jax
 import numpy as np
 
 from offline_mbrl import environments
-from offline_mbrl.evaluation import aggregate, episodes
+from offline_mbrl.evaluation import aggregate, episodes, simulation
 from offline_mbrl.runs import display
-from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, Policy, PyTree, UsageError
+from offline_mbrl.types import (
+    Actor,
+    BoundedActions,
+    DiscreteActions,
+    EnvironmentSpec,
+    Params,
+    Policy,
+    UsageError,
+)
 
 HOW = {"greedy": True, "sampled": False}
+BATCH_SIZE = 100  # simulators per seed
+HORIZON = 1_000  # steps of an episode, for estimates of time, where a simulator states none
+ALLOWANCE = 10.0  # seconds that evaluations during training may take in any run
 Show = display.Show
 
 
@@ -23,47 +35,95 @@ def check(simulator: str, spec: EnvironmentSpec) -> None:
     Raises:
       UsageError: see above.
     """
-    there = environments.spec(simulator)
-    seen, wanted = (
-        " ".join(f"{list(leaf.shape)}" for leaf in jax.tree.leaves(one.observation)) for one in (there, spec)
-    )
-    if seen != wanted:
-        raise UsageError(f"the dataset's observations have shape {wanted}, those of {simulator} {seen}")
-    if not _fits(spec.action, there.action):
-        raise UsageError(f"the dataset's actions are {spec.action}, those of {simulator} {there.action}")
-
-
-def _fits(action: DiscreteActions | BoundedActions, taken: DiscreteActions | BoundedActions) -> bool:
-    if isinstance(action, DiscreteActions):
-        return isinstance(taken, DiscreteActions) and action.num_actions <= taken.num_actions
-    return isinstance(taken, BoundedActions) and action.size == taken.size
-
-
-def make(
-    policy: Policy, simulator: str, *, num_seeds: int, num_episodes: int
-) -> Callable[..., dict[str, episodes.Evaluation]]:
-    """Builds `play(params [S, ...], *, seed, show) -> {"greedy": Evaluation, "sampled": Evaluation}`.
-
-    `show(number, "episodes")` is called as episodes end, from the simulators' thread; there are
-    `num_played(num_seeds, num_episodes)` in all.
-    """
-    watcher: list[Callable[[], None]] = [lambda: None]  # of the call in progress
-
-    def watched(name: str, *, seed: int) -> dm_env.Environment:
-        return Watched(environments.make(name, seed=seed), watcher[0])
-
-    evaluators = {
-        how: episodes.make_evaluator(
-            policy, simulator, num_episodes=num_episodes, greedy=greedy, num_seeds=num_seeds, make=watched
+    simulated = environments.spec(simulator)
+    shapes = _shapes(spec.observation)
+    if _shapes(simulated.observation) != shapes:
+        raise UsageError(
+            f"the dataset's observations have shape {shapes}, those of {simulator} "
+            f"{_shapes(simulated.observation)}"
         )
-        for how, greedy in HOW.items()
-    }
+    if not _fits(spec.action, simulated.action):
+        raise UsageError(
+            f"the dataset's actions are {spec.action}, those of {simulator} {simulated.action}"
+        )
 
-    def play(params: PyTree, *, seed: int, show: Show = lambda done, words: None) -> dict[str, episodes.Evaluation]:
-        watcher[0] = _counter(show)
-        return {how: evaluate(params, seed=seed) for how, evaluate in evaluators.items()}
 
-    return play
+def _shapes(observation: Any) -> str:
+    return " ".join(f"{list(leaf.shape)}" for leaf in jax.tree.leaves(observation))
+
+
+def _fits(
+    policy: DiscreteActions | BoundedActions, simulator: DiscreteActions | BoundedActions
+) -> bool:
+    """Whether a simulator takes the actions that a policy gives."""
+    if isinstance(policy, DiscreteActions):
+        return (
+            isinstance(simulator, DiscreteActions) and policy.num_actions <= simulator.num_actions
+        )
+    return isinstance(simulator, BoundedActions) and policy.size == simulator.size
+
+
+# --- playing ---
+
+
+class Player(NamedTuple):
+    """A run's policies in simulators that are built once and used by all evaluations."""
+
+    # (params [S, ...], *, seed, num_episodes, show) -> {"greedy": ..., "sampled": ...}, each an
+    # `Evaluation`; `show(number, "episodes")` is called as episodes end, up to `num_played`
+    play: Callable[..., dict[str, episodes.Evaluation]]
+    # (params [S, ...], num_episodes, length) -> estimated seconds of `play` for episodes of that
+    # many steps; None for the longest possible
+    seconds: Callable[[Params, int, float | None], float]
+
+
+@contextlib.contextmanager
+def opened(
+    policy: Policy | Actor, simulator: str, *, num_seeds: int, processes: int = 0
+) -> Iterator[Player]:
+    """A player whose simulators are freed at the end.
+
+    Args:
+      policy: of the run.
+      simulator: its name.
+      num_seeds: S.
+      processes: that step the simulators; 0 for a thread of this one.
+    """
+    with episodes.opened(
+        policy,
+        simulator,
+        num_seeds=num_seeds,
+        batch_size=BATCH_SIZE,
+        processes=processes,
+        make=_make,
+    ) as evaluator:
+
+        def play(
+            params: Params, *, seed: int, num_episodes: int, show: Show | None = None
+        ) -> dict[str, episodes.Evaluation]:
+            played = {}
+            for how, greedy in HOW.items():
+                before = len(played) * num_seeds * num_episodes
+                played[how] = evaluator.evaluate(
+                    params,
+                    seed=seed,
+                    num_episodes=num_episodes,
+                    greedy=greedy,
+                    ended=_counter(show, before),
+                )
+            return played
+
+        def seconds(params: Params, num_episodes: int, length: float | None = None) -> float:
+            try:
+                per_step = evaluator.seconds_per_step(params, num_episodes=num_episodes)
+            except simulation.SimulatorFailed:
+                return 0.0  # the evaluation itself will say why
+            rounds = math.ceil(num_episodes / BATCH_SIZE)
+            if length is None:
+                length = environments.spec(simulator).horizon or HORIZON
+            return len(HOW) * rounds * length * per_step
+
+        yield Player(play=play, seconds=seconds)
 
 
 def num_played(num_seeds: int, num_episodes: int) -> int:
@@ -71,47 +131,66 @@ def num_played(num_seeds: int, num_episodes: int) -> int:
     return len(HOW) * num_seeds * num_episodes
 
 
-def _counter(show: Show) -> Callable[[], None]:
-    ended, lock = [0], threading.Lock()  # a simulator that hung in an earlier evaluation may still end an episode
-
-    def count() -> None:
-        with lock:
-            ended[0] += 1
-            show(ended[0], "episodes")
-
-    return count
+def _make(simulator: str, *, seed: int) -> dm_env.Environment:
+    return environments.make(simulator, seed=seed)
 
 
-class Watched(dm_env.Environment):
-    """A simulator that tells when an episode has ended."""
+def _counter(show: Show | None, before: int) -> Callable[[int], None] | None:
+    """What shows the number of episodes that have ended, with those of earlier evaluations."""
+    if show is None:
+        return None
+    return lambda count: show(before + count, "episodes")
 
-    def __init__(self, environment: dm_env.Environment, ended: Callable[[], None]):
-        """Args: `ended` is called after an episode's last step."""
-        self._environment = environment
-        self._ended = ended
 
-    def reset(self) -> dm_env.TimeStep:
-        """Starts an episode."""
-        return self._environment.reset()
+# --- what evaluations during training may cost ---
 
-    def step(self, action: Any) -> dm_env.TimeStep:
-        """Takes a step."""
-        timestep = self._environment.step(action)
-        if timestep.last():
-            self._ended()
-        return timestep
 
-    def observation_spec(self) -> Any:
-        """The simulator's."""
-        return self._environment.observation_spec()
+def affordable(
+    num_evaluations: int,
+    seconds_each: float,
+    training_seconds: float,
+    share: float = 0.1,
+    allowance: float = ALLOWANCE,
+) -> int:
+    """How many evaluations fit into a share of the run's time.
 
-    def action_spec(self) -> Any:
-        """The simulator's."""
-        return self._environment.action_spec()
+    With n evaluations of s seconds and T seconds of training, n s <= share (T + n s), or n s <=
+    allowance if that is more: short runs keep their learning curve.
 
-    def close(self) -> None:
-        """Frees the simulator."""
-        self._environment.close()
+    Args:
+      num_evaluations: asked for; never more are returned.
+      seconds_each: s.
+      training_seconds: T, without evaluations.
+      share: of the whole run, at least 0; from 1 on all evaluations fit.
+      allowance: seconds for all of them that are never refused.
+    """
+    if share >= 1 or seconds_each <= 0:
+        return num_evaluations
+    budget = max(share / (1 - share) * training_seconds, allowance)
+    return min(num_evaluations, math.floor(budget / seconds_each))
+
+
+def cost(num_evaluations: int, affordable: int, seconds_each: float) -> str:
+    """One line about evaluations during training, for a person, before the first of them.
+
+    Args:
+      num_evaluations: asked for.
+      affordable: that will be played.
+      seconds_each: estimated.
+    """
+    each = f"each about {_in_words(seconds_each)}"
+    if affordable >= num_evaluations:
+        return f"{num_evaluations} evaluations during training, {each}"
+    return (
+        f"{affordable} of {num_evaluations} evaluations during training, {each}: more would exceed "
+        "--evaluation-share of the run's time; a smaller --episodes-during makes room for more"
+    )
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min"
 
 
 # --- what the scores say ---
@@ -124,16 +203,24 @@ def mean_returns(played: episodes.Evaluation) -> np.ndarray:
 
 
 def summarize(
-    played: Mapping[str, episodes.Evaluation], reference: Sequence[float] | None, human: Sequence[float] | None = None
+    played: Mapping[str, episodes.Evaluation],
+    reference: Sequence[float] | None,
+    human: Sequence[float] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Per way of acting: mean return per seed, normalized score, interquartile mean and its 95 % interval.
+    """Per way of acting: mean return per seed, normalized score, interquartile mean, 95 % interval.
 
-    With the returns of a random policy and of a human, `human`, there are human-normalized scores beside them.
+    Scores are raw returns where there is no reference. An evaluation that did not finish has no
+    aggregate: what its seeds played is still there, marked incomplete.
 
-    Scores are raw returns where there is no reference. An evaluation that did not finish has no aggregate: what
-    its seeds played is still there, marked incomplete.
+    Args:
+      played: what `play` returned.
+      reference: the returns that stand for 0 and 1.
+      human: the returns of a random policy and of a human, for human-normalized scores.
     """
-    return {how: _summarize(one, reference) | _on_human_scale(one, human) for how, one in played.items()}
+    return {
+        how: _summarize(evaluation, reference) | _on_human_scale(evaluation, human)
+        for how, evaluation in played.items()
+    }
 
 
 def _on_human_scale(played: episodes.Evaluation, human: Sequence[float] | None) -> dict[str, Any]:
@@ -148,12 +235,18 @@ def _summarize(played: episodes.Evaluation, reference: Sequence[float] | None) -
     returns = mean_returns(played)
     scores = returns if reference is None else aggregate.normalized_score(returns, *reference)
     summary = {
-        "complete": played.complete, "message": played.message,
+        "complete": played.complete,
+        "message": played.message,
         "episodes": np.isfinite(played.returns).sum(axis=1).tolist(),
-        "returns": _numbers(returns), "scores": _numbers(scores), "normalized": reference is not None,
-        "lengths": [float(row[row > 0].mean()) if (row > 0).any() else None for row in played.lengths],
-        "interquartile_mean": None, "interval": None,
-    }  # fmt: skip
+        "returns": _numbers(returns),
+        "scores": _numbers(scores),
+        "normalized": reference is not None,
+        "lengths": [
+            float(row[row > 0].mean()) if (row > 0).any() else None for row in played.lengths
+        ],
+        "interquartile_mean": None,
+        "interval": None,
+    }
     if played.complete:
         summary["interquartile_mean"] = float(aggregate.interquartile_mean(scores[:, None]))
         if len(scores) > 1:  # one seed says nothing about others

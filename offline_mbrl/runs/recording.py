@@ -30,6 +30,7 @@ class RecordedStage(NamedTuple):
     stage: Stage
     context: Context
     saved: Mapping[str, Any]  # metadata of the checkpoint that the stage is resumed from
+    player: playing.Player | None = None  # plays its policies; None: nothing is played
 
 
 class Recorder(NamedTuple):
@@ -63,7 +64,8 @@ def recorder(recorded: RecordedStage) -> Iterator[Recorder]:
     earlier |= dict(recorded.saved.get("timings", {}))
     spent = dict(earlier)
     last_saved = began
-    measures = [_validation(recorded), _evaluation(recorded)]
+    planned = dict(recorded.saved.get("planned", {}))
+    measures = [_validation(recorded), _evaluation(recorded, planned)]
     rule, finished_by = ending_rule(stage.hooks)
     updates_before = int(spent["updates"])
     log_folder = run.folder / "tensorboard" / recorded.name
@@ -93,7 +95,7 @@ def recorder(recorded: RecordedStage) -> Iterator[Recorder]:
             # When all seeds have failed nothing is saved: what was written last is the last good
             # state.
             if any_alive and (due or at_end or run.stopping.requested()):
-                _save(recorded, progress, spent, finished)
+                _save(recorded, progress, spent, planned, finished)
                 last_saved = time.monotonic()
             return finished or ("terminated" if run.stopping.requested() else None)
 
@@ -108,6 +110,7 @@ def _save(
     recorded: RecordedStage,
     progress: fitting.Progress,
     spent: Mapping[str, float],
+    planned: Mapping[str, int],
     finished: str | None,
 ) -> None:
     """A checkpoint of all, and of a stage that has one the policy alone."""
@@ -116,6 +119,7 @@ def _save(
         "config": run.identity["config"],
         "fingerprint": run.identity["fingerprint"],
         "timings": dict(spent),
+        "planned": dict(planned),
         "failures": {str(seed): reason for seed, reason in progress.failures.items()},
         "devices": num_devices(run.options),
         "streamed": stream.on_disk(run.data.dataset),
@@ -166,31 +170,34 @@ def _validation(recorded: RecordedStage) -> Figures:
     )
 
     def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
-        if not _due(recorded, progress):
+        if not _due(recorded, progress, run.options.evaluations):
             return {}
         return {f"validation/{name}": value for name, value in measure(progress.state).items()}
 
     return figures
 
 
-def _evaluation(recorded: RecordedStage) -> Figures:
-    """Mean returns in the simulator, acting greedily and by sampling."""
+def _evaluation(recorded: RecordedStage, planned: dict[str, int]) -> Figures:
+    """Mean returns in the simulator, acting greedily and by sampling.
+
+    Args:
+      recorded: the stage.
+      planned: its "evaluations" is the number of evaluations of the stage, which is decided at the
+        first block; later processes keep it.
+    """
     run = recorded.run
     learner = recorded.stage.learner
-    if learner.policy is None or run.data.simulator is None or not run.options.episodes:
+    player = recorded.player
+    if player is None or not run.options.evaluations:
         return lambda progress: {}
-    play = playing.make(
-        learner.policy,
-        run.data.simulator,
-        num_seeds=len(run.seeds),
-        num_episodes=run.options.episodes_during,
-    )
 
     def figures(progress: fitting.Progress) -> dict[str, np.ndarray]:
-        if not _due(recorded, progress):
+        if "evaluations" not in planned:
+            planned["evaluations"] = _num_evaluations(recorded, player, progress)
+        if not _due(recorded, progress, planned["evaluations"]):
             return {}
         params = fitting.policy_params(learner, progress.state, recorded.context)
-        played = play(params, seed=0)
+        played = player.play(params, seed=0, num_episodes=run.options.episodes_during)
         for manner, evaluation in played.items():
             if not evaluation.complete:
                 run.console.print(
@@ -205,9 +212,24 @@ def _evaluation(recorded: RecordedStage) -> Figures:
     return figures
 
 
-def _due(recorded: RecordedStage, progress: fitting.Progress) -> bool:
-    """Whether one of the evenly spread evaluation points was passed in this block."""
-    count = recorded.run.options.evaluations
+def _num_evaluations(
+    recorded: RecordedStage, player: playing.Player, progress: fitting.Progress
+) -> int:
+    """The evaluations that the stage's time allows for; prints what they cost."""
+    run = recorded.run
+    asked = run.options.evaluations
+    ends = np.asarray(run.data.dataset.episode_end)
+    length = len(ends) / (1 + np.count_nonzero(ends[1:] != ends[:-1]))  # mean, of the data
+    params = fitting.policy_params(recorded.stage.learner, progress.state, recorded.context)
+    each = player.seconds(params, run.options.episodes_during, length)
+    training = progress.seconds / progress.num_updates * recorded.stage.num_updates
+    allowed = playing.affordable(asked, each, training, run.options.evaluation_share)
+    run.console.print(playing.cost(asked, allowed, each))
+    return allowed
+
+
+def _due(recorded: RecordedStage, progress: fitting.Progress, count: int) -> bool:
+    """Whether one of `count` evenly spread points was passed in this block."""
     total = recorded.stage.num_updates
     before = progress.step - progress.num_updates
     return progress.step * count // total > before * count // total

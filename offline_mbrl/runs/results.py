@@ -54,6 +54,7 @@ def finish(
     failures: Mapping[int, str],
     timings: Mapping[str, float],
     memory: process_memory.Resident,
+    player: playing.Player | None,
 ) -> dict[str, Any]:
     """Evaluates the final state, never the best, and writes policies, result and report.
 
@@ -65,6 +66,7 @@ def finish(
       failures: seed -> what became non-finite, over all stages.
       timings: of the last stage.
       memory: what this process had resident while training.
+      player: plays the policies; None where there is no simulator.
 
     Returns:
       What was written to `evaluation.json`.
@@ -81,11 +83,11 @@ def finish(
         "failures": {str(seed): reason for seed, reason in failures.items()},
         "resident_bytes": memory._asdict(),
     }
-    if learner.policy is not None and plays(run, learner):
-        size = {"num_seeds": len(run.seeds), "num_episodes": run.options.episodes}
-        play = playing.make(learner.policy, run.data.simulator, **size)
-        with display.bar(run.console, "evaluation", playing.num_played(**size)) as show:
-            played = play(params, seed=1, show=show)
+    if player is not None:
+        num_episodes = run.options.episodes
+        total = playing.num_played(len(run.seeds), num_episodes)
+        with display.bar(run.console, "evaluation", total) as show:
+            played = player.play(params, seed=1, num_episodes=num_episodes, show=show)
         human = official.human_reference(run.data.simulator)
         outcome["evaluation"] = playing.summarize(played, run.data.reference, human)
     else:

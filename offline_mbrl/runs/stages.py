@@ -1,15 +1,17 @@
 """One run of `offline-mbrl train`: its stages one after the other, each from its last checkpoint
 on."""
 
+import contextlib
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from offline_mbrl import registry
 from offline_mbrl.data import stream
 from offline_mbrl.data.catalog import names
 from offline_mbrl.data.catalog.load import Loaded
@@ -65,7 +67,10 @@ def train(
     compilation.enable()
     _check_devices(options)
     console = display.console(plain=options.plain)
-    path = options.run_dir or Path("runs") / f"{name}-{_slug(names.lookup(options.dataset).name)}"
+    path = (
+        options.run_dir
+        or Path("runs") / f"{registry.label(name)}-{_slug(names.lookup(options.dataset).name)}"
+    )
     folder.check_writable(path)  # before an hour of data generation, not after
     try:
         with stopping.on_sigterm() as interrupt:
@@ -80,13 +85,17 @@ def train(
             stages = of_algorithm(algorithm, config, data.spec)
             seeds = tuple(range(options.first_seed, options.first_seed + options.seeds))
             identity = {
-                "algorithm": name,
+                "algorithm": registry.absolute(name),
                 "dataset": data.name,
                 "fingerprint": data.fingerprint,
                 "seeds": seeds,
                 "config": dataclasses.asdict(config),
             }
-            description = {"preset": preset, "reference": data.reference, "simulator": data.simulator}
+            description = {
+                "preset": preset,
+                "reference": data.reference,
+                "simulator": data.simulator,
+            }
             run = FolderRun(
                 folder=path,
                 options=options,
@@ -184,10 +193,32 @@ def _train(run: FolderRun) -> int:
         results.restore_report(run.folder)
         results.show(run.console, run.folder)
         return 0
+    with _player(run) as player:
+        return _train_stages(run, player)
+
+
+@contextlib.contextmanager
+def _player(run: FolderRun) -> Iterator[playing.Player | None]:
+    """What plays the run's policies, in simulators that all its evaluations share."""
+    policy = run.stages[MAIN].learner.policy
+    if policy is None or not results.plays(run, run.stages[MAIN].learner):
+        yield None
+        return
+    with playing.opened(
+        policy,
+        run.data.simulator or "",
+        num_seeds=len(run.seeds),
+        processes=run.options.simulator_processes,
+    ) as player:
+        yield player
+
+
+def _train_stages(run: FolderRun, player: playing.Player | None) -> int:
     measured: dict[str, Measured] = {}
 
     def run_stage(name: str, stage: Stage, dataset: PyTree, context: Context, key: Key) -> StageEnd:
-        end, measured[name] = _run_stage(run, name, stage, dataset, context, key)
+        plays = player if name == MAIN else None
+        end, measured[name] = _run_stage(run, name, stage, dataset, context, key, plays)
         return end
 
     trained = train_stages(
@@ -214,6 +245,7 @@ def _train(run: FolderRun) -> int:
         failures=trained.failures,
         timings=timings,
         memory=memory,
+        player=player,
     )
     description = process_memory.describe(memory)
     run.console.print(f"resident memory, largest while training: {description}")
@@ -236,7 +268,13 @@ def _failed(run: FolderRun, stage: str, reason: str) -> int:
 
 
 def _run_stage(
-    run: FolderRun, name: str, stage: Stage, dataset: PyTree, context: Context, key: Key
+    run: FolderRun,
+    name: str,
+    stage: Stage,
+    dataset: PyTree,
+    context: Context,
+    key: Key,
+    player: playing.Player | None,
 ) -> tuple[StageEnd, Measured]:
     """Trains one stage from its last checkpoint on; a finished one is only restored."""
     learner = stage.learner
@@ -254,7 +292,7 @@ def _run_stage(
     folder.rewind(run.folder, name, int(start.step) if start is not None else 0)
     watch, largest = process_memory.watching()
     recorded = recording.RecordedStage(
-        run=run, name=name, stage=stage, context=context, saved=saved
+        run=run, name=name, stage=stage, context=context, saved=saved, player=player
     )
     with run.stopping.deferred(), recording.recorder(recorded) as record:
         result = fitting.fit(

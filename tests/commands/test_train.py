@@ -1,3 +1,4 @@
+import contextlib
 import json
 import struct
 
@@ -200,13 +201,20 @@ def saved_params(folder, step):
 
 def test_the_last_parameters_are_exported_and_evaluated_though_earlier_ones_were_better(tmp_path, monkeypatch):
     monkeypatch.setitem(registry.ALGORITHMS, "bc", worsening(registry.ALGORITHMS["bc"], after=40))
-    played, make = [], playing.make
+    played = []
+    opened = playing.opened
 
-    def watched(*given, **size):
-        play = make(*given, **size)
-        return lambda params, **more: played.append(params) or play(params, **more)
+    @contextlib.contextmanager
+    def watched(*arguments, **settings):
+        with opened(*arguments, **settings) as player:
 
-    monkeypatch.setattr(playing, "make", watched)
+            def play(params, **more):
+                played.append(params)
+                return player.play(params, **more)
+
+            yield player._replace(play=play)
+
+    monkeypatch.setattr(playing, "opened", watched)
     folder = tmp_path / "run"
     assert running.train(folder) == 0
     losses = {(row["step"], row["seed"]): row["validation/loss/total"] for row in running.rows(folder)}

@@ -65,7 +65,7 @@ def test_ended_episodes_are_counted_as_they_end():
     counts = []
     with opened(constant(1), "any", batch_size=2, make=counter()) as evaluator:
         evaluator.evaluate((), seed=0, num_episodes=5, greedy=True, ended=counts.append)
-    assert counts == [2, 4, 5]
+    assert counts == [1, 2, 3, 4, 5]
 
 
 def test_the_time_of_a_step_is_that_of_all_simulators_one_after_the_other():
