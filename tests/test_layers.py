@@ -11,7 +11,7 @@ PACKAGE = Path(offline_mbrl.__file__).parent
 SEEN = {  # what learners see of `data`
     f"data.{name}" for name in ("memory", "steps", "splits", "normalize", "trees", "ring", "specs")
 }
-GROUND = {"types", "files", "provenance"}
+GROUND = {"types", "streams", "files", "provenance"}
 MODELS = {"types", "settings", "networks", "targets"} | SEEN
 OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
@@ -20,6 +20,7 @@ EXPORT = {"types", "policies", "files", "registry", "data"}
 SELECTION = ALGORITHMS | OPE | GROUND | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
 ALLOWED = {
     "types": set(),
+    "streams": {"types"},
     "settings": {"types"},
     "outside": {"types"},
     "files": set(),
@@ -112,3 +113,45 @@ def test_a_planted_upward_import_is_found_and_an_allowed_one_passes():
     assert heavy("data/store/read.py", "def f():\n  import tensorflow as tf") == ["tensorflow"]
     assert heavy("data/sources/tfds.py", "import tensorflow as tf") == ["tensorflow"]
     assert heavy("data/sources/tfds.py", "def f():\n  import tensorflow as tf") == []
+
+
+def modules_of(names: list[str], modules: set[str]) -> set[str]:
+    """The longest prefix of each imported name that is a module of ours."""
+    matches = set()
+    for name in names:
+        parts = name.split(".")
+        prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+        matches |= set([prefix for prefix in prefixes if prefix in modules][:1])
+    return matches
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """The modules that are left when those without imports are taken away again and again."""
+    left = {name: set(imported) for name, imported in graph.items()}
+    while free := [name for name, imported in left.items() if not imported & left.keys()]:
+        for name in free:
+            del left[name]
+    return sorted(left)
+
+
+def test_imports_have_no_circle():
+    names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in FILES}
+    modules = {f"offline_mbrl.{name}" for name in names if name != "__init__"}
+    graph = {}
+    for path in FILES:
+        name = f"offline_mbrl.{path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+        if name in modules:
+            tree = ast.parse((PACKAGE / path).read_text())
+            graph[name] = modules_of(imports(tree), modules) - {name}
+    assert circle(graph) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["a", "b", "c"]
+
+
+def test_no_folder_holds_more_than_14_files():
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    crowded = [
+        folder.name
+        for folder in folders
+        if sum(1 for path in folder.iterdir() if path.is_file()) > 14
+    ]
+    assert crowded == []

@@ -7,7 +7,8 @@ import tyro
 from rich.table import Table
 
 from offline_mbrl.commands import arguments
-from offline_mbrl.runs import display, folder, page, tables
+from offline_mbrl.runs import display, folder
+from offline_mbrl.runs.report import page, tables
 from offline_mbrl.types import UsageError
 
 

@@ -189,7 +189,7 @@ def train(
 
 def _lookup(algorithm: str | Algorithm) -> tuple[str, Algorithm]:
     if isinstance(algorithm, str):
-        return algorithm, registry.lookup(algorithm)
+        return registry.absolute(algorithm), registry.lookup(algorithm)
     if isinstance(algorithm, Algorithm):
         names = [name for name, entry in registry.ALGORITHMS.items() if entry is algorithm]
         return (names or [f"{algorithm.make.__module__}:{algorithm.make.__name__}"])[0], algorithm

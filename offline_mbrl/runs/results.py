@@ -10,8 +10,9 @@ from rich.console import Console
 
 from offline_mbrl import provenance
 from offline_mbrl.data.catalog import official
-from offline_mbrl.runs import display, folder, page, playing, recording, tables
+from offline_mbrl.runs import display, folder, playing, recording
 from offline_mbrl.runs import memory as process_memory
+from offline_mbrl.runs.report import page, tables
 from offline_mbrl.runs.run import FolderRun
 from offline_mbrl.training import fit as fitting
 from offline_mbrl.types import Context, Learner

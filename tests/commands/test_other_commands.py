@@ -58,7 +58,7 @@ def test_a_killed_report_is_written_by_the_next_command(finished, capsys):
 
 
 def test_the_rows_of_a_run_are_what_its_curve_shows(finished):
-    from offline_mbrl.runs import page
+    from offline_mbrl.runs.report import page
 
     run = json.loads((finished / "run.json").read_text())
     curves = page._curves(running.rows(finished), run["seeds"], run["reference"])

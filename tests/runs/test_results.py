@@ -7,7 +7,8 @@ from rich.console import Console
 
 from offline_mbrl.data.catalog import official
 from offline_mbrl.evaluation.episodes import Evaluation
-from offline_mbrl.runs import playing, tables
+from offline_mbrl.runs import playing
+from offline_mbrl.runs.report import tables
 
 REFERENCE = official.REFERENCES["atari/Pong"]
 

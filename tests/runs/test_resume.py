@@ -12,7 +12,8 @@ import running
 
 from offline_mbrl import cli
 from offline_mbrl.runs import folder as folders
-from offline_mbrl.runs import page, playing, recording, results, stopping
+from offline_mbrl.runs import playing, recording, results, stopping
+from offline_mbrl.runs.report import page
 from offline_mbrl.training import checkpoint
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from offline_mbrl import files
 from offline_mbrl.evaluation import aggregate
-from offline_mbrl.runs import folder, tables
+from offline_mbrl.runs import folder
+from offline_mbrl.runs.report import tables
 
 CURVE = "learning_curve.png"
 PAGE = "report.md"
