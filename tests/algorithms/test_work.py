@@ -12,7 +12,8 @@ CATCH = EnvironmentSpec(jax.ShapeDtypeStruct((10, 5), jnp.float32), DiscreteActi
 B = 32
 
 
-# MFLOP of one update of 32 windows on catch. The compiler counts one simulation of a tree search, whatever N.
+# MFLOP of an update of 32 windows on catch. The compiler counts one simulation of a tree search,
+# whatever N.
 @pytest.mark.parametrize(
     ("name", "megaflops"), [("rosmo", 14.0), ("gumbel", 13.0), ("muzero_unplugged", 13.5)]
 )

@@ -13,7 +13,8 @@ CONFIG = optimizers.OptimizerConfig()
 
 
 @pytest.mark.parametrize(
-    ("update", "rate"), [(0, 0.0), (500, 3.5e-4), (1_000, 7e-4), (100_999, 7e-4), (101_000, 7e-5), (200_000, 7e-5)]
+    ("update", "rate"),
+    [(0, 0.0), (500, 3.5e-4), (1_000, 7e-4), (100_999, 7e-4), (101_000, 7e-5), (200_000, 7e-5)],
 )
 def test_the_learning_rate_warms_up_then_falls_in_steps(update, rate):
     np.testing.assert_allclose(optimizers.schedule(CONFIG)(update), rate, rtol=1e-5, atol=1e-12)
@@ -37,9 +38,13 @@ def test_weight_decay_covers_exactly_the_kernels():
 
 
 def test_gradients_are_clipped_by_their_global_norm():
-    optimizer = optimizers.make(optimizers.OptimizerConfig(warmup_updates=1, weight_decay=0.0, max_grad_norm=1.0))
+    optimizer = optimizers.make(
+        optimizers.OptimizerConfig(warmup_updates=1, weight_decay=0.0, max_grad_norm=1.0)
+    )
     params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"bias": jnp.ones(2)}}
     small = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1.0 / np.sqrt(6)), params)  # norm 1
     large = jax.tree.map(lambda leaf: 100.0 * leaf, small)
-    states = [optimizer.update(gradient, optimizer.init(params), params)[1] for gradient in (small, large)]
+    states = [
+        optimizer.update(gradient, optimizer.init(params), params)[1] for gradient in (small, large)
+    ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *states)

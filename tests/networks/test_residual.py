@@ -15,15 +15,21 @@ def randomized(params, seed=0):
     """Parameters none of which is zero or one, so that no mistake hides behind an initialization."""
     leaves, structure = jax.tree.flatten(params)
     generator = np.random.default_rng(seed)
-    return structure.unflatten([jnp.asarray(generator.normal(0, 0.5, leaf.shape), jnp.float32) for leaf in leaves])
+    return structure.unflatten(
+        [jnp.asarray(generator.normal(0, 0.5, leaf.shape), jnp.float32) for leaf in leaves]
+    )
 
 
 def made(module, *inputs):
-    return randomized(jax.jit(lambda *inputs: torsos.init(module, jax.random.key(0), *inputs))(*inputs))
+    return randomized(
+        jax.jit(lambda *inputs: torsos.init(module, jax.random.key(0), *inputs))(*inputs)
+    )
 
 
 def run(module, params, *inputs):
-    return np.asarray(jax.jit(lambda params, *inputs: torsos.apply(module, params, *inputs))(params, *inputs))
+    return np.asarray(
+        jax.jit(lambda params, *inputs: torsos.apply(module, params, *inputs))(params, *inputs)
+    )
 
 
 def image(*shape, seed=1):
@@ -40,14 +46,19 @@ def slow_convolve(x, kernel, stride=1):
     """Padding SAME: as little as makes ceil(size / stride) cells, the odd one at the end."""
     kernel, width = np.asarray(kernel), kernel.shape[0]
     sizes = [-(-length // stride) for length in x.shape[:2]]
-    totals = [max((size - 1) * stride + width - length, 0) for size, length in zip(sizes, x.shape[:2], strict=True)]
+    totals = [
+        max((size - 1) * stride + width - length, 0)
+        for size, length in zip(sizes, x.shape[:2], strict=True)
+    ]
     x = np.pad(x, [(total // 2, total - total // 2) for total in totals] + [(0, 0)])
     cells = [[np.tensordot(x[i * stride : i * stride + width, j * stride : j * stride + width], kernel, 3)
               for j in range(sizes[1])] for i in range(sizes[0])]  # fmt: skip
     return np.array(cells)
 
 
-@pytest.mark.parametrize(("stride", "project", "size"), [(1, False, (5, 4)), (2, True, (5, 4)), (2, True, (6, 7))])
+@pytest.mark.parametrize(
+    ("stride", "project", "size"), [(1, False, (5, 4)), (2, True, (5, 4)), (2, True, (6, 7))]
+)
 def test_a_block_equals_its_forward_in_numpy(stride, project, size):
     block = residual.ResBlock(3, stride, project)
     x = image(*size, 3)
@@ -83,7 +94,9 @@ def test_an_average_pool_counts_only_cells_inside(size):
     x = image(*size, 2)
     pooled = np.asarray(residual.average_pool(jnp.asarray(x)))
     sizes = [-(-length // 2) for length in size]
-    pads = [max((cells - 1) * 2 + 3 - length, 0) // 2 for cells, length in zip(sizes, size, strict=True)]
+    pads = [
+        max((cells - 1) * 2 + 3 - length, 0) // 2 for cells, length in zip(sizes, size, strict=True)
+    ]
     for i in range(sizes[0]):
         for j in range(sizes[1]):
             top, left = 2 * i - pads[0], 2 * j - pads[1]
@@ -101,7 +114,9 @@ def test_the_dynamics_equal_a_convolution_of_the_embedding_beside_one_hot_planes
         joined = np.concatenate([slow_activate(embedding, params["norm"]), planes], axis=-1)
         x = embedding + slow_convolve(joined, kernel).astype(np.float32)
         expected = run(residual.Tower(1, 4), params["tower"], x)
-        np.testing.assert_allclose(run(dynamics, params, embedding, jnp.int32(action)), expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(
+            run(dynamics, params, embedding, jnp.int32(action)), expected, rtol=1e-4, atol=1e-4
+        )
 
 
 def lowered(function, *inputs):
@@ -109,19 +124,25 @@ def lowered(function, *inputs):
     return [line.split("-> ")[-1] for line in text.splitlines() if "stablehlo.convolution" in line]
 
 
-def test_vmap_makes_one_batched_convolution_and_the_state_part_is_computed_once_for_all_actions(monkeypatch):
+def test_vmap_makes_one_batched_convolution_and_the_state_part_is_computed_once_for_all_actions(
+    monkeypatch,
+):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     dynamics = residual.Dynamics(TINY, 3)
     params = made(dynamics, image(4, 3, 4), jnp.int32(0))
     one = lambda embedding, action: torsos.apply(dynamics, params, embedding, action)  # noqa: E731
     ahead = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
-    assert lowered(ahead, image(8, 4, 3, 4), jnp.arange(3)) == ["tensor<8x4x3x4xf32>"] + 2 * ["tensor<24x4x3x4xf32>"]
+    assert lowered(ahead, image(8, 4, 3, 4), jnp.arange(3)) == ["tensor<8x4x3x4xf32>"] + 2 * [
+        "tensor<24x4x3x4xf32>"
+    ]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("width", [1, 3])
 @pytest.mark.parametrize("size", [(7, 4), (6, 6), (1, 2)])
-def test_a_product_with_patches_is_the_librarys_convolution_and_so_is_its_gradient(stride, width, size):
+def test_a_product_with_patches_is_the_librarys_convolution_and_so_is_its_gradient(
+    stride, width, size
+):
     x, kernel = 0.1 * image(2, *size, 3), 0.1 * image(width, width, 3, 4)
 
     def both(convolve):
@@ -141,22 +162,43 @@ def test_bytes_are_divided_by_255_and_floats_are_taken_as_they_are():
     params = made(encoder, frames)
     expected = run(encoder, params, (frames / 255.0).astype(np.float32))
     np.testing.assert_allclose(run(encoder, params, frames), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(run(encoder, params, frames), run(encoder, params, {"pixels": frames}))
+    np.testing.assert_array_equal(
+        run(encoder, params, frames), run(encoder, params, {"pixels": frames})
+    )
 
 
-@pytest.mark.parametrize(("size", "embedding"), [((84, 84), (6, 6)), ((20, 17), (2, 2)), ((5, 3), (1, 1))])
+@pytest.mark.parametrize(
+    ("size", "embedding"), [((84, 84), (6, 6)), ((20, 17), (2, 2)), ((5, 3), (1, 1))]
+)
 def test_an_embedding_is_a_sixteenth_of_the_image(size, embedding):
     encoder = residual.Representation(TINY)
-    shape = jax.eval_shape(lambda x: encoder.init_with_output(jax.random.key(0), x)[0], jnp.zeros((*size, 4))).shape
+    shape = jax.eval_shape(
+        lambda x: encoder.init_with_output(jax.random.key(0), x)[0], jnp.zeros((*size, 4))
+    ).shape
     assert shape == (*embedding, 4)
 
 
-IMAGE, VECTOR = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8), jax.ShapeDtypeStruct((50,), jnp.float32)
+IMAGE, VECTOR = (
+    jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8),
+    jax.ShapeDtypeStruct((50,), jnp.float32),
+)
 
 
 def test_images_are_convolved_unless_told_otherwise():
-    cases = [("auto", IMAGE), ("auto", VECTOR), ("auto", {"a": IMAGE, "b": VECTOR}), ("mlp", IMAGE), ("resnet", IMAGE)]
-    assert [residual.chosen(torso, TINY, spec) for torso, spec in cases] == [True, False, False, False, True]
+    cases = [
+        ("auto", IMAGE),
+        ("auto", VECTOR),
+        ("auto", {"a": IMAGE, "b": VECTOR}),
+        ("mlp", IMAGE),
+        ("resnet", IMAGE),
+    ]
+    assert [residual.chosen(torso, TINY, spec) for torso, spec in cases] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(

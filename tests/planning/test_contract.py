@@ -65,7 +65,9 @@ def test_a_loss_towards_a_plan_with_stopped_inputs_has_the_gradient_of_constant_
 
     ours, constant = both(PARAMS)
     assert optax.tree.norm(ours) > 0.01
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, constant)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, constant
+    )
 
 
 def test_planners_take_embeddings_of_any_rank():
@@ -74,7 +76,10 @@ def test_planners_take_embeddings_of_any_rank():
         dynamics=lambda params, x, a: flat.dynamics(params, x.reshape(8), a).reshape(2, 2, 2),
         predict=lambda params, x: flat.predict(params, x.reshape(8)))  # fmt: skip
     embeddings = random_embeddings(B)
-    for make in (one_step.exact, lambda model, **sizes: lookahead.max_backup(model, **sizes, depth=2)):
+    for make in (
+        one_step.exact,
+        lambda model, **sizes: lookahead.max_backup(model, **sizes, depth=2),
+    ):
         plans = [
             jax.jit(make(model, **SIZES))(params, x, KEY)
             for model, x in ((flat, embeddings), (square, embeddings.reshape(B, 2, 2, 2)))

@@ -27,7 +27,9 @@ BACKUPS = {
     ),
     "max": (lookahead.max_backup, lambda prior, q: q.max()),
     "own": (
-        functools.partial(lookahead.make, backup=lambda prior, q: jnp.dot(jax.nn.softmax(prior), q)),
+        functools.partial(
+            lookahead.make, backup=lambda prior, q: jnp.dot(jax.nn.softmax(prior), q)
+        ),
         lambda prior, q: softmax(prior) @ q,
     ),
 }
@@ -40,15 +42,24 @@ def expectimax(model, params, num_actions, depth, backup):
     def look(embedding):
         heads = model.predict(params, embedding)
         following = [model.dynamics(params, embedding, jnp.int32(a)) for a in range(num_actions)]
-        return heads.policy_logits, model.scalar(heads.reward_logits), model.scalar(heads.value_logits), following
+        return (
+            heads.policy_logits,
+            model.scalar(heads.reward_logits),
+            model.scalar(heads.value_logits),
+            following,
+        )
 
     def value(embedding, steps):
         prior, _, value_now, _ = look(embedding)
-        return float(value_now) if steps == 0 else backup(np.asarray(prior), qvalues(embedding, steps))
+        return (
+            float(value_now) if steps == 0 else backup(np.asarray(prior), qvalues(embedding, steps))
+        )
 
     def qvalues(embedding, steps):
         following = look(embedding)[3]
-        return np.array([float(look(child)[1]) + GAMMA * value(child, steps - 1) for child in following])
+        return np.array(
+            [float(look(child)[1]) + GAMMA * value(child, steps - 1) for child in following]
+        )
 
     return lambda embedding: qvalues(embedding, depth)
 
@@ -66,9 +77,14 @@ def test_it_equals_exhaustive_expectimax(name, depth):
     heads = jax.vmap(model.predict, (None, 0))(params, embeddings)
     value = jax.vmap(model.scalar)(heads.value_logits)
     np.testing.assert_allclose(plan.value, value, rtol=1e-5, atol=1e-6)
-    weights = [softmax(prior + q) for prior, q in zip(np.asarray(heads.policy_logits), expected, strict=True)]
+    weights = [
+        softmax(prior + q)
+        for prior, q in zip(np.asarray(heads.policy_logits), expected, strict=True)
+    ]
     np.testing.assert_allclose(plan.weights, weights, atol=1e-5)
-    np.testing.assert_allclose(plan.improved_value, np.sum(weights * expected, axis=1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        plan.improved_value, np.sum(weights * expected, axis=1), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("make", [lookahead.softmax_backup, lookahead.max_backup])
@@ -76,8 +92,12 @@ def test_it_equals_exhaustive_expectimax(name, depth):
 def test_one_step_of_it_is_exact_one_step(make, num_actions):
     model, params = random_model(num_actions)
     embeddings = random_embeddings(8)
-    plan = jax.jit(make(model, num_actions=num_actions, gamma=GAMMA, depth=1))(params, embeddings, KEY)
-    exact = jax.jit(one_step.exact(model, num_actions=num_actions, gamma=GAMMA))(params, embeddings, KEY)
+    plan = jax.jit(make(model, num_actions=num_actions, gamma=GAMMA, depth=1))(
+        params, embeddings, KEY
+    )
+    exact = jax.jit(one_step.exact(model, num_actions=num_actions, gamma=GAMMA))(
+        params, embeddings, KEY
+    )
     for ours, theirs in zip(plan, exact, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
@@ -106,10 +126,15 @@ def test_policies_below_the_root_are_predicted_only_for_a_backup_that_reads_them
     ("settings", "message"),
     [
         ({"depth": 0}, "depth is 0; give a whole number of at least 1"),
-        ({"num_actions": 18, "depth": 4}, "has 104976 leaves per root, above 100000; look less deep"),
+        (
+            {"num_actions": 18, "depth": 4},
+            "has 104976 leaves per root, above 100000; look less deep",
+        ),
         ({"temperature": 0.0}, "temperature is 0.0; give more than 0"),
     ],
 )
 def test_settings_that_make_no_lookahead_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        lookahead.softmax_backup(random_model(2)[0], **{"num_actions": 2, "depth": 1} | settings, gamma=GAMMA)
+        lookahead.softmax_backup(
+            random_model(2)[0], **{"num_actions": 2, "depth": 1} | settings, gamma=GAMMA
+        )

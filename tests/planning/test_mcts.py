@@ -26,14 +26,18 @@ EVENLY = {"dirichlet_fraction": 1.0, "dirichlet_alpha": 1e6, "pb_c_init": 1e6, "
 
 
 def run(make, model, params, embeddings, num_actions, key=KEY, **settings):
-    return jax.jit(make(model, num_actions=num_actions, gamma=GAMMA, **settings))(params, embeddings, key)
+    return jax.jit(make(model, num_actions=num_actions, gamma=GAMMA, **settings))(
+        params, embeddings, key
+    )
 
 
 # --- the adapter ---
 
 
 def test_predictions_come_from_the_embedding_that_the_action_leads_to():
-    model = mdp_model([[1, 2], [2, 0], [0, 1]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.eye(3)[:, :2])
+    model = mdp_model(
+        [[1, 2], [2, 0], [0, 1]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], np.eye(3)[:, :2]
+    )
     before = {"state": jnp.eye(3), "reward": jnp.full(3, 9.0)}
     output, after = jax.jit(mcts.recurrent_fn(model, GAMMA))((), KEY, jnp.array([0, 1, 0]), before)
     np.testing.assert_array_equal(jnp.argmax(after["state"], axis=1), [1, 0, 0])
@@ -78,7 +82,9 @@ def test_a_plan_of_many_roots_is_mctx_called_by_hand_bit_for_bit_at_no_more_flop
     planner, alone = (jax.jit(f).lower(params, embeddings, KEY).compile() for f in (planner, alone))
     plan = planner(params, embeddings, KEY)
     for ours, theirs in zip(
-        (plan.action, plan.weights, plan.improved_value), alone(params, embeddings, KEY), strict=True
+        (plan.action, plan.weights, plan.improved_value),
+        alone(params, embeddings, KEY),
+        strict=True,
     ):
         np.testing.assert_array_equal(ours, theirs)
     assert np.ptp(plan.weights, axis=0).min() > 0.1  # the roots differ
@@ -93,7 +99,9 @@ def test_muzero_q_at_temperature_one_with_every_child_visited_once_is_exact_one_
     model, params = random_model(num_actions)
     embeddings = random_embeddings(16)
     exact = run(one_step.exact, model, params, embeddings, num_actions)
-    plan = run(mcts.muzero_q, model, params, embeddings, num_actions, num_simulations=num_actions, **EVENLY)
+    plan = run(
+        mcts.muzero_q, model, params, embeddings, num_actions, num_simulations=num_actions, **EVENLY
+    )
     np.testing.assert_allclose(plan.weights, exact.weights, atol=1e-5)
     np.testing.assert_allclose(plan.qvalues, exact.qvalues, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(plan.value, exact.value, rtol=1e-6)
@@ -104,10 +112,14 @@ def test_muzero_q_at_temperature_one_with_every_child_visited_once_is_exact_one_
 def test_the_temperature_of_muzero_q_divides_the_qvalues_and_its_action_follows_the_weights():
     model, params = random_model(3)
     embeddings = jnp.tile(random_embeddings(1), (4096, 1))
-    plan = run(mcts.muzero_q, model, params, embeddings, 3, num_simulations=3, temperature=0.1, **EVENLY)
+    plan = run(
+        mcts.muzero_q, model, params, embeddings, 3, num_simulations=3, temperature=0.1, **EVENLY
+    )
     logits = root_by_hand(model, params, embeddings[:1]).prior_logits + plan.qvalues[:1] / 0.1
     np.testing.assert_allclose(plan.weights[:1], jax.nn.softmax(logits), atol=1e-5)
-    np.testing.assert_allclose(np.bincount(plan.action, minlength=3) / 4096, plan.weights[0], atol=0.03)
+    np.testing.assert_allclose(
+        np.bincount(plan.action, minlength=3) / 4096, plan.weights[0], atol=0.03
+    )
 
 
 def test_muzero_with_as_many_simulations_as_children_visits_each_once():
@@ -168,6 +180,6 @@ def test_settings_that_make_no_search_are_refused(make, settings, message):
 def test_a_whole_number_for_the_noise_will_do():
     settings = functools.partial(mcts.muzero, dirichlet_fraction=0, num_simulations=1)
     model, params = random_model(2)
-    assert jax.eval_shape(settings(model, num_actions=2, gamma=1), params, random_embeddings(2), KEY).value.shape == (
-        2,
-    )
+    assert jax.eval_shape(
+        settings(model, num_actions=2, gamma=1), params, random_embeddings(2), KEY
+    ).value.shape == (2,)

@@ -39,7 +39,9 @@ def test_it_equals_gumbel_muzero_that_visits_every_child_once(num_actions):
     searched = jax.jit(search)(params, embeddings, KEY)
     plan = plan_all(model, params, embeddings, num_actions)
     np.testing.assert_allclose(plan.weights, searched.action_weights, atol=1e-5)
-    np.testing.assert_allclose(plan.qvalues, searched.search_tree.summary().qvalues, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        plan.qvalues, searched.search_tree.summary().qvalues, rtol=1e-5, atol=1e-5
+    )
     assert np.ptp(plan.weights, axis=0).min() > 0.01  # the roots differ
 
 
@@ -68,7 +70,9 @@ def test_an_untrained_model_keeps_the_policy_uniform():
 
 
 def test_the_chosen_action_follows_the_weights_at_every_root_apart():
-    plan = plan_all(bandit(np.array([0.0, 1.0, 2.0]), 0.0, np.zeros(3)), (), bandit_roots(20_000), 3)
+    plan = plan_all(
+        bandit(np.array([0.0, 1.0, 2.0]), 0.0, np.zeros(3)), (), bandit_roots(20_000), 3
+    )
     frequency = np.bincount(plan.action, minlength=3) / 20_000
     np.testing.assert_allclose(frequency, plan.weights[0], atol=0.015)
 

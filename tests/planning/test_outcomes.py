@@ -18,8 +18,16 @@ def test_actions_are_drawn_by_their_weights_whatever_the_sum():
 
 
 def test_the_largest_and_the_smallest_random_number_draw_a_possible_action(monkeypatch):
-    weights = jax.nn.softmax(jax.random.normal(KEY, (10_000, 18)) * 5.0).at[:, 0].set(0.0).at[:, -1].set(0.0)
+    weights = (
+        jax.nn.softmax(jax.random.normal(KEY, (10_000, 18)) * 5.0)
+        .at[:, 0]
+        .set(0.0)
+        .at[:, -1]
+        .set(0.0)
+    )
     for number in (0.0, 1.0 - 2.0**-23):
-        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, number=number: jnp.full(shape, number))
+        monkeypatch.setattr(
+            jax.random, "uniform", lambda key, shape, number=number: jnp.full(shape, number)
+        )
         drawn = outcomes.draw(weights, KEY)
         assert np.all(np.take_along_axis(np.asarray(weights), np.asarray(drawn)[:, None], 1) > 0)

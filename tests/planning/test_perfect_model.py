@@ -41,7 +41,9 @@ PRIOR = -0.4 * (QVALUES - QVALUES.mean(axis=1, keepdims=True)) / QVALUES.std()
 def shortfall(make, **settings):
     """What the greedy policy of a plan at every state loses to the optimal one, in the worst state of each problem."""
     model = mdp_model(FOLLOWING, REWARD, PRIOR)
-    plan = jax.jit(make(model, num_actions=A, gamma=GAMMA, **settings))((), mdp_roots(len(REWARD)), KEY)
+    plan = jax.jit(make(model, num_actions=A, gamma=GAMMA, **settings))(
+        (), mdp_roots(len(REWARD)), KEY
+    )
     chosen = np.arange(len(REWARD)), np.argmax(plan.weights, axis=1)
     transition = np.eye(len(REWARD))[FOLLOWING[chosen]]
     value = np.linalg.solve(np.eye(len(REWARD)) - GAMMA * transition, REWARD[chosen])
@@ -58,7 +60,9 @@ def test_tree_search_becomes_optimal_with_its_budget(make):
     assert shortfall(make, num_simulations=128).max() < 1e-6
 
 
-@pytest.mark.parametrize("make", [lookahead.max_backup, functools.partial(lookahead.softmax_backup, temperature=0.1)])
+@pytest.mark.parametrize(
+    "make", [lookahead.max_backup, functools.partial(lookahead.softmax_backup, temperature=0.1)]
+)
 def test_lookahead_becomes_optimal_with_its_depth(make):
     assert shortfall(make, depth=1).min() > 1.0
     assert shortfall(make, depth=5).max() < 1e-6

@@ -25,7 +25,9 @@ PRIOR = np.log([0.2, 0.5, 0.3])
 
 
 def sample(model, params, embeddings, num_actions, num_samples, gamma=GAMMA, **settings):
-    planner = one_step.sampled(model, num_actions=num_actions, gamma=gamma, num_samples=num_samples, **settings)
+    planner = one_step.sampled(
+        model, num_actions=num_actions, gamma=gamma, num_samples=num_samples, **settings
+    )
     return jax.jit(planner)(params, embeddings, KEY)
 
 
@@ -46,7 +48,9 @@ def test_normalized_weights_are_the_same_with_mass_one():
     mass = np.sum(plain.weights, axis=1, keepdims=True)
     assert abs(mass - 1.0).max() > 0.05
     np.testing.assert_allclose(normalized.weights, plain.weights / mass, rtol=1e-5)
-    np.testing.assert_allclose(plain.improved_value, np.sum(normalized.weights * plain.qvalues, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        plain.improved_value, np.sum(normalized.weights * plain.qvalues, axis=1), rtol=1e-5
+    )
 
 
 def test_an_untrained_model_with_odd_bins_gives_the_frequencies_of_the_samples():
@@ -62,7 +66,9 @@ def test_an_untrained_model_with_twenty_bins_gives_the_published_formula():
     counts = np.stack([np.bincount(actions, minlength=3) for actions in np.asarray(plan.actions)])
     c = np.float64(plan.qvalues[0, 0] - plan.value[0])
     assert c == pytest.approx(1.231, abs=5e-4)
-    np.testing.assert_allclose(scattered(plan, 3), counts * np.exp(c) / (1 + 9 * np.exp(c)), rtol=1e-5)
+    np.testing.assert_allclose(
+        scattered(plan, 3), counts * np.exp(c) / (1 + 9 * np.exp(c)), rtol=1e-5
+    )
 
 
 def test_many_samples_of_small_advantages_tend_to_the_exact_weights_up_to_their_mass():
@@ -70,14 +76,18 @@ def test_many_samples_of_small_advantages_tend_to_the_exact_weights_up_to_their_
     embeddings = jnp.tile(random_embeddings(2), (64, 1))
     targets = scattered(sample(model, params, embeddings, 6, 256), 6).reshape(64, 2, 6).mean(axis=0)
     exact = jax.jit(one_step.exact(model, num_actions=6, gamma=GAMMA))(params, embeddings[:2], KEY)
-    np.testing.assert_allclose(targets / targets.sum(axis=1, keepdims=True), exact.weights, atol=0.01)
+    np.testing.assert_allclose(
+        targets / targets.sum(axis=1, keepdims=True), exact.weights, atol=0.01
+    )
     assert np.ptp(exact.weights, axis=1).min() > 0.05
 
 
 def test_samples_and_actions_are_drawn_from_the_prior_and_independently():
     plan = sample(bandit(np.array([5.0, 0.0, -5.0]), 0.0, PRIOR), (), bandit_roots(20_000), 3, 2)
     for drawn in (plan.action, plan.actions[:, 0], plan.actions[:, 1]):
-        np.testing.assert_allclose(np.bincount(drawn, minlength=3) / 20_000, np.exp(PRIOR), atol=0.015)
+        np.testing.assert_allclose(
+            np.bincount(drawn, minlength=3) / 20_000, np.exp(PRIOR), atol=0.015
+        )
     both = np.mean(np.asarray(plan.actions[:, 0]) == np.asarray(plan.action))
     assert both == pytest.approx(np.sum(np.exp(PRIOR) ** 2), abs=0.015)
 

@@ -42,7 +42,9 @@ def bandit(qvalues, value, prior):
         del params
         at_root = embedding < 0
         reward = jnp.where(at_root, 0.0, rewards[embedding])
-        return LatentPrediction(jnp.asarray(prior, jnp.float32), reward[None], jnp.where(at_root, value, 0.0)[None])
+        return LatentPrediction(
+            jnp.asarray(prior, jnp.float32), reward[None], jnp.where(at_root, value, 0.0)[None]
+        )
 
     return LatentModel(
         init=lambda key: (), represent=lambda params, observation: jnp.int32(-1), predict=predict,
@@ -59,7 +61,11 @@ def mdp_model(following, reward, prior):
     The embedding is a one-hot state beside the reward that led there.
     """
     num_states = len(following)
-    following, reward, prior = jnp.asarray(following), jnp.asarray(reward, jnp.float32), jnp.asarray(prior, jnp.float32)
+    following, reward, prior = (
+        jnp.asarray(following),
+        jnp.asarray(reward, jnp.float32),
+        jnp.asarray(prior, jnp.float32),
+    )
 
     def dynamics(params, embedding, action):
         del params
@@ -104,7 +110,13 @@ def mctx_by_hand(policy, model, **settings):
     """`(params, embeddings, key) -> mctx.PolicyOutput` of one of mctx's policies."""
 
     def search(params, embeddings, key):
-        return policy(params, key, root_by_hand(model, params, embeddings), recurrent_by_hand(model), **settings)
+        return policy(
+            params,
+            key,
+            root_by_hand(model, params, embeddings),
+            recurrent_by_hand(model),
+            **settings,
+        )
 
     return search
 
@@ -112,6 +124,8 @@ def mctx_by_hand(policy, model, **settings):
 def scattered(plan, num_actions):
     """The weights of the candidates added up per action, `[B, A]` in numpy."""
     target = np.zeros((len(plan.value), num_actions))
-    for root, (actions, weights) in enumerate(zip(np.asarray(plan.actions), np.asarray(plan.weights), strict=True)):
+    for root, (actions, weights) in enumerate(
+        zip(np.asarray(plan.actions), np.asarray(plan.weights), strict=True)
+    ):
         np.add.at(target[root], actions, weights)
     return target

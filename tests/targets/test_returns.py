@@ -25,7 +25,9 @@ def test_n_step_returns_equal_the_written_out_sum_with_terminals_inside(n):
     generator = np.random.default_rng(n)
     reward, value = generator.normal(size=7), generator.normal(size=8)
     discount = 0.9 * np.array([1, 1, 0, 1, 1, 0, 1.0])
-    fast = returns.n_step_returns(jnp.asarray(reward), jnp.asarray(discount), jnp.asarray(value), n=n)
+    fast = returns.n_step_returns(
+        jnp.asarray(reward), jnp.asarray(discount), jnp.asarray(value), n=n
+    )
     np.testing.assert_allclose(fast, slow(reward, discount, value, n), rtol=1e-5, atol=1e-6)
 
 
@@ -49,5 +51,7 @@ def test_a_length_that_does_not_fit_is_refused(n):
 
 
 def test_it_vmaps():
-    z = jax.vmap(lambda r: returns.n_step_returns(r, jnp.ones(4), jnp.zeros(5), n=2))(jnp.ones((3, 4)))
+    z = jax.vmap(lambda r: returns.n_step_returns(r, jnp.ones(4), jnp.zeros(5), n=2))(
+        jnp.ones((3, 4))
+    )
     np.testing.assert_allclose(z, jnp.full((3, 3), 2.0))

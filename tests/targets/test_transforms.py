@@ -21,7 +21,13 @@ def test_the_inverse_undoes_scaling_over_the_whole_range():
 
 
 def test_the_inverse_keeps_the_digits_that_the_published_form_loses():
-    assert abs(float(transforms.signed_parabolic(transforms.signed_hyperbolic(jnp.float32(84.0)))) - 84.0) < 2e-4
+    assert (
+        abs(
+            float(transforms.signed_parabolic(transforms.signed_hyperbolic(jnp.float32(84.0))))
+            - 84.0
+        )
+        < 2e-4
+    )
 
 
 @pytest.mark.parametrize(("bins", "low", "high"), [(20, -9, 10), (21, -10, 10), (601, -300, 300)])
@@ -42,7 +48,9 @@ def test_an_integer_puts_all_its_mass_on_its_own_atom():
 
 
 @pytest.mark.parametrize(("bins", "limit"), [(20, 9), (21, 10)])
-def test_values_beyond_the_support_are_clipped_and_the_extra_atom_of_an_even_one_stays_empty(bins, limit):
+def test_values_beyond_the_support_are_clipped_and_the_extra_atom_of_an_even_one_stays_empty(
+    bins, limit
+):
     high, low = (transforms.two_hot(jnp.float32(x), bins) for x in (1e6, -1e6))
     np.testing.assert_allclose(high, jnp.eye(bins)[limit + (bins - 1) // 2], atol=1e-6)
     np.testing.assert_allclose(low, jnp.eye(bins)[0], atol=1e-6)
@@ -56,10 +64,16 @@ def test_encoding_then_decoding_is_the_identity_inside_the_support():
 
 
 def test_decoding_takes_the_expectation_before_the_inverse():
-    logits = jnp.log(jnp.zeros(21).at[jnp.array([10, 20])].set(0.5) + 1e-12)  # atoms 0 and 10, half each
+    logits = jnp.log(
+        jnp.zeros(21).at[jnp.array([10, 20])].set(0.5) + 1e-12
+    )  # atoms 0 and 10, half each
     decoded = float(transforms.from_logits(logits))
-    np.testing.assert_allclose(decoded, float(transforms.signed_parabolic(jnp.float32(5.0))), rtol=1e-4)
-    assert decoded < 0.5 * float(transforms.signed_parabolic(jnp.float32(10.0)))  # what the other order would give
+    np.testing.assert_allclose(
+        decoded, float(transforms.signed_parabolic(jnp.float32(5.0))), rtol=1e-4
+    )
+    assert decoded < 0.5 * float(
+        transforms.signed_parabolic(jnp.float32(10.0))
+    )  # what the other order would give
 
 
 @pytest.mark.parametrize("bins", [3, 11, 21, 41, 601])
