@@ -2,12 +2,16 @@
 
 policy.json   algorithm, config, spec, seeds, the sha256 of the arrays, and whatever the run adds
 params.npz    the arrays, named by their place in the tree; no pickle
+
+Reading it loads the module of its algorithm, and none of training.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import sys
+import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,27 +21,59 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl import files, registry
+from offline_mbrl import files, policies, registry
 from offline_mbrl.data import specs, trees
-from offline_mbrl.types import Array, BoundedActions, EnvironmentSpec, Policy, PyTree, UsageError
+from offline_mbrl.types import (
+    Action,
+    Actor,
+    BoundedActions,
+    EnvironmentSpec,
+    Key,
+    Observation,
+    Params,
+    Policy,
+    PyTree,
+    UsageError,
+)
 
-POLICY, PARAMS = "policy.json", "params.npz"
+POLICY = "policy.json"
+PARAMS = "params.npz"
 SEPARATOR = "/"
+CLASS = "class"  # beside the values of a config that stands in the place of a union
+REQUIRED = {"algorithm", "config", "spec", "seeds", "sha256"}
 
 
 class Exported(NamedTuple):
     """A policy read back."""
 
-    policy: Policy
-    params: PyTree  # leading axis [S]
+    policy: Policy | Actor
+    params: Params  # leading axis [S]
     spec: EnvironmentSpec
     description: dict[str, Any]  # what `save` was given, and the algorithm's settings
 
 
+class LoadedActor(NamedTuple):
+    """A policy with memory, to act with; all functions are compiled.
+
+    Actions are in the simulator's own units. A new episode begins with `init`.
+    """
+
+    init: Callable[[Observation, Key], PyTree]  # (first observation, key) -> carry
+    # (carry, observation, key) -> (action, carry)
+    act: Callable[[PyTree, Observation, Key], tuple[Action, PyTree]]
+    act_greedily: Callable[[PyTree, Observation, Key], tuple[Action, PyTree]]
+
+
 def save(
-    directory: Path, *, algorithm: str, config: Any, spec: EnvironmentSpec, params: PyTree, seeds: Sequence[int],
+    directory: Path,
+    *,
+    algorithm: str,
+    config: Any,
+    spec: EnvironmentSpec,
+    params: Params,
+    seeds: Sequence[int],
     description: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Writes the folder, each file whole or not at all.
 
     Args:
@@ -45,72 +81,105 @@ def save(
       algorithm: its name in the registry.
       config: its settings, a dataclass.
       spec: what the policy acts in.
-      params: nested dicts of arrays with a leading axis `[S]`.
+      params: nested dicts or records of arrays with a leading axis `[S]`.
       seeds: S seed numbers.
       description: further JSON values.
 
     Raises:
       UsageError: the folder cannot be written.
     """
+    arrays: dict[str, np.ndarray] = {}
+    structure = _flatten(params, (), arrays)
     buffer = io.BytesIO()
-    flat = {SEPARATOR.join(path): np.asarray(leaf) for path, leaf in trees.flatten(params).items()}
-    np.savez(buffer, allow_pickle=False, **flat)
+    np.savez(buffer, allow_pickle=False, **arrays)
+    content = buffer.getvalue()
     about = dict(description or {}) | {
-        "algorithm": algorithm, "config": dataclasses.asdict(config), "spec": specs.to_json(spec),
-        "seeds": [int(seed) for seed in seeds], "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-    }  # fmt: skip
+        "algorithm": algorithm,
+        "config": config_to_json(config),
+        "spec": specs.to_json(spec),
+        "seeds": [int(seed) for seed in seeds],
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "structure": structure,
+    }
+    text = json.dumps(about, indent=1)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        files.write_whole(directory / PARAMS, lambda place: place.write_bytes(buffer.getvalue()))
-        files.write_whole(directory / POLICY, lambda place: place.write_text(json.dumps(about, indent=1)))
+        files.write_whole(directory / PARAMS, lambda place: place.write_bytes(content))
+        files.write_whole(directory / POLICY, lambda place: place.write_text(text))
     except OSError as error:
-        raise UsageError(f"cannot write {directory}: {error.strerror}; choose another folder") from error
+        raise UsageError(
+            f"cannot write {directory}: {error.strerror}; choose another folder"
+        ) from error
 
 
 def load(directory: str | Path) -> Exported:
     """Reads a folder that `save` wrote, all seeds of it.
 
     Raises:
-      UsageError: a file is missing, damaged, or of an algorithm or settings that this version does not know.
+      UsageError: a file is missing, damaged, or of an algorithm or settings that this version does
+        not know.
     """
     directory = Path(directory)
-    try:
-        about = json.loads((directory / POLICY).read_text())
-        content = (directory / PARAMS).read_bytes()
-    except FileNotFoundError as error:
-        raise UsageError(f"{directory} holds no policy ({Path(error.filename).name} is missing)") from None
-    except OSError as error:
-        raise UsageError(f"{directory} cannot be read as a policy: {error.strerror}") from error
-    except ValueError:
-        about, content = {}, b""
-    if not isinstance(about, dict) or not about.keys() >= {"algorithm", "config", "spec", "seeds", "sha256"}:
-        raise UsageError(f"{directory / POLICY} is damaged; export the policy again")
-    if hashlib.sha256(content).hexdigest() != about["sha256"]:
-        raise UsageError(f"{directory / PARAMS} is damaged or of another export; export the policy again")
+    about, content = _read(directory)
     algorithm = registry.lookup(about["algorithm"])
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            params = trees.unflatten({tuple(name.split(SEPARATOR)): jnp.asarray(arrays[name]) for name in arrays.files})
         spec = specs.from_json(about["spec"])
         config = config_from_json(algorithm.config, about["config"])
+        policy = algorithm.make(config, spec).policy
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            params = _unflatten(about.get("structure"), arrays)
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{directory / POLICY} does not describe a policy ({error}); export it again") from error
-    policy = algorithm.make(config, spec).policy
+        raise UsageError(
+            f"{directory / POLICY} does not describe a policy ({error}); export it again"
+        ) from error
     if policy is None:
         raise UsageError(f"{about['algorithm']} has no policy that could act")
-    return Exported(policy, params, spec, about)
+    return Exported(policy=policy, params=params, spec=spec, description=about)
 
 
-def load_policy(directory: str | Path, *, seed: int | None = None) -> Callable[..., Array]:
-    """A policy to act with: `action = policy(observation)`, or `policy(observation, key)` to sample.
+def _read(directory: Path) -> tuple[dict[str, Any], bytes]:
+    """The description, and the bytes of the arrays.
+
+    Raises:
+      UsageError: a file is missing or damaged.
+    """
+    try:
+        text = (directory / POLICY).read_bytes()
+        content = (directory / PARAMS).read_bytes()
+    except FileNotFoundError as error:
+        name = Path(error.filename).name
+        raise UsageError(f"{directory} holds no policy ({name} is missing)") from None
+    except OSError as error:
+        raise UsageError(f"{directory} cannot be read as a policy: {error.strerror}") from error
+    try:
+        about = json.loads(text)
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or not about.keys() >= REQUIRED:
+        raise UsageError(f"{directory / POLICY} is damaged; export the policy again")
+    if hashlib.sha256(content).hexdigest() != about["sha256"]:
+        raise UsageError(
+            f"{directory / PARAMS} is damaged or of another export; export the policy again"
+        )
+    return about, content
+
+
+# --- acting ---
+
+
+def load_policy(
+    directory: str | Path, *, seed: int | None = None
+) -> Callable[..., Action] | LoadedActor:
+    """A policy to act with: `action = policy(observation)`, or `policy(observation, key)` samples.
 
     Args:
       directory: written by `offline-mbrl export`.
       seed: which of the exported seeds; the first when absent.
 
     Returns:
-      A compiled function of one observation (as the spec has it) and optionally a key. Discrete actions are
-      integers; continuous ones are in the simulator's own units.
+      A compiled function of one observation (as the spec has it) and optionally a key. Discrete
+      actions are integers; continuous ones are in the simulator's own units. Of an algorithm whose
+      policy has a memory, a `LoadedActor`.
 
     Raises:
       UsageError: see `load`; or there is no such seed.
@@ -121,53 +190,211 @@ def load_policy(directory: str | Path, *, seed: int | None = None) -> Callable[.
         raise UsageError(f"{directory} has no seed {seed}: it holds {', '.join(map(str, seeds))}")
     index = 0 if seed is None else seeds.index(seed)
     params = jax.tree.map(lambda leaf: leaf[index], exported.params)
-    spec = exported.spec
-    mode, sample = jax.jit(exported.policy.mode), jax.jit(exported.policy.sample)
+    if policies.is_actor(exported.policy):
+        return _loaded_actor(exported.policy, params, exported.spec)
+    return _loaded_policy(exported.policy, params, exported.spec)
 
-    def act(observation: PyTree, key: Array | None = None) -> Array:
+
+def _loaded_policy(policy: Policy, params: Params, spec: EnvironmentSpec) -> Callable[..., Action]:
+    mode = jax.jit(policy.mode)
+    sample = jax.jit(policy.sample)
+
+    def act(observation: Observation, key: Key | None = None) -> Action:
         observation = _checked(spec.observation, observation)
-        return _native(spec, mode(params, observation) if key is None else sample(params, observation, key))
+        if key is None:
+            return _native(spec, mode(params, observation))
+        return _native(spec, sample(params, observation, key))
 
     return act
 
 
-def _checked(wanted: PyTree, observation: PyTree) -> PyTree:
+def _loaded_actor(actor: Actor, params: Params, spec: EnvironmentSpec) -> LoadedActor:
+    actor = policies.as_actor(actor)
+    compiled_init = jax.jit(actor.init)
+
+    def init(observation: Observation, key: Key) -> PyTree:
+        return compiled_init(params, _checked(spec.observation, observation), key)
+
+    def acting(choose: Callable[..., tuple[Action, PyTree]]) -> Callable[..., Any]:
+        compiled = jax.jit(choose)
+
+        def act(carry: PyTree, observation: Observation, key: Key) -> tuple[Action, PyTree]:
+            observation = _checked(spec.observation, observation)
+            action, carry = compiled(params, carry, observation, key)
+            return _native(spec, action), carry
+
+        return act
+
+    return LoadedActor(
+        init=init, act=acting(actor.act), act_greedily=acting(actor.act_greedily or actor.act)
+    )
+
+
+def _checked(spec: PyTree, observation: Observation) -> Observation:
     """The observation as arrays of the spec's dtypes.
 
     Raises:
       UsageError: it has other fields, or a field another shape.
     """
-    leaves, structure = jax.tree.flatten(wanted)
-    if jax.tree.structure(observation) != structure and len(leaves) > 1:
-        raise UsageError(f"the policy takes one observation with the fields {sorted(wanted)}")
-    found = jax.tree.leaves(observation) if len(leaves) > 1 else [observation]
-    for leaf, given in zip(leaves, found, strict=True):
-        if np.shape(given) != leaf.shape:
-            raise UsageError(f"the policy takes one observation of shape {leaf.shape}, got {np.shape(given)}")
-    arrays = [jnp.asarray(given, leaf.dtype) for leaf, given in zip(leaves, found, strict=True)]
+    shapes, structure = jax.tree.flatten(spec)
+    several = len(shapes) > 1
+    if several and jax.tree.structure(observation) != structure:
+        raise UsageError(f"the policy takes one observation with the fields {sorted(spec)}")
+    values = jax.tree.leaves(observation) if several else [observation]
+    for shape, value in zip(shapes, values, strict=True):
+        if np.shape(value) != shape.shape:
+            raise UsageError(
+                f"the policy takes one observation of shape {shape.shape}, got {np.shape(value)}"
+            )
+    arrays = [jnp.asarray(value, shape.dtype) for shape, value in zip(shapes, values, strict=True)]
     return jax.tree.unflatten(structure, arrays)
 
 
-def _native(spec: EnvironmentSpec, action: Array) -> Array:
+def _native(spec: EnvironmentSpec, action: Action) -> Action:
+    """The action in the simulator's own units."""
     if not isinstance(spec.action, BoundedActions):
         return action
-    low, high = jnp.asarray(spec.action.minimum), jnp.asarray(spec.action.maximum)
+    low = jnp.asarray(spec.action.minimum)
+    high = jnp.asarray(spec.action.maximum)
     return low + (action + 1.0) / 2.0 * (high - low)
 
 
-def config_from_json(cls: type, json: Mapping[str, Any]) -> Any:
-    """A config dataclass from what `dataclasses.asdict` and JSON made of it.
+# --- parameters as named arrays ---
+
+
+def _flatten(tree: PyTree, path: tuple[str, ...], arrays: dict[str, np.ndarray]) -> Any:
+    """Puts the leaves into `arrays` by their places, and returns the tree's structure as JSON.
+
+    Args:
+      tree: nested mappings, records, tuples and lists of arrays.
+      path: its place.
+      arrays: changed in place.
+    """
+    if isinstance(tree, Mapping):
+        branches = {str(name): tree[name] for name in sorted(tree)}
+    elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        branches = tree._asdict()
+    elif isinstance(tree, tuple | list):
+        branches = {str(index): branch for index, branch in enumerate(tree)}
+    elif tree is None:
+        return {"kind": "none"}
+    else:
+        arrays[SEPARATOR.join(path)] = np.asarray(tree)
+        return {"kind": "array"}
+    structure = {
+        "branches": {
+            name: _flatten(branch, (*path, name), arrays) for name, branch in branches.items()
+        }
+    }
+    if isinstance(tree, Mapping):
+        return {"kind": "mapping"} | structure
+    if hasattr(tree, "_fields"):
+        return {"kind": "record", "class": _name(type(tree))} | structure
+    return {"kind": "sequence"} | structure
+
+
+def _unflatten(structure: Any, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """The tree of a structure and its arrays; without a structure they are nested dicts."""
+    if structure is None:
+        return trees.unflatten(
+            {tuple(name.split(SEPARATOR)): jnp.asarray(arrays[name]) for name in arrays}
+        )
+
+    def build(part: Any, path: tuple[str, ...]) -> PyTree:
+        if part["kind"] == "none":
+            return None
+        if part["kind"] == "array":
+            return jnp.asarray(arrays[SEPARATOR.join(path)])
+        branches = {name: build(branch, (*path, name)) for name, branch in part["branches"].items()}
+        if part["kind"] == "mapping":
+            return branches
+        if part["kind"] == "record":
+            return _record(part["class"])(**branches)
+        return tuple(branches.values())
+
+    return build(structure, ())
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _record(name: str) -> Callable[..., tuple]:
+    """A record's class by its name; only modules that the algorithm loaded are looked at.
 
     Raises:
-      UsageError: a setting is unknown here.
+      TypeError: there is no such record.
     """
-    kinds = typing.get_type_hints(cls)
-    unknown = sorted(set(json) - set(kinds))
+    module, _, attribute = name.partition(":")
+    cls = getattr(sys.modules.get(module), attribute, None)
+    if not (isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields")):
+        raise TypeError(f"no record {name}")
+    return cls
+
+
+# --- configs ---
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """The values of a config dataclass, as JSON has them.
+
+    Where the type of a field is a union of config classes, the class's name stands beside the
+    values of the field.
+    """
+    hints = typing.get_type_hints(type(config))
+    values = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            converted = config_to_json(value)
+            if len(_config_classes(hints[field.name])) > 1:
+                converted = {CLASS: type(value).__name__} | converted
+            value = converted
+        values[field.name] = value
+    return values
+
+
+def config_from_json(cls: type, json: Mapping[str, Any]) -> Any:
+    """A config dataclass from what `config_to_json` and JSON made of it.
+
+    Raises:
+      UsageError: a setting, or the class of a nested config, is unknown here.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(json) - set(hints))
     if unknown:
         raise UsageError(f"this version of {cls.__module__} has no setting {unknown[0]!r}")
-    values = {
-        name: config_from_json(kinds[name], value) if dataclasses.is_dataclass(kinds[name])
-        else tuple(value) if isinstance(value, list) else value
-        for name, value in json.items()
-    }  # fmt: skip
-    return cls(**values)
+    return cls(**{name: _value(hints[name], value) for name, value in json.items()})
+
+
+def _value(hint: Any, value: Any) -> Any:
+    """A field's value from JSON: a nested config, a tuple, or what it is."""
+    if isinstance(value, list):
+        return tuple(_value(None, entry) for entry in value)
+    classes = _config_classes(hint)
+    if not isinstance(value, Mapping) or not classes:
+        return value
+    values = dict(value)
+    name = values.pop(CLASS, None)
+    return config_from_json(_config_class(classes, name, values), values)
+
+
+def _config_class(classes: Sequence[type], name: str | None, values: Mapping[str, Any]) -> type:
+    """The class of a nested config: by its name, or the only one that has all of the settings."""
+    if len(classes) == 1:
+        return classes[0]
+    if name is None:
+        fitting = [cls for cls in classes if set(values) <= set(typing.get_type_hints(cls))]
+    else:
+        fitting = [cls for cls in classes if cls.__name__ == name]
+    if len(fitting) != 1:
+        names = ", ".join(cls.__name__ for cls in classes)
+        raise UsageError(f"a config of the class {name or '(not stated)'} is not one of {names}")
+    return fitting[0]
+
+
+def _config_classes(hint: Any) -> tuple[type, ...]:
+    """The dataclasses that a type hint stands for: none, one, or the members of a union."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    return tuple(member for member in members if dataclasses.is_dataclass(member))
