@@ -1,23 +1,29 @@
-"""Autoregressive dynamics: the exact factorization over the entries of the next state and the reward.
+"""Autoregressive dynamics: the exact factorization over the entries of the next state and reward.
 
     p(s', r | s, a) = p(r | s, a, s') prod_i p(s'_i | s, a, s'_1, ..., s'_{i-1})
 
-(Autoregressive dynamics models for offline policy evaluation and optimization, arXiv:2104.13877.) Two networks with
-the same meaning: `shared` predicts one entry at a time, `masked` all of them in one pass. Both are trained with the
-data's own entries before each (teacher forcing), and both sample exactly from the density that they evaluate.
+(Autoregressive dynamics models for offline policy evaluation and optimization, arXiv:2104.13877.)
+Two networks with the same meaning: `shared` predicts one entry at a time, `masked` all of them in
+one pass. Both are trained with the data's own entries before each (teacher forcing), and both
+sample exactly from the density that they evaluate.
+
+In a step of an ensemble of them (`explicit.make`) the moments in `Prediction.members` are
+conditional on the outcome that was sampled: every member says how it would predict each entry given
+the sampled entries before it. Their disagreement is about conditionals, not about marginals as in
+an ensemble whose entries are independent.
 """
 
-import bisect
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 
-from offline_mbrl.models import autoregressive_masked, autoregressive_shared, conditionals
+from offline_mbrl.models import autoregressive_masked, autoregressive_shared, conditionals, fitting
 from offline_mbrl.models.conditionals import ConditionalConfig
 from offline_mbrl.models.density import Density
+from offline_mbrl.settings import at_least
 from offline_mbrl.types import UsageError
 
 Activation = Literal["silu", "relu", "gelu", "tanh"]
@@ -29,10 +35,14 @@ class SharedConfig:
 
     hidden_layers: tuple[int, ...] = (256, 256, 256)
     activation: Activation = "silu"
-    dims_per_example: int | None = 2  # entries that an example trains at an update, drawn anew each time; None: all
-    order: tuple[int, ...] = ()  # a permutation of the state's entries, first predicted first; (): as they come
+    # Entries that an example trains at an update, drawn anew each time; None: all.
+    dims_per_example: int | None = 2
+    # A permutation of the state's entries, first predicted first; (): as they come.
+    order: tuple[int, ...] = ()
     reward_first: bool = False  # predict the reward before the state, not after it
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
+    num_members: Annotated[int, at_least(1)] = 4
+    fit: fitting.Config = field(default_factory=fitting.Config)
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,12 @@ class MaskedConfig:
     hidden_size: int = 512  # units of every layer, rounded up to equally many for each entry
     num_blocks: int = 2  # residual blocks of one layer each
     activation: Activation = "silu"
-    order: tuple[int, ...] = ()  # a permutation of the state's entries, first predicted first; (): as they come
+    # A permutation of the state's entries, first predicted first; (): as they come.
+    order: tuple[int, ...] = ()
     reward_first: bool = False  # predict the reward before the state, not after it
     conditional: ConditionalConfig = field(default_factory=ConditionalConfig)
+    num_members: Annotated[int, at_least(1)] = 4
+    fit: fitting.Config = field(default_factory=fitting.Config)
 
 
 def shared(config: SharedConfig, state_size: int, action_size: int) -> Density:
@@ -59,13 +72,23 @@ def shared(config: SharedConfig, state_size: int, action_size: int) -> Density:
       UsageError: no hidden layer, more entries per example than there are, or what `masked` raises.
     """
     if not config.hidden_layers or min(config.hidden_layers) < 1:
-        raise UsageError(f"hidden_layers is {config.hidden_layers}: name at least one size, none below 1")
-    size, outputs_each = state_size + 1, conditionals.make(config.conditional).size
+        raise UsageError(
+            f"hidden_layers is {config.hidden_layers}: name at least one size, none below 1"
+        )
+    size = state_size + 1
+    outputs_each = conditionals.make(config.conditional).size
     if config.dims_per_example is not None and not 1 <= config.dims_per_example <= size:
-        raise UsageError(f"dims_per_example is {config.dims_per_example}: choose 1 to {size}, or None for all")
+        raise UsageError(
+            f"dims_per_example is {config.dims_per_example}: choose 1 to {size}, or None for all"
+        )
     network = autoregressive_shared.network(
-        state_size + action_size, size, outputs_each, hidden_layers=config.hidden_layers,
-        activation=getattr(jax.nn, config.activation), dims_per_example=config.dims_per_example)  # fmt: skip
+        state_size + action_size,
+        size,
+        outputs_each,
+        hidden_layers=config.hidden_layers,
+        activation=getattr(jax.nn, config.activation),
+        dims_per_example=config.dims_per_example,
+    )
     order = whole_order(config.order, size, reward_first=config.reward_first)
     return conditionals.chain(network, config.conditional, order)
 
@@ -83,12 +106,19 @@ def masked(config: MaskedConfig, state_size: int, action_size: int) -> Density:
     """
     if config.hidden_size < 1 or config.num_blocks < 0:
         raise UsageError(
-            f"hidden_size {config.hidden_size} has to be at least 1, num_blocks {config.num_blocks} at least 0"
+            f"hidden_size {config.hidden_size} has to be at least 1, num_blocks "
+            f"{config.num_blocks} at least 0"
         )
-    size, outputs_each = state_size + 1, conditionals.make(config.conditional).size
+    size = state_size + 1
+    outputs_each = conditionals.make(config.conditional).size
     network = autoregressive_masked.network(
-        state_size + action_size, size, outputs_each, hidden_size=config.hidden_size, num_blocks=config.num_blocks,
-        activation=getattr(jax.nn, config.activation))  # fmt: skip
+        state_size + action_size,
+        size,
+        outputs_each,
+        hidden_size=config.hidden_size,
+        num_blocks=config.num_blocks,
+        activation=getattr(jax.nn, config.activation),
+    )
     order = whole_order(config.order, size, reward_first=config.reward_first)
     return conditionals.chain(network, config.conditional, order)
 
@@ -107,30 +137,8 @@ def whole_order(order: Sequence[int], output_size: int, *, reward_first: bool) -
     size = output_size - 1
     states = tuple(operator.index(entry) for entry in order) or tuple(range(size))
     if sorted(states) != list(range(size)):
-        raise UsageError(f"order has to name each of 0 .. {size - 1} once, the state's entries, but is {tuple(order)}")
+        raise UsageError(
+            f"order has to name each of 0 .. {size - 1} once, the state's entries, but is "
+            f"{tuple(order)}"
+        )
     return (size, *states) if reward_first else (*states, size)
-
-
-# --- sizes ---
-
-
-def num_parameters(density: Density) -> int:
-    """Numbers that one member stores; a tenth of a masked network's are never read."""
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(density.init, jax.random.key(0))))
-
-
-def matching_width(make: Callable[[int], Density], wanted: int) -> int:
-    """The width with which a density has most nearly `wanted` parameters: counterparts of equal size. For example
-
-    `matching_width(lambda width: masked(MaskedConfig(hidden_size=width), 23, 18), num_parameters(feedforward))`
-
-    Args:
-      make: (width, at least 1) -> density, with more parameters for more width.
-      wanted: number of parameters.
-    """
-    count = lambda width: num_parameters(make(width))  # noqa: E731
-    above = 1
-    while count(above) < wanted:
-        above *= 2
-    above = bisect.bisect_left(range(1, above + 1), wanted, key=count) + 1
-    return min(max(above - 1, 1), above, key=lambda width: abs(count(width) - wanted))

@@ -1,8 +1,9 @@
-"""The latent model of the MuZero family: representation, dynamics, prediction (arXiv:1911.08265; ROSMO's release).
+"""The latent model of the MuZero family: representation, dynamics, prediction.
 
-Categorical reward and value heads; the reward of a transition is read from the embedding it leads to; heads start at
-zero and embeddings are not rescaled. Vectors go through ReLU layers of ROSMO's BSuite sizes, without normalization or
-residual link; images through its residual network (`networks.residual`), whose embedding is an image too.
+MuZero (arXiv:1911.08265), as in ROSMO's release. Categorical reward and value heads; the reward of
+a transition is read from the embedding it leads to; heads start at zero and embeddings are not
+rescaled. Vectors go through ReLU layers of ROSMO's BSuite sizes, without normalization or residual
+link; images through its residual network (`networks.residual`), whose embedding is an image too.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,14 @@ import jax.numpy as jnp
 from offline_mbrl.networks import heads, residual, torsos
 from offline_mbrl.targets import transforms
 from offline_mbrl.types import (
+    Action,
     Array,
     EnvironmentSpec,
+    Key,
     LatentModel,
     LatentPrediction,
-    PyTree,
+    Observation,
+    Params,
     UsageError,
     num_actions,
 )
@@ -30,8 +34,9 @@ from offline_mbrl.types import (
 class ModelConfig:
     """ROSMO's networks.
 
-    `num_bins` is 20 in its BSuite release, whose support -9..10 starts every value at 1.246, and 601 in its Atari
-    release, for rewards of any size: with rewards clipped to [-1, 1] no target lies beyond the 21 atoms -10..10.
+    `num_bins` is 20 in its BSuite release, whose support -9..10 starts every value at 1.246, and
+    601 in its Atari release, for rewards of any size: with rewards clipped to [-1, 1] no target
+    lies beyond the 21 atoms -10..10.
     """
 
     num_bins: int = 21  # atoms of the scaled reward and value
@@ -42,7 +47,7 @@ class ModelConfig:
     resnet: residual.ResNetConfig = field(default_factory=residual.ResNetConfig)
 
 
-class Prediction(nn.Module):
+class PredictionNetwork(nn.Module):
     """A shared trunk and three heads."""
 
     config: ModelConfig
@@ -58,17 +63,19 @@ class Prediction(nn.Module):
     def __call__(self, embedding: Array) -> LatentPrediction:
         """One embedding `[D]` to logits."""
         x = self.trunk(embedding)
-        return LatentPrediction(self.policy(x), self.reward(x), self.value(x))
+        return LatentPrediction(
+            policy_logits=self.policy(x), reward_logits=self.reward(x), value_logits=self.value(x)
+        )
 
 
-class ResidualPrediction(nn.Module):
+class ResidualPredictionNetwork(nn.Module):
     """A trunk that policy and value share; the reward's head reads the embedding itself."""
 
     config: ModelConfig
     num_actions: int
 
     def setup(self) -> None:
-        """Names the parts as `Prediction` does."""
+        """Names the parts as `PredictionNetwork` does."""
         resnet = self.config.resnet
         self.trunk = residual.Tower(resnet.blocks_prediction, resnet.channels)
         self.policy = residual.Head(resnet, self.num_actions)
@@ -78,7 +85,11 @@ class ResidualPrediction(nn.Module):
     def __call__(self, embedding: Array) -> LatentPrediction:
         """One embedding `[H, W, C]` to logits."""
         x = self.trunk(embedding)
-        return LatentPrediction(self.policy(x), self.reward(embedding), self.value(x))
+        return LatentPrediction(
+            policy_logits=self.policy(x),
+            reward_logits=self.reward(embedding),
+            value_logits=self.value(x),
+        )
 
 
 class Parts(NamedTuple):
@@ -87,7 +98,7 @@ class Parts(NamedTuple):
     representation: nn.Module
     dynamics: nn.Module
     prediction: nn.Module
-    prepare: Callable[[PyTree], PyTree]  # an observation to what the representation takes
+    prepare: Callable[[Observation], Observation]  # to what the representation takes
 
 
 def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
@@ -102,42 +113,57 @@ def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
     deep = residual.chosen(config.torso, spec.observation)
     parts = _residual(config, size) if deep else _mlp(config, size)
 
-    def init(key: Array) -> PyTree:
+    def init(key: Key) -> Params:
         keys = jax.random.split(key, 3)
         observation = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec.observation)
-        params = {"representation": torsos.init(parts.representation, keys[0], parts.prepare(observation))}
+        inputs = parts.prepare(observation)
+        params = {"representation": torsos.init(parts.representation, keys[0], inputs)}
         embedding = jnp.zeros(jax.eval_shape(represent, params, observation).shape)
         return params | {
             "dynamics": torsos.init(parts.dynamics, keys[1], embedding, jnp.zeros((), jnp.int32)),
             "prediction": torsos.init(parts.prediction, keys[2], embedding),
         }
 
-    def represent(params: PyTree, observation: PyTree) -> Array:
-        return torsos.apply(parts.representation, params["representation"], parts.prepare(observation))
+    def represent(params: Params, observation: Observation) -> Array:
+        inputs = parts.prepare(observation)
+        return torsos.apply(parts.representation, params["representation"], inputs)
 
-    def step(params: PyTree, embedding: Array, action: Array) -> Array:
+    def step(params: Params, embedding: Array, action: Action) -> Array:
         return torsos.apply(parts.dynamics, params["dynamics"], embedding, action)
 
-    def predict(params: PyTree, embedding: Array) -> LatentPrediction:
+    def predict(params: Params, embedding: Array) -> LatentPrediction:
         return torsos.apply(parts.prediction, params["prediction"], embedding)
 
-    return LatentModel(init=init, represent=represent, dynamics=step, predict=predict, scalar=transforms.from_logits)
+    return LatentModel(
+        init=init,
+        represent=represent,
+        dynamics=step,
+        predict=predict,
+        scalar=transforms.from_logits,
+    )
 
 
 def _residual(config: ModelConfig, num_actions: int) -> Parts:
     return Parts(
-        residual.Representation(config.resnet), residual.Dynamics(config.resnet, num_actions),
-        ResidualPrediction(config, num_actions), lambda observation: observation)  # fmt: skip
+        representation=residual.Representation(config.resnet),
+        dynamics=residual.Dynamics(config.resnet, num_actions),
+        prediction=ResidualPredictionNetwork(config, num_actions),
+        prepare=lambda observation: observation,
+    )
 
 
 def _mlp(config: ModelConfig, num_actions: int) -> Parts:
-    if min(map(len, (config.encoder_layers, config.dynamics_layers, config.prediction_layers))) < 1:
+    layers = (config.encoder_layers, config.dynamics_layers, config.prediction_layers)
+    if min(map(len, layers)) < 1:
         raise UsageError("the latent model needs at least one layer in each part")
     if config.dynamics_layers[-1] != config.encoder_layers[-1]:
         raise UsageError(
-            f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in {config.encoder_layers[-1]}: "
-            "both are the embedding size and must be equal"
+            f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in "
+            f"{config.encoder_layers[-1]}: both are the embedding size and must be equal"
         )
     return Parts(
-        torsos.MLP(config.encoder_layers), torsos.ActionConditioned(config.dynamics_layers, num_actions),
-        Prediction(config, num_actions), torsos.flat)  # fmt: skip
+        representation=torsos.MLP(config.encoder_layers),
+        dynamics=torsos.ActionConditioned(config.dynamics_layers, num_actions),
+        prediction=PredictionNetwork(config, num_actions),
+        prepare=torsos.flat,
+    )

@@ -1,6 +1,6 @@
-"""A latent model unrolled over a window, and the cross-entropies that train it (MuZero; ROSMO's release).
+"""A latent model unrolled over a window, and the cross-entropies that train it.
 
-What the heads regress to comes as `Targets`; who computed them, and how, is not known here.
+As in MuZero and in ROSMO's release. The heads regress to `Targets`, which the algorithm computes.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,17 @@ import numpy as np
 import optax
 
 from offline_mbrl.targets import transforms
-from offline_mbrl.types import Array, LatentModel, Metrics, PyTree, Trajectory, UsageError
+from offline_mbrl.types import (
+    Array,
+    Key,
+    LatentModel,
+    Metrics,
+    Observation,
+    Params,
+    PyTree,
+    Trajectory,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
@@ -23,8 +33,10 @@ class LossConfig:
     value_coef: float = 0.25
     policy_coef: float = 1.0
     gradient_scale: float = 0.5  # of the embedding after every model step
-    scale_before_heads: bool = True  # released; False scales only what the next model step sees (MuZero)
-    step_weights: Literal["mean", "root"] = "mean"  # over the unroll: "root" is MuZero's 1 at the root, 1 / K after it
+    # Released; False scales only what the next model step sees (MuZero).
+    scale_before_heads: bool = True
+    # Over the unroll: "root" is MuZero's 1 at the root, 1 / K after it.
+    step_weights: Literal["mean", "root"] = "mean"
 
 
 class Targets(NamedTuple):
@@ -34,10 +46,17 @@ class Targets(NamedTuple):
     value: Array  # [K + 1]
     policy: Array  # [K + 1, A]
     behavior: Array  # [K + 1] weight with which the data's action is cloned
-    known: Array  # [K + 1] 0 after a truncation, where there is nothing to learn; reward k belongs to step k
+    # [K + 1] 0 after a truncation, where there is nothing to learn; reward k belongs to step k
+    known: Array
 
 
-def unroll(model: LatentModel, config: LossConfig, params: PyTree, observation: PyTree, actions: Array) -> PyTree:
+def unroll(
+    model: LatentModel,
+    config: LossConfig,
+    params: Params,
+    observation: Observation,
+    actions: Array,
+) -> PyTree:
     """Embeddings `[K + 1, ...]` that the heads read: the encoded observation, then K model steps.
 
     Args:
@@ -73,12 +92,18 @@ def step_weights(kind: str, num_steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def loss(
-    model: LatentModel, config: LossConfig, behavior_coef: float, params: PyTree, trajectory: Trajectory,
-    targets: Targets, key: Array,
-) -> tuple[Array, Metrics]:  # fmt: skip
-    """The cross-entropies of reward, value and policy, and the weighted cloning term, of one trajectory.
+    model: LatentModel,
+    config: LossConfig,
+    behavior_coef: float,
+    params: Params,
+    trajectory: Trajectory,
+    targets: Targets,
+    key: Key,
+) -> tuple[Array, Metrics]:
+    """The cross-entropies of one trajectory: reward, value, policy, and the weighted cloning term.
 
-    Steps past the end of an episode take a random action: an absorbing state must be insensitive to it.
+    Steps past the end of an episode take a random action: an absorbing state must be insensitive to
+    it.
 
     Args:
       model: the latent model.
@@ -93,22 +118,31 @@ def loss(
       The loss `[]` and its parts by name.
     """
     num_steps = targets.reward.shape[0]
-    chosen = trajectory.action[: num_steps + 1]
+    logged = trajectory.action[: num_steps + 1]
     random = jax.random.randint(key, (num_steps,), 0, targets.policy.shape[1])
-    actions = jnp.where(trajectory.mask[:num_steps] > 0, chosen[:num_steps], random)
+    actions = jnp.where(trajectory.mask[:num_steps] > 0, logged[:num_steps], random)
     first = jax.tree.map(lambda leaf: leaf[0], trajectory.observation)
-    heads = jax.vmap(model.predict, (None, 0))(params, unroll(model, config, params, first, actions))
+    embeddings = unroll(model, config, params, first, actions)
+    heads = jax.vmap(model.predict, (None, 0))(params, embeddings)
     two_hot = jax.vmap(lambda x: transforms.two_hot(x, heads.value_logits.shape[1]))
-    cross_entropy, known = optax.softmax_cross_entropy, targets.known
-    cloned = optax.softmax_cross_entropy_with_integer_labels(heads.policy_logits, chosen)
-    rewards, states = step_weights(config.step_weights, num_steps)
+    cross_entropy = optax.softmax_cross_entropy
+    reward_loss = cross_entropy(heads.reward_logits[1:], two_hot(targets.reward))
+    value_loss = cross_entropy(heads.value_logits, two_hot(targets.value))
+    policy_loss = cross_entropy(heads.policy_logits, targets.policy)
+    cloning_loss = optax.softmax_cross_entropy_with_integer_labels(heads.policy_logits, logged)
+    reward_weights, state_weights = step_weights(config.step_weights, num_steps)
     parts = {
-        "reward": jnp.dot(rewards, known[:-1] * cross_entropy(heads.reward_logits[1:], two_hot(targets.reward))),
-        "value": jnp.dot(states, known * cross_entropy(heads.value_logits, two_hot(targets.value))),
-        "policy": jnp.dot(states, known * cross_entropy(heads.policy_logits, targets.policy)),
-        "behavior": jnp.dot(states, targets.behavior * cloned),
+        "reward": jnp.dot(reward_weights, targets.known[:-1] * reward_loss),
+        "value": jnp.dot(state_weights, targets.known * value_loss),
+        "policy": jnp.dot(state_weights, targets.known * policy_loss),
+        "behavior": jnp.dot(state_weights, targets.behavior * cloning_loss),
     }
     coefs = jnp.array([config.reward_coef, config.value_coef, config.policy_coef, behavior_coef])
     total = jnp.dot(coefs, jnp.stack(list(parts.values())))
-    metrics = {"loss/total": total} | {f"loss/{name}": part for name, part in parts.items()}
-    return total, metrics | {"target/value": jnp.mean(targets.value), "target/cloned": jnp.mean(targets.behavior)}
+    metrics = {
+        "loss/total": total,
+        **{f"loss/{name}": part for name, part in parts.items()},
+        "target/value": jnp.mean(targets.value),
+        "target/cloned": jnp.mean(targets.behavior),
+    }
+    return total, metrics
