@@ -135,7 +135,7 @@ def fitted(
         over_fits = jax.vmap(single, (0, None, None, None))(keys, context, dataset, starts)
         estimate = intervals.combine(over_fits, resampled=True)
         key_batch, key_actions = jax.random.split(jax.random.fold_in(keys[0], 1))
-        batch = batches.Experience(estimator_fits.VISITS_SEEN)(dataset, None, key_batch)
+        batch = batches.Experience(estimator_fits.NUM_VISITS)(dataset, None, key_batch)
         share = visits.visited_share(
             problem.policy, target, batch, problem.spec, key_actions, gamma=problem.spec.gamma
         )
@@ -246,8 +246,9 @@ def rolled_out(
         statistics: normalize.Statistics,
         starts: Observation,
     ) -> Estimate:
-        key_model, key_rollouts = jax.random.split(key)
-        params = fit_model(learner, key_model, Context(statistics=statistics), dataset)
+        key_init, key_fit, key_rollouts = jax.random.split(key, 3)
+        context = Context(statistics=statistics)
+        params = fit_model(learner, key_init, key_fit, context, dataset)
         return jax.lax.map(lambda target: estimator(params, target, starts, key_rollouts), targets)
 
     keys = jax.random.split(jax.random.key(3), len(logs.starts))
@@ -260,11 +261,11 @@ def fit_model(learner: Learner, key: Key, context: Context, dataset: memory.Data
 
     Args:
       learner: of the model.
-      key: consumed.
+      key_init: of the first parameters.
+      key_fit: of the updates.
       context: statistics.
       dataset: one log, with transitions held out.
     """
-    key_init, key_fit = jax.random.split(key)
 
     def stretch(turn: Array, state: PyTree) -> PyTree:
         start = turn * REFRESH
