@@ -45,7 +45,9 @@ def make(config, spec):
     def act(params, carry, observation, key):
         key_noise, key_model = jax.random.split(key)
         shape = (config.num_candidates, *carry.shape)
-        candidates = jnp.clip(carry + config.noise * jax.random.normal(key_noise, shape), -1, 1)
+        candidates = jnp.clip(
+            carry[None] + config.noise * jax.random.normal(key_noise, shape), -1, 1
+        )
         keys = jnp.broadcast_to(key_model, config.num_candidates)
         evaluate = jax.vmap(value, (None, 0, None, 0))
         best = candidates[
