@@ -1,5 +1,4 @@
-"""`offline-mbrl COMMAND ...`: finds the command, imports only that one, and turns bad input into
-one line.
+"""`offline-mbrl COMMAND ...`: imports the command alone, and reports bad input in one line.
 
 Exit codes: 0 done, 1 the run itself failed, 2 bad input, 130 interrupted, 143 terminated.
 """
@@ -11,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "train": "train an algorithm on a dataset, evaluate it, and write a report; run again to resume",
+    "train": "train an algorithm on a dataset, evaluate it and write a report; run again to resume",
     "evaluate": "play the policies of a run in their simulator",
     "ope": "estimate from logged data alone which policies of runs are worth most",
     "report": "table, learning curve and settings of one or more runs",
@@ -21,10 +20,14 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code; argv without the program's name, by default this
-    process's own."""
+    """Runs a command and returns its exit code.
+
+    Args:
+      argv: arguments without the program's name; None: those of this process, which then exits at
+        once on a failure.
+    """
     code = _dispatch(list(sys.argv[1:] if argv is None else argv))
-    # libraries' threads may print or crash in an orderly shutdown after a failure
+    # After a failure, threads of libraries may print or crash in an orderly shutdown.
     if argv is None and code:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -51,15 +54,15 @@ def _run(name: str, argv: list[str]) -> int:
     try:
         return importlib.import_module(f"offline_mbrl.commands.{name}").main(argv)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader (`| head`) has gone: nothing is wrong
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full or read-only disk, a path that is not there
-        where = f": {error.filename}" if error.filename else ""
+    except OSError as error:  # a full or read-only disk, or an absent path
+        path = f": {error.filename}" if error.filename else ""
         return _fail(
-            f"{error.strerror or error}{where}; check the path, its permissions and the free space"
+            f"{error.strerror or error}{path}; check the path, its permissions and the free space"
         )
     except ValueError as error:
         from offline_mbrl.types import UsageError
@@ -82,10 +85,10 @@ def _usage() -> str:
         "",
         "commands:",
     ]
-    lines += [f"  {name:<9} {what}" for name, what in COMMANDS.items()]
+    lines += [f"  {name:<9} {summary}" for name, summary in COMMANDS.items()]
     lines += [
         "",
-        "offline-mbrl COMMAND --help tells more; offline-mbrl --version prints the version.",
+        "`offline-mbrl COMMAND --help` shows details, `offline-mbrl --version` the version.",
     ]
     return "\n".join(lines)
 

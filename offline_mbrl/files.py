@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 import os
 from collections.abc import Callable
@@ -6,8 +6,7 @@ from pathlib import Path
 
 
 def flush(path: Path) -> None:
-    """fsync of a file or a folder, so that a rename never comes to the disk before what it
-    names."""
+    """Flushes a file or folder to the disk (fsync), before a rename makes it visible."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -16,11 +15,11 @@ def flush(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write(place)` fill a file beside `path`, flushes it, and renames it to `path`.
+    """Writes a file atomically: to a sibling, which is flushed and renamed to `path`.
 
     Args:
-      path: the file; what was there before is replaced.
-      write: writes the file that it is given.
+      path: the file, which replaces an existing one.
+      write: writes the file at the path that it is called with.
     """
     unfinished = path.with_name(f".{path.name}.unfinished")
     write(unfinished)

@@ -1,13 +1,13 @@
-"""Where data and results came from: library versions and the revision of this code, as plain
-JSON."""
+"""The origin of data and results: library versions and the revision of this code, as JSON."""
 
 import functools
 import importlib.metadata
 import subprocess
 from pathlib import Path
 
-# Results depend on them
+# Libraries that results depend on.
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "offline_mbrl")
+# Libraries that datasets depend on.
 DATA_LIBRARIES = (
     "offline_mbrl",
     "jax",
@@ -21,7 +21,7 @@ DATA_LIBRARIES = (
 
 
 def describe() -> dict:
-    """Versions of the libraries that touch data, and the code's git revision where it is known."""
+    """Versions of the libraries that datasets depend on, and this code's git revision."""
     return {
         "versions": {name: _version(name) for name in DATA_LIBRARIES if _version(name)},
         "revision": revision(),
@@ -29,29 +29,30 @@ def describe() -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the libraries that results depend on; one may be absent, as this package is in a
-    source folder."""
+    """Versions of the libraries that results depend on, "not installed" for those without one."""
     return {name: _version(name) or "not installed" for name in LIBRARIES}
 
 
 def revision() -> str | None:
-    """Git revision of this package's source, with `+changes` when it differs from the commit; None
-    outside git."""
-    here = Path(__file__).resolve().parent
+    """The git revision of this package's source, None outside git.
+
+    `+changes` is appended if the source differs from the commit.
+    """
+    package = Path(__file__).resolve().parent
     try:
-        # Installed inside another project's tree
-        _git(here, "ls-files", "--error-unmatch", Path(__file__).name)
-        commit = _git(here, "rev-parse", "HEAD")
-        return commit + ("+changes" if _git(here, "status", "--porcelain", "--", ".") else "")
+        # Fails if the package is only installed inside another project's repository.
+        _git(package, "ls-files", "--error-unmatch", Path(__file__).name)
+        commit = _git(package, "rev-parse", "HEAD")
+        changes = _git(package, "status", "--porcelain", "--", ".")
+        return commit + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(directory), *arguments], capture_output=True, check=True, timeout=10
-    )
-    return done.stdout.decode().strip()
+    command = ["git", "-C", str(directory), *arguments]
+    result = subprocess.run(command, capture_output=True, check=True, timeout=10)
+    return result.stdout.decode().strip()
 
 
 @functools.cache

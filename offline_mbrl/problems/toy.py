@@ -1,6 +1,6 @@
-"""Small problems with known answers, built from a key: for tests, notebooks and the first look at a
-new algorithm."""
+"""Small problems with known optimal policies, for tests, notebooks and trials of algorithms."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,8 +14,8 @@ from offline_mbrl.types import (
     BoundedActions,
     DiscreteActions,
     EnvironmentSpec,
+    Params,
     Policy,
-    PyTree,
 )
 
 
@@ -24,8 +24,8 @@ class Problem(NamedTuple):
 
     dataset: Dataset
     spec: EnvironmentSpec
-    # (policy, params) -> [], exact: 1 is optimal, 0 is a uniform policy
-    score: Callable[[Policy, PyTree], Array]
+    # (policy, params) -> [], exact: 1 for the optimal policy, 0 for uniform actions
+    score: Callable[[Policy, Params], Array]
 
 
 def chain(
@@ -36,60 +36,55 @@ def chain(
     right: float = 0.5,
     horizon: int = 20,
 ) -> Problem:
-    """A corridor: action 1 moves right, action 0 left; reward 1 and a terminal at the right end, 0
-    elsewhere.
+    """A corridor with a terminal at the right end: action 1 moves right, action 0 moves left.
 
-    Episodes that do not arrive within `horizon` steps are truncated. The optimal policy always
-    moves right. The score is the normalized discounted return of the greedy policy from the left
-    end, solved exactly.
+    The reward is 1 at the right end and 0 elsewhere. Episodes that do not arrive within `horizon`
+    steps are truncated. The optimal policy always moves right. The score is the normalized
+    discounted return of the greedy policy from the left end, solved exactly.
 
     Args:
-      seed: of the logged behavior.
-      num_states: states, the terminal one included; observations are one-hot `[num_states]`.
-      num_episodes: logged episodes, each from a random non-terminal state.
+      seed: seed of the logged behavior.
+      num_states: number of states, the terminal one included; observations are one-hot
+        `[num_states]`.
+      num_episodes: number of logged episodes, each from a random non-terminal state.
       right: probability of moving right in the logged behavior.
-      horizon: longest episode.
+      horizon: steps of the longest episode.
     """
     generator = np.random.default_rng(seed)
-    rows: dict[str, list] = {
-        "observation": [],
-        "action": [],
-        "reward": [],
-        "is_last": [],
-        "is_terminal": [],
-    }
+    records: list[dict[str, Any]] = []
     for _ in range(num_episodes):
         state = int(generator.integers(num_states - 1))
         for step in range(horizon + 1):
             arrived = state == num_states - 1
             action = int(generator.random() < right)
             following = max(state + 2 * action - 1, 0)
-            values = (
-                np.eye(num_states, dtype=np.float32)[state],
-                action,
-                float(following == num_states - 1),
+            records.append(
+                {
+                    "observation": np.eye(num_states, dtype=np.float32)[state],
+                    "action": action,
+                    "reward": float(following == num_states - 1),
+                    "is_last": arrived or step == horizon,
+                    "is_terminal": arrived,
+                }
             )
-            for name, value in zip(
-                rows, (*values, arrived or step == horizon, arrived), strict=True
-            ):
-                rows[name].append(value)
             if arrived:
                 break
             state = following
+    columns = {name: [record[name] for record in records] for name in records[0]}
     spec = EnvironmentSpec(
-        jax.ShapeDtypeStruct((num_states,), jnp.float32),
-        DiscreteActions(2),
+        observation=jax.ShapeDtypeStruct((num_states,), jnp.float32),
+        action=DiscreteActions(2),
         gamma=0.9,
         horizon=horizon,
     )
     return Problem(
-        Dataset.from_arrays(rows),
-        spec,
-        lambda policy, params: _chain_score(policy, params, num_states),
+        dataset=Dataset.from_arrays(columns),
+        spec=spec,
+        score=functools.partial(_chain_score, num_states=num_states),
     )
 
 
-def _chain_score(policy: Policy, params: PyTree, num_states: int, gamma: float = 0.9) -> Array:
+def _chain_score(policy: Policy, params: Params, *, num_states: int, gamma: float = 0.9) -> Array:
     actions = jax.vmap(policy.mode, (None, 0))(params, jnp.eye(num_states)[:-1])
     uniform = _chain_return(jnp.full(num_states - 1, 0.5), gamma)
     optimal = _chain_return(jnp.ones(num_states - 1), gamma)
@@ -107,34 +102,35 @@ def _chain_return(right: Array, gamma: float) -> Array:
 
 
 def bandit(seed: int, *, num_steps: int = 4_000) -> Problem:
-    """A contextual bandit: context `x` in `[-1, 1]^2`, action `a` in `[-1, 1]`, reward `-(a - (x_0
-    - x_1) / 2)^2`.
+    """A contextual bandit with continuous actions.
 
-    Every step is an episode. The score is `1 - regret / regret of uniform actions`, averaged over a
-    fixed grid.
+    The context x is in `[-1, 1]^2`, the action a in `[-1, 1]`; the reward is
+    `-(a - (x_0 - x_1) / 2)^2`. Every step is an episode. The score is
+    `1 - regret / regret of uniform actions`, averaged over a fixed grid of contexts.
 
     Args:
-      seed: of contexts and of the uniform behavior.
-      num_steps: logged steps.
+      seed: seed of the contexts and of the uniform behavior.
+      num_steps: number of logged steps.
     """
     generator = np.random.default_rng(seed)
     context = generator.uniform(-1, 1, (num_steps, 2)).astype(np.float32)
     action = generator.uniform(-1, 1, (num_steps, 1)).astype(np.float32)
     reward = -np.square(action[:, 0] - (context[:, 0] - context[:, 1]) / 2)
-    ended = np.ones(num_steps, bool)
-    arrays: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "observation": context,
         "action": action,
         "reward": reward,
-        "is_terminal": ended,
+        "is_terminal": np.ones(num_steps, bool),
     }
     spec = EnvironmentSpec(
-        jax.ShapeDtypeStruct((2,), jnp.float32), BoundedActions((-1.0,), (1.0,)), horizon=1
+        observation=jax.ShapeDtypeStruct((2,), jnp.float32),
+        action=BoundedActions(minimum=(-1.0,), maximum=(1.0,)),
+        horizon=1,
     )
-    return Problem(Dataset.from_arrays(arrays), spec, _bandit_score)
+    return Problem(dataset=Dataset.from_arrays(columns), spec=spec, score=_bandit_score)
 
 
-def _bandit_score(policy: Policy, params: PyTree) -> Array:
+def _bandit_score(policy: Policy, params: Params) -> Array:
     axis = jnp.linspace(-1.0, 1.0, 11)
     contexts = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
     best = (contexts[:, 0] - contexts[:, 1]) / 2
