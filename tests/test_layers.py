@@ -17,7 +17,12 @@ OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
 REGISTRY = {"types", "outside", "problems", "networks", "learners", "algorithms"}
 EXPORT = {"types", "policies", "files", "registry", "data"}
-SELECTION = ALGORITHMS | OPE | GROUND | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
+SELECTION = (
+    ALGORITHMS
+    | OPE
+    | GROUND
+    | {"data", "problems", "ope", "algorithms", "training", "registry", "export"}
+)
 ALLOWED = {
     "types": set(),
     "streams": {"types"},
@@ -51,7 +56,10 @@ HEAVY = {  # library -> the files that may import it, inside functions alone
     "rlds": {"data/sources/"},
     "minari": {"data/sources/minari.py"},
     "distrax": {"networks/distributions.py"},
-    **{name: {"environments/"} for name in ("bsuite", "dm_control", "gymnasium", "ale_py", "mujoco")},
+    **{
+        name: {"environments/"}
+        for name in ("bsuite", "dm_control", "gymnasium", "ale_py", "mujoco")
+    },
 }
 
 
@@ -71,10 +79,16 @@ def violations(room: str, source: str) -> list[str]:
     if room in TOP:
         return []
     ours = [
-        name.removeprefix("offline_mbrl.") for name in imports(ast.parse(source)) if name.startswith("offline_mbrl.")
+        name.removeprefix("offline_mbrl.")
+        for name in imports(ast.parse(source))
+        if name.startswith("offline_mbrl.")
     ]
     own = {room} if (PACKAGE / room).is_dir() else set()
-    return [name for name in ours if not any(f"{name}.".startswith(f"{room}.") for room in ALLOWED[room] | own)]
+    return [
+        name
+        for name in ours
+        if not any(f"{name}.".startswith(f"{room}.") for room in ALLOWED[room] | own)
+    ]
 
 
 def heavy(path: str, source: str) -> list[str]:
@@ -85,7 +99,9 @@ def heavy(path: str, source: str) -> list[str]:
     wrong = []
     for name in imports(tree):
         library = name.split(".")[0]
-        if library in HEAVY and (name in top or not any(path.startswith(place) for place in HEAVY[library])):
+        if library in HEAVY and (
+            name in top or not any(path.startswith(place) for place in HEAVY[library])
+        ):
             wrong.append(name)
     return wrong
 
@@ -108,7 +124,9 @@ def test_a_planted_upward_import_is_found_and_an_allowed_one_passes():
     assert violations("learners", "from offline_mbrl.models import muzero") == ["models.muzero"]
     assert violations("learners", "def f():\n  from offline_mbrl import models") == ["models"]
     assert violations("learners", "from offline_mbrl.networks import torsos") == []
-    assert violations("models", "from offline_mbrl.data.catalog import load") == ["data.catalog.load"]
+    assert violations("models", "from offline_mbrl.data.catalog import load") == [
+        "data.catalog.load"
+    ]
     assert violations("models", "from offline_mbrl.data import memory") == []
     assert heavy("data/store/read.py", "def f():\n  import tensorflow as tf") == ["tensorflow"]
     assert heavy("data/sources/tfds.py", "import tensorflow as tf") == ["tensorflow"]
@@ -139,7 +157,9 @@ def test_imports_have_no_circle():
     modules = {f"offline_mbrl.{name}" for name in names if name != "__init__"}
     graph = {}
     for path in FILES:
-        name = f"offline_mbrl.{path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+        name = (
+            f"offline_mbrl.{path.removesuffix('.py').removesuffix('/__init__').replace('/', '.')}"
+        )
         if name in modules:
             tree = ast.parse((PACKAGE / path).read_text())
             graph[name] = modules_of(imports(tree), modules) - {name}

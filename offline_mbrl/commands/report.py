@@ -1,4 +1,5 @@
-"""`offline-mbrl report RUN ...`: a page and a learning curve per run, and one table over several."""
+"""`offline-mbrl report RUN ...`: a page and a learning curve per run, and one table over
+several."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from offline_mbrl.types import UsageError
 
 @dataclass(frozen=True)
 class Options:
-    """Writes report.md and learning_curve.png into each run's folder, and prints a table over all of them."""
+    """Writes report.md and learning_curve.png into each run's folder, and prints a table over all
+    of them."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders
 
@@ -32,11 +34,18 @@ def main(argv: list[str]) -> int:
     for run_folder in sorted(set(options.runs) - set(complete)):
         console.print(f"note: {run_folder} is passed over: it holds no complete run")
     if not complete:
-        raise UsageError("none of these folders holds a complete run: `offline-mbrl train` completes one")
+        raise UsageError(
+            "none of these folders holds a complete run: `offline-mbrl train` completes one"
+        )
     for run_folder in complete:
-        run, outcome = folder.read_json(run_folder / folder.RUN), folder.read_json(run_folder / folder.EVALUATION)
+        run, outcome = (
+            folder.read_json(run_folder / folder.RUN),
+            folder.read_json(run_folder / folder.EVALUATION),
+        )
         page.write(run_folder)
-        played = [tables.aggregate_in_words(one) for one in outcome.get("evaluation", {}).values()] or ["-", "-"]
+        played = [
+            tables.aggregate_in_words(one) for one in outcome.get("evaluation", {}).values()
+        ] or ["-", "-"]
         sizes = (str(outcome["step"]), str(len(outcome["seeds"])))
         compared.add_row(run_folder.name, run["algorithm"], run["dataset"], *sizes, *played)
     console.print(compared)

@@ -20,18 +20,21 @@ class Options:
     evaluation_share: float = 0.1  # of the run's time, for those at most; 1 plays all of them
     # Of the last evaluation, per seed, greedy and again sampled; 0 trains without a simulator
     episodes: Annotated[int, at_least(0)] = 500
-    episodes_during: Annotated[int, at_least(1)] = 50  # of each evaluation during training, per seed
+    # Of each evaluation during training, per seed
+    episodes_during: Annotated[int, at_least(1)] = 50
     simulator_processes: int = 0  # that step the simulators; 0: a thread of this process
     # Updates per dispatch; default: about a second's worth, measured
     block_updates: Annotated[int | None, at_least(1)] = None
     # Between checkpoints; one is always written at the end and at SIGTERM
     checkpoint_seconds: Annotated[float, at_least(0)] = 20.0
-    devices: Annotated[int | None, at_least(1)] = None  # devices to split every batch over; default: all
+    # Devices to split every batch over; default: all
+    devices: Annotated[int | None, at_least(1)] = None
     # Which chunks of the dataset are compared with their hashes
     verify: Literal["touched", "full"] = "touched"
     # What to do with NaN and infinity in the data
     on_nonfinite: Literal["refuse", "drop-episode"] = "refuse"
     # Read batches from the disk; auto: where columns exceed 2 GiB
     stream: Literal["auto", "always", "never"] = "auto"
-    stream_mib: Annotated[int, at_least(1)] = 256  # of batches that are read for one dispatch while streaming
+    # Of batches that are read for one dispatch while streaming
+    stream_mib: Annotated[int, at_least(1)] = 256
     plain: bool = False  # lines instead of a progress bar

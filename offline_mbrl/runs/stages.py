@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from offline_mbrl import registry
+from offline_mbrl import registry, settings
 from offline_mbrl.data import stream
 from offline_mbrl.data.catalog import names
 from offline_mbrl.data.catalog.load import Loaded
@@ -93,6 +93,7 @@ def train(
             }
             description = {
                 "preset": preset,
+                "settings": settings.in_use(config, data.spec),
                 "reference": data.reference,
                 "simulator": data.simulator,
             }

@@ -45,7 +45,9 @@ def opened(
             writer = EventsWriter(str(seed_folder / "events"), f".{os.getpid()}.{after}")
             stack.callback(_close, writer)
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            writer.write_event(event_pb2.Event(wall_time=time.time(), step=after + 1, session_log=start))
+            writer.write_event(
+                event_pb2.Event(wall_time=time.time(), step=after + 1, session_log=start)
+            )
             writers.append(writer)
 
         def log(step: int, figures: Mapping[str, np.ndarray]) -> None:
@@ -53,7 +55,9 @@ def opened(
                 for name, values in figures.items():
                     if np.isfinite(values[index]):
                         summary = scalar(name, values[index])
-                        writer.write_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+                        writer.write_event(
+                            event_pb2.Event(wall_time=time.time(), step=step, summary=summary)
+                        )
                 writer.flush()
 
         yield log

@@ -14,7 +14,9 @@ REFERENCE = official.REFERENCES["atari/Pong"]
 
 
 def outcome(human):
-    played = Evaluation(np.array([[-20.3, -20.3], [14.6, 14.6]]), np.ones((2, 2), np.int32), True, "")
+    played = Evaluation(
+        np.array([[-20.3, -20.3], [14.6, 14.6]]), np.ones((2, 2), np.int32), True, ""
+    )
     summary = playing.summarize({"greedy": played, "sampled": played}, REFERENCE, human)
     return {"step": 1, "seeds": [0, 1], "failures": {}, "evaluation": summary}
 
@@ -37,7 +39,10 @@ def test_the_human_scale_is_a_column_of_its_own_where_there_is_one():
     text, page = shown(result), "\n".join(tables.markdown(result))
     assert text.count(" human ") == 2  # columns
     assert "1.000" in text
-    assert "| seed | greedy: normalized score | sampled: normalized score | greedy: human-normalized |" in page
+    assert (
+        "| seed | greedy: normalized score | sampled: normalized score | greedy: human-normalized |"
+        in page
+    )
     assert len({line.count("|") for line in page.splitlines()}) == 1
 
 

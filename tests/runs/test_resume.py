@@ -30,7 +30,9 @@ def terminate_at(monkeypatch, module, name, number):
     monkeypatch.setattr(module, name, wrapped)
 
 
-def test_sigterm_saves_the_block_and_the_same_command_goes_on_bit_identically(tmp_path, finished, monkeypatch, capsys):
+def test_sigterm_saves_the_block_and_the_same_command_goes_on_bit_identically(
+    tmp_path, finished, monkeypatch, capsys
+):
     run, before = tmp_path / "run", signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
         terminate_at(patch, folders, "append_rows", 2)
@@ -43,7 +45,9 @@ def test_sigterm_saves_the_block_and_the_same_command_goes_on_bit_identically(tm
     running.assert_same(run, finished)
 
 
-def test_sigterm_during_the_last_evaluation_stops_at_once_and_loses_nothing(tmp_path, finished, monkeypatch, capsys):
+def test_sigterm_during_the_last_evaluation_stops_at_once_and_loses_nothing(
+    tmp_path, finished, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         terminate_at(patch, playing, "summarize", 1)
         assert running.train(tmp_path / "run") == 128 + signal.SIGTERM
@@ -111,7 +115,8 @@ KILL = """
 import os, signal, sys
 from offline_mbrl import cli
 from offline_mbrl.runs import folder, recording, results, stages
-module, name, number = {"recording": recording, "results": results, "folder": folder}[sys.argv[1]], sys.argv[2], 1
+module = {"recording": recording, "results": results, "folder": folder}[sys.argv[1]]
+name = sys.argv[2]
 number, calls, function = int(sys.argv[3]), [], getattr(module, name)
 
 def killed(*args, **kwargs):
@@ -128,10 +133,13 @@ sys.exit(cli.main(sys.argv[4:]))
 def test_two_sigkills_leave_no_trace(tmp_path, finished):
     command = [*running.TRAIN, "--run-dir", str(tmp_path / "run")]
     for point in (("recording", "_save", "2"), ("folder", "append_rows", "2")):
-        done = subprocess.run([sys.executable, "-c", KILL, *point, *command], capture_output=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", KILL, *point, *command], capture_output=True, check=False
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     killed = running.rows(tmp_path / "run")
-    assert [row["step"] for row in killed] == [20, 20, 40, 40]  # the second process had gone on from update 20
+    # The second process had gone on from update 20
+    assert [row["step"] for row in killed] == [20, 20, 40, 40]
     assert cli.main(command) == 0
     running.assert_same(tmp_path / "run", finished)
 
@@ -139,13 +147,17 @@ def test_two_sigkills_leave_no_trace(tmp_path, finished):
 # --- damage ---
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_message(tmp_path, finished, monkeypatch, capsys):
+def test_a_damaged_checkpoint_is_passed_over_with_a_message(
+    tmp_path, finished, monkeypatch, capsys
+):
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         terminate_at(patch, folders, "append_rows", 2)
         assert running.train(run) == 143
     newest = run / "checkpoints/train/000000040"
-    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    victim = max(
+        (path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
@@ -189,7 +201,8 @@ def test_the_measured_block_length_is_kept_before_the_first_row(tmp_path, finish
         with pytest.raises(Stop):
             cli.main([*command, "--run-dir", str(tmp_path / "run")])
     measured = json.loads((tmp_path / "run/blocks.json").read_text())["train"]
-    folders.write_json(tmp_path / "run/blocks.json", {"train": 30})  # a slower machine would have measured this
+    # a slower machine would have measured this
+    folders.write_json(tmp_path / "run/blocks.json", {"train": 30})
     assert measured >= 1
     assert cli.main([*command, "--run-dir", str(tmp_path / "run")]) == 0
     assert sorted({row["step"] for row in running.rows(tmp_path / "run")}) == [30, 60]

@@ -1,4 +1,5 @@
-"""`train --stream`: what it says, what it keeps, and that a killed run ends like one that was not."""
+"""`train --stream`: what it says, what it keeps, and that a killed run ends like one that was
+not."""
 
 import json
 
@@ -33,7 +34,9 @@ def test_a_streaming_run_says_so_and_tells_its_memory(tmp_path, capsys):
     assert measured["file_backed"] > 0
 
 
-def test_a_streaming_run_that_was_terminated_ends_like_one_that_was_not(tmp_path, streamed, monkeypatch, capsys):
+def test_a_streaming_run_that_was_terminated_ends_like_one_that_was_not(
+    tmp_path, streamed, monkeypatch, capsys
+):
     with monkeypatch.context() as patch:
         terminate_at(patch, folders, "append_rows", 2)
         assert running.train(tmp_path / "run", *STREAM) == 143
@@ -76,4 +79,7 @@ def test_resident_memory_is_read_off_the_system():
     assert largest().anonymous > len(held)
     watch(None)
     assert largest().anonymous >= process_memory.now().anonymous - 2**24
-    assert process_memory.describe(process_memory.Resident(3 * 2**29, 5 * 2**20)) == "1.5 GiB anonymous, 5 MiB of files"
+    assert (
+        process_memory.describe(process_memory.Resident(3 * 2**29, 5 * 2**20))
+        == "1.5 GiB anonymous, 5 MiB of files"
+    )

@@ -21,7 +21,9 @@ def data_root(tmp_path_factory):
         entry = catalog.lookup(running.DATASET)
         facts = {"simulator": entry.simulator, "horizon": entry.horizon, "gamma": entry.gamma}
         batches = ingest.grouped(_episodes(entry.simulator, 30))
-        source = ingest.Source(batches, {"source": "test"}, simulators.spec(entry.simulator).action, **facts)
+        source = ingest.Source(
+            batches, {"source": "test"}, simulators.spec(entry.simulator).action, **facts
+        )
         ingest.ingest(source, catalog.store_directory(entry), name=entry.name)
     return root
 
@@ -39,21 +41,30 @@ def _episodes(simulator, number):
         observation, action, reward, discount = zip(*records, strict=True)
         last = np.arange(len(records)) == len(records) - 1
         yield ingest.Batch(
-            {"observation": np.stack(observation).astype(np.float32), "action": np.array(action, np.int32),
-             "reward": np.array(reward, np.float32), "discount": np.array(discount, np.float32),
-             "is_first": np.arange(len(records)) == 0, "is_last": last, "is_terminal": last},
-            np.array([len(records)]))  # fmt: skip
+            {
+                "observation": np.stack(observation).astype(np.float32),
+                "action": np.array(action, np.int32),
+                "reward": np.array(reward, np.float32),
+                "discount": np.array(discount, np.float32),
+                "is_first": np.arange(len(records)) == 0,
+                "is_last": last,
+                "is_terminal": last,
+            },
+            np.array([len(records)]),
+        )
 
 
 @pytest.fixture
 def place(data_root, tmp_path, monkeypatch):
-    """Every test has a folder of its own to run in, and subprocesses share the compilation cache."""
+    """Every test has a folder of its own to run in, and subprocesses share the compilation
+    cache."""
     monkeypatch.setenv("OFFLINE_MBRL_DATA", str(data_root))
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert "XLA_FLAGS" in os.environ  # subprocesses have the same devices, so that results are bit-identical
+    # Subprocesses have the same devices, so that results are bit-identical
+    assert "XLA_FLAGS" in os.environ
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""A learner small enough to reason about: linear regression of the reward on the observation, by Adam."""
+"""A learner small enough to reason about: linear regression of the reward on the observation, by
+Adam."""
 
 import contextlib
 from typing import Any, NamedTuple
@@ -45,7 +46,12 @@ def init(key, example, context) -> State:
     explode_at = upstream.get("explode_at", UNTIL_NEVER)
     zero = jnp.zeros((), jnp.int32)
     return State(
-        params, OPTIMIZER.init(params), zero, jnp.asarray(explode_at, jnp.int32), jnp.full(8, -1), jnp.asarray(jnp.inf)
+        params,
+        OPTIMIZER.init(params),
+        zero,
+        jnp.asarray(explode_at, jnp.int32),
+        jnp.full(8, -1),
+        jnp.asarray(jnp.inf),
     )
 
 

@@ -10,16 +10,42 @@ from offline_mbrl import cli
 
 DATASET = "local/catch-episodes30"
 TINY = [
-    "--config.batch-size", "8", "--config.num-updates", "60", "--block-updates", "20", "--episodes", "10",
-    "--episodes-during", "10", "--evaluations", "3", "--devices", "1", "--checkpoint-seconds", "0",
-]  # fmt: skip
+    "--config.batch-size",
+    "8",
+    "--config.num-updates",
+    "60",
+    "--block-updates",
+    "20",
+    "--episodes",
+    "10",
+    "--episodes-during",
+    "10",
+    "--evaluations",
+    "3",
+    "--devices",
+    "1",
+    "--checkpoint-seconds",
+    "0",
+]
 TRAIN = ["train", "bc", "--dataset", DATASET, "--seeds", "2", *TINY]
 
 
 def train(folder, *more, algorithm="bc", dataset=DATASET):
     """Runs the tiny run in this process; the exit code."""
-    return cli.main(["train", algorithm, "--dataset", str(dataset), "--seeds", "2", *TINY, "--run-dir", str(folder),
-                     *more])  # fmt: skip
+    return cli.main(
+        [
+            "train",
+            algorithm,
+            "--dataset",
+            str(dataset),
+            "--seeds",
+            "2",
+            *TINY,
+            "--run-dir",
+            str(folder),
+            *more,
+        ]
+    )
 
 
 def rows(folder):
@@ -28,14 +54,18 @@ def rows(folder):
     def refuse(constant):
         raise ValueError(f"{constant} is not JSON")
 
-    found = [json.loads(line, parse_constant=refuse) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line, parse_constant=refuse)
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
     keys = [(row["stage"], row["step"], row["seed"]) for row in found]
     assert len(keys) == len(set(keys)), "a row is there twice"
     return found
 
 
 def leaves(folder, stage="train"):
-    """[name, dtype, shape, sha256] of every leaf of the last checkpoint: what `checkpoint.sha256` is made of."""
+    """[name, dtype, shape, sha256] of every leaf of the last checkpoint: what `checkpoint.sha256`
+    is made of."""
     newest = max((folder / "checkpoints" / stage).glob("[0-9]*"))
     return json.loads((newest / "manifest.json").read_text())["leaves"]
 
@@ -44,7 +74,10 @@ def assert_same(folder, undisturbed):
     """Equal parameters, optimizer, rows, scores and exported policies, bit for bit."""
     assert leaves(folder) == leaves(undisturbed)
     assert rows(folder) == rows(undisturbed)
-    scores = [json.loads((run / "evaluation.json").read_text())["evaluation"] for run in (folder, undisturbed)]
+    scores = [
+        json.loads((run / "evaluation.json").read_text())["evaluation"]
+        for run in (folder, undisturbed)
+    ]
     assert scores[0] == scores[1]
     policies = [(run / "policy" / "params.npz").read_bytes() for run in (folder, undisturbed)]
     assert policies[0] == policies[1]
@@ -56,10 +89,13 @@ def write_hdf5(path, **changes):
     rng = np.random.default_rng(0)
     ends = np.arange(30) % 3 == 2
     fields = {
-        "observations": rng.normal(size=(30, 4)).astype(np.float32), "actions": rng.integers(0, 3, 30),
-        "rewards": rng.normal(size=30).astype(np.float32), "terminals": ends, "timeouts": np.zeros(30, bool),
+        "observations": rng.normal(size=(30, 4)).astype(np.float32),
+        "actions": rng.integers(0, 3, 30),
+        "rewards": rng.normal(size=30).astype(np.float32),
+        "terminals": ends,
+        "timeouts": np.zeros(30, bool),
         "next_observations": rng.normal(size=(30, 4)).astype(np.float32),
-    } | changes  # fmt: skip
+    } | changes
     with h5py.File(path, "w") as file:
         for name, value in fields.items():
             if value is not None:

@@ -21,7 +21,10 @@ class Nested(NamedTuple):
 
 
 def make_state(scale=1.0):
-    params = {f"layer_{i}": {"w": scale * jnp.arange(6.0).reshape(2, 3) + i, "b": jnp.ones(3)} for i in range(12)}
+    params = {
+        f"layer_{i}": {"w": scale * jnp.arange(6.0).reshape(2, 3) + i, "b": jnp.ones(3)}
+        for i in range(12)
+    }
     return Nested(
         first={
             "params": params,
@@ -40,7 +43,10 @@ def make_state(scale=1.0):
 
 
 STATE = make_state()
-METADATA = {"config": {"batch_size": 32, "model": {"sizes": (64, 64)}, "limit": float("nan")}, "cursor": 7}
+METADATA = {
+    "config": {"batch_size": 32, "model": {"sizes": (64, 64)}, "limit": float("nan")},
+    "cursor": 7,
+}
 
 
 @pytest.fixture
@@ -54,7 +60,9 @@ def two(tmp_path):
 def bits(tree):
     return jax.tree.map(
         lambda leaf: (str(leaf.dtype), leaf.shape, np.asarray(leaf).tobytes()),
-        jax.tree.map(lambda leaf: jax.random.key_data(leaf) if manifest.is_key(leaf) else leaf, tree),
+        jax.tree.map(
+            lambda leaf: jax.random.key_data(leaf) if manifest.is_key(leaf) else leaf, tree
+        ),
     )
 
 
@@ -76,7 +84,10 @@ def test_the_round_trip_is_exact(tmp_path, template):
 
 def test_a_state_without_elements_can_be_saved(tmp_path):
     checkpoint.save(tmp_path, 0, {"a": jnp.zeros((0, 2)), "b": ()}, {})
-    assert checkpoint.restore(tmp_path, {"a": jnp.zeros((0, 2)), "b": ()}).state["a"].shape == (0, 2)
+    assert checkpoint.restore(tmp_path, {"a": jnp.zeros((0, 2)), "b": ()}).state["a"].shape == (
+        0,
+        2,
+    )
 
 
 def test_the_digest_sees_a_single_bit_a_name_and_a_dtype():
@@ -133,7 +144,9 @@ def test_saving_an_earlier_step_removes_the_later_ones(two):
 def test_a_step_can_be_saved_again(two):
     checkpoint.save(two, 200, make_state(3.0), METADATA)
     assert checkpoint.steps(two) == [100, 200]
-    assert checkpoint.sha256(checkpoint.restore(two, STATE).state) == checkpoint.sha256(make_state(3.0))
+    assert checkpoint.sha256(checkpoint.restore(two, STATE).state) == checkpoint.sha256(
+        make_state(3.0)
+    )
 
 
 def test_one_step_can_be_asked_for(two):
@@ -146,7 +159,10 @@ def test_one_step_can_be_asked_for(two):
 def test_an_absent_folder_has_no_checkpoint(tmp_path):
     assert checkpoint.latest(tmp_path / "absent") is None
     assert checkpoint.steps(tmp_path / "absent") == []
-    for read in (lambda: checkpoint.restore(tmp_path, STATE), lambda: checkpoint.read_metadata(tmp_path)):
+    for read in (
+        lambda: checkpoint.restore(tmp_path, STATE),
+        lambda: checkpoint.read_metadata(tmp_path),
+    ):
         with pytest.raises(UsageError, match="no checkpoint in"):
             read()
 
@@ -200,7 +216,9 @@ def test_when_no_good_checkpoint_is_left_the_files_are_named(two):
     for step in ("000000100", "000000200"):
         path = files_of(two / step)[0]
         path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(UsageError, match=r"000000200.*000000100.*no good checkpoint is left") as error:
+    with pytest.raises(
+        UsageError, match=r"000000200.*000000100.*no good checkpoint is left"
+    ) as error:
         checkpoint.restore(two, STATE)
     assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="does not match"):
@@ -235,7 +253,10 @@ def test_another_config_is_refused_naming_the_setting(two):
     [
         ({"count": jnp.zeros(2, jnp.int32)}, r"leaf .*count.* int32\[\] there and int32\[2\] here"),
         ({"half": jnp.zeros(5)}, r"leaf .*half.* bfloat16\[5\] there and float32\[5\] here"),
-        ({"keys": jax.random.split(jax.random.key(0), 2)}, r"leaf .*keys.* uint32\[3, 2\] there and uint32\[2, 2\]"),
+        (
+            {"keys": jax.random.split(jax.random.key(0), 2)},
+            r"leaf .*keys.* uint32\[3, 2\] there and uint32\[2, 2\]",
+        ),
         ({"extra": jnp.zeros(2)}, r"leaf .*extra.* is missing from the checkpoint"),
         ({"params": {}}, r"leaf .*params.*layer_0.* is only in the checkpoint"),
     ],
@@ -247,7 +268,12 @@ def test_another_structure_is_refused_naming_the_leaf(two, change, message):
 
 def test_another_environment_is_said_but_accepted(two, monkeypatch):
     recorded = manifest.environment()
-    monkeypatch.setattr(manifest, "environment", lambda: {**recorded, "jaxlib": "9.9", "devices": 3})
+    monkeypatch.setattr(
+        manifest, "environment", lambda: {**recorded, "jaxlib": "9.9", "devices": 3}
+    )
     messages = checkpoint.restore(two, STATE).messages
     assert len(messages) == 2
-    assert any("jaxlib" in message and "'9.9'" in message and "bit-identical" in message for message in messages)
+    assert any(
+        "jaxlib" in message and "'9.9'" in message and "bit-identical" in message
+        for message in messages
+    )

@@ -38,7 +38,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(two, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UsageError, match=r"cannot write .*000000300: .*No space left.*free some space"):
+    with pytest.raises(
+        UsageError, match=r"cannot write .*000000300: .*No space left.*free some space"
+    ):
         checkpoint.save(two, 300, STATE, {})
     assert sorted(path.name for path in two.iterdir()) == ["000000100", "000000200"]
     assert checkpoint.restore(two, STATE).step == 200
@@ -55,8 +57,12 @@ try:
 except UsageError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
-    assert re.fullmatch(r"cannot write the checkpoint .*000000300: File too large; free .*", done.stdout.strip())
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert re.fullmatch(
+        r"cannot write the checkpoint .*000000300: File too large; free .*", done.stdout.strip()
+    )
     assert done.stderr == ""
     assert sorted(path.name for path in two.iterdir()) == ["000000100", "000000200"]
 
@@ -78,12 +84,15 @@ def test_a_failed_replacement_puts_the_old_one_back(two, monkeypatch):
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(UsageError):
         checkpoint.save(two, 200, make_state(9.0), {})
-    assert checkpoint.sha256(checkpoint.restore(two, STATE).state) == checkpoint.sha256(make_state(2.0))
+    assert checkpoint.sha256(checkpoint.restore(two, STATE).state) == checkpoint.sha256(
+        make_state(2.0)
+    )
 
 
 def test_leftovers_are_ignored_by_reading_and_removed_by_the_next_save(two):
     shutil.copytree(two / "000000200", two / f"{checkpoint.UNFINISHED}000000300")
-    os.rename(two / "000000200", two / f"{checkpoint.REPLACED}000000200")  # killed between the two renames
+    # Killed between the two renames
+    os.rename(two / "000000200", two / f"{checkpoint.REPLACED}000000200")
     assert checkpoint.steps(two) == [100, 200]
     assert checkpoint.restore(two, STATE).step == 200
     checkpoint.save(two, 250, STATE, {}, keep=3)
@@ -94,7 +103,8 @@ SAVER = """
 import sys, jax.numpy as jnp
 from offline_mbrl.training import checkpoint
 for step in range(1, 10_000):
-    checkpoint.save(sys.argv[1], step % 7 + 7 * (step // 14), {"w": jnp.full(1000, float(step))}, {"value": step})
+    state = {"w": jnp.full(1000, float(step))}
+    checkpoint.save(sys.argv[1], step % 7 + 7 * (step // 14), state, {"value": step})
     print(step, flush=True)
 """
 
@@ -103,7 +113,9 @@ def test_a_killed_save_leaves_a_good_checkpoint(tmp_path):
     generator = random.Random(1)
     template = {"w": jnp.zeros(1000)}
     for attempt in range(4):
-        process = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()

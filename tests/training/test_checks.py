@@ -85,7 +85,10 @@ def test_a_step_that_returns_the_state_alone_is_refused():
     def step(*arguments):
         return STEP(*arguments)[0]
 
-    refused(r"step must return \(state, metrics\), but it returned a State", linear_learner.make(step=step))
+    refused(
+        r"step must return \(state, metrics\), but it returned a State",
+        linear_learner.make(step=step),
+    )
 
 
 def test_metrics_are_a_dict_of_scalars():
@@ -98,7 +101,10 @@ def test_metrics_are_a_dict_of_scalars():
         return state, {"loss": jnp.zeros(16)}
 
     refused(r"dict of scalars by name", linear_learner.make(step=step_with_number))
-    refused(r"'loss' must be a scalar, but it has shape \(16,\)", linear_learner.make(step=step_with_vector))
+    refused(
+        r"'loss' must be a scalar, but it has shape \(16,\)",
+        linear_learner.make(step=step_with_vector),
+    )
 
 
 def test_a_state_keeps_its_shapes_and_dtypes():
@@ -114,14 +120,18 @@ def test_a_state_keeps_its_structure():
         state, metrics = STEP(*arguments)
         return state._replace(params={"w": state.params["w"]}), metrics
 
-    refused(r"state\.params\['b'\] was float32\[\] and became absent", linear_learner.make(step=step))
+    refused(
+        r"state\.params\['b'\] was float32\[\] and became absent", linear_learner.make(step=step)
+    )
 
 
 def test_a_state_of_python_numbers_is_refused():
     def init(*arguments):
         return linear_learner.init(*arguments)._replace(best=0.5)
 
-    refused(r"init returned a float at \.best, where an array is needed", linear_learner.make(init=init))
+    refused(
+        r"init returned a float at \.best, where an array is needed", linear_learner.make(init=init)
+    )
 
 
 def test_python_control_flow_on_a_traced_value_is_refused():
@@ -141,7 +151,9 @@ def test_numpy_on_a_traced_value_is_refused():
 
 
 def test_a_batch_without_arrays_is_refused():
-    refused(r"sample returned None without arrays", linear_learner.make(sample=lambda *arguments: None))
+    refused(
+        r"sample returned None without arrays", linear_learner.make(sample=lambda *arguments: None)
+    )
 
 
 def test_a_refresh_returns_state_cache_and_metrics():
@@ -156,7 +168,9 @@ def test_a_cache_keeps_its_shapes():
     def refresh(state, context, dataset, cache, update, key):
         return state, jnp.zeros(5), {}
 
-    learner = linear_learner.make(refresh=refresh, refresh_every=2, init_cache=lambda example: jnp.zeros(4))
+    learner = linear_learner.make(
+        refresh=refresh, refresh_every=2, init_cache=lambda example: jnp.zeros(4)
+    )
     refused(r"cache was float32\[4\] and became float32\[5\]", learner)
 
 

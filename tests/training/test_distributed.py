@@ -1,4 +1,5 @@
-"""Two processes with two devices each train one model on one batch, of which each has read its part when streaming."""
+"""Two processes with two devices each train one model on one batch, of which each has read its part
+when streaming."""
 
 import os
 import socket
@@ -24,7 +25,11 @@ HERE = Path(__file__).parent
 def data(learner, how):
     """The dataset, or a stream of it whose stacks hold three updates of two seeds."""
     dataset = linear_learner.dataset(640)
-    return stream.bind(dataset, learner.sample, block_bytes=6 * 16 * 9 * 4) if how == "stream" else dataset
+    return (
+        stream.bind(dataset, learner.sample, block_bytes=6 * 16 * 9 * 4)
+        if how == "stream"
+        else dataset
+    )
 
 
 PROGRAM = """
@@ -41,7 +46,8 @@ learner = linear_learner.make(refresh=linear_learner.refresh, refresh_every=15)
 rows = []
 result = fit(
     learner, test_distributed.data(learner, sys.argv[5]), key=key, mesh=sharding.mesh(),
-    hooks=[lambda progress: rows.append(float(progress.metrics["loss/value"][0]))], **test_distributed.OPTIONS)
+    hooks=[lambda progress: rows.append(float(progress.metrics["loss/value"][0]))],
+    **test_distributed.OPTIONS)
 digest = checkpoint.sha256(result.state)
 if jax.process_index() == 0:
     checkpoint.save(sys.argv[4], 30, result.state, {})
@@ -62,7 +68,16 @@ def test_two_processes_equal_one(tmp_path, how):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(PROCESSES), str(index), str(tmp_path), how],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                address,
+                str(PROCESSES),
+                str(index),
+                str(tmp_path),
+                how,
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -82,6 +97,10 @@ def test_two_processes_equal_one(tmp_path, how):
 
     learner = linear_learner.make(refresh=linear_learner.refresh, refresh_every=15)
     alone = fit(learner, data(learner, how), key=KEY, **OPTIONS).state
-    together = checkpoint.restore(tmp_path, template(learner, linear_learner.dataset(), key=KEY, seeds=[3, 5]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together.state, alone)
+    together = checkpoint.restore(
+        tmp_path, template(learner, linear_learner.dataset(), key=KEY, seeds=[3, 5])
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), together.state, alone
+    )
     assert any("processes" in message for message in together.messages)

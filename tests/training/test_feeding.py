@@ -1,4 +1,5 @@
-"""Training from a stream: bit-reproducible, resumed in the middle of an epoch, bounded in memory, no thread left."""
+"""Training from a stream: bit-reproducible, resumed in the middle of an epoch, bounded in memory,
+no thread left."""
 
 import json
 import os
@@ -49,8 +50,16 @@ def streamed(learner, dataset=DATA, updates=3, seeds=1):
 
 def run(learner=None, *, updates: Any = 3, dataset: Any = DATA, **options) -> Any:
     learner = learner or linear_learner.make()
-    settings: dict[str, Any] = {"key": KEY, "num_updates": 50, "block_updates": 20, "seeds": [3, 5, 7], **options}
-    return fit(learner, streamed(learner, dataset, updates, len(settings["seeds"] or [0])), **settings)
+    settings: dict[str, Any] = {
+        "key": KEY,
+        "num_updates": 50,
+        "block_updates": 20,
+        "seeds": [3, 5, 7],
+        **options,
+    }
+    return fit(
+        learner, streamed(learner, dataset, updates, len(settings["seeds"] or [0])), **settings
+    )
 
 
 # --- the same bits ---
@@ -73,7 +82,10 @@ def test_the_result_does_not_depend_on_how_many_updates_are_read_at_once(updates
 
 
 def test_another_key_or_seed_draws_other_batches():
-    digests = {sha256(run(**options).state) for options in ({}, {"key": jax.random.key(8)}, {"seeds": [3, 5, 8]})}
+    digests = {
+        sha256(run(**options).state)
+        for options in ({}, {"key": jax.random.key(8)}, {"seeds": [3, 5, 8]})
+    }
     assert len(digests) == 3
 
 
@@ -84,12 +96,20 @@ def test_the_loop_equals_updates_written_out_over_more_than_an_epoch():
     state = init(learner, one, key=KEY).learner
     assert sha256(state) == sha256(init(drawing, example, key=KEY).learner)
     words = np.asarray(jax.random.key_data(keys[1]))
-    step = jax.jit(lambda state, batch, key: blocks.update(drawing, state, Context(), batch, (), key)[0])
+    step = jax.jit(
+        lambda state, batch, key: blocks.update(drawing, state, Context(), batch, (), key)[0]
+    )
     for t in range(45):
-        batch = jax.tree.map(lambda leaf: leaf[0], one.read(BatchRequest(words, t, 1, 1, Shard(0, 1))))
+        batch = jax.tree.map(
+            lambda leaf: leaf[0], one.read(BatchRequest(words, t, 1, 1, Shard(0, 1)))
+        )
         state = step(state, batch, jax.random.fold_in(keys[1], t))
     result = run(seeds=None, num_updates=45)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), result.state.learner, state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        result.state.learner,
+        state,
+    )
 
 
 def test_an_epoch_of_training_sees_every_transition_once():
@@ -100,7 +120,8 @@ def test_an_epoch_of_training_sees_every_transition_once():
 
     learner = linear_learner.make(step=step)
     after = run(learner, seeds=None, num_updates=40).state.learner.params["w"]
-    before = run(learner, seeds=None, num_updates=1, start=None).state  # one batch, for the parameters at the start
+    # One batch, for the parameters at the start
+    before = run(learner, seeds=None, num_updates=1, start=None).state
     start = init(learner, streamed(learner), key=KEY).learner.params["w"]
     np.testing.assert_allclose(after - start, DATA.observation[DATA.starts].sum(axis=0), rtol=1e-3)
     assert not np.allclose(before.learner.params["w"], after)
@@ -110,12 +131,18 @@ def test_vmap_over_seeds_equals_the_loop_over_seeds():
     together = run(num_updates=20).state.learner
     for index, seed in enumerate([3, 5, 7]):
         alone = run(num_updates=20, seeds=[seed]).state.learner
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[index], b[0], rtol=1e-5, atol=1e-6), together, alone)  # noqa: B023
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a[index], b[0], rtol=1e-5, atol=1e-6),
+            together,
+            alone,
+        )  # noqa: B023
 
 
 @pytest.mark.parametrize("seeds", [None, [3, 5, 7]])
 def test_eight_devices_equal_one(seeds):
-    one, eight = (jax.device_get(run(seeds=seeds, mesh=mesh).state) for mesh in (None, sharding.mesh()))
+    one, eight = (
+        jax.device_get(run(seeds=seeds, mesh=mesh).state) for mesh in (None, sharding.mesh())
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, eight)
 
 
@@ -150,9 +177,13 @@ def test_step_is_traced_once_and_hooks_come_at_the_ends_of_blocks():
         return linear_learner.step(*arguments)
 
     learner = linear_learner.make(step=step, refresh=linear_learner.refresh, refresh_every=15)
-    state = run(learner, hooks=[lambda p: rows.append((p.step, p.num_updates, p.metrics["count"].tolist()))]).state
+    state = run(
+        learner, hooks=[lambda p: rows.append((p.step, p.num_updates, p.metrics["count"].tolist()))]
+    ).state
     assert [row[:2] for row in rows] == [(15, 15), (20, 5), (30, 10), (40, 10), (45, 5), (50, 5)]
-    np.testing.assert_allclose([row[2] for row in rows], np.repeat([[7], [17], [24.5], [34.5], [42], [47]], 3, axis=1))
+    np.testing.assert_allclose(
+        [row[2] for row in rows], np.repeat([[7], [17], [24.5], [34.5], [42], [47]], 3, axis=1)
+    )
     assert len(traces) == 1
     np.testing.assert_array_equal(state.learner.refreshed[0], [0, 15, 30, 45, -1, -1, -1, -1])
 
@@ -170,9 +201,13 @@ def test_a_failing_seed_is_put_back_to_the_start_of_its_piece_and_the_others_do_
     never = linear_learner.UNTIL_NEVER
     result = run(context=explode(never, 31, never))
     healthy = run(context=explode(never, never, never))
-    assert result.failures == {5: "loss/value became non-finite at update 32 (between updates 29 and 32)"}
+    assert result.failures == {
+        5: "loss/value became non-finite at update 32 (between updates 29 and 32)"
+    }
     assert int(result.state.learner.count[1]) == 29
-    np.testing.assert_array_equal(result.state.learner.params["w"][2], healthy.state.learner.params["w"][2])
+    np.testing.assert_array_equal(
+        result.state.learner.params["w"][2], healthy.state.learner.params["w"][2]
+    )
 
 
 def test_when_all_seeds_failed_the_run_stops_within_the_block():
@@ -265,11 +300,19 @@ def stored(directory):
     flags = {"is_first": np.arange(100) == 0, "is_last": last, "is_terminal": last}
     batches = [
         ingest.Batch(
-            {"observation": rng.normal(size=(100, 3)).astype(np.float32), "action": np.zeros(100, np.int32),
-             "reward": rng.normal(size=100).astype(np.float32), **flags}, np.array([100]))
+            {
+                "observation": rng.normal(size=(100, 3)).astype(np.float32),
+                "action": np.zeros(100, np.int32),
+                "reward": rng.normal(size=100).astype(np.float32),
+                **flags,
+            },
+            np.array([100]),
+        )
         for _ in range(20)
-    ]  # fmt: skip
-    ingest.ingest(ingest.Source(ingest.grouped(batches), {"source": "test"}), directory, name="test")
+    ]
+    ingest.ingest(
+        ingest.Source(ingest.grouped(batches), {"source": "test"}), directory, name="test"
+    )
     return directory
 
 
@@ -280,7 +323,9 @@ def test_a_damaged_chunk_ends_the_run_with_one_clear_error(tmp_path, monkeypatch
     content[9000] ^= 1
     file.write_bytes(content)
     dataset = stream.open_split(store.open_store(tmp_path / "store"), "train", fields=FIELDS)
-    with pytest.raises(UsageError, match=r"column 'train.*observation' of test is damaged: chunk 17"):
+    with pytest.raises(
+        UsageError, match=r"column 'train.*observation' of test is damaged: chunk 17"
+    ):
         run(dataset=dataset, num_updates=10_000)
 
 
@@ -288,7 +333,10 @@ def test_a_dataset_of_the_host_is_streamed_like_one_of_the_disk(tmp_path):
     opened = store.open_store(stored(tmp_path / "store"))
     part = store.aligned(opened, "train", fields=FIELDS)
     assert part is not None
-    in_memory, on_disk = memory.from_columns(part), stream.open_split(opened, "train", fields=FIELDS)
+    in_memory, on_disk = (
+        memory.from_columns(part),
+        stream.open_split(opened, "train", fields=FIELDS),
+    )
     assert sha256(run(dataset=in_memory).state) == sha256(run(dataset=on_disk).state)
 
 
@@ -301,7 +349,9 @@ def test_training_from_a_store_of_20_gib_takes_less_than_1_gib_of_memory(tmp_pat
     assert file.stat().st_blocks * 512 < 2**20  # nothing of it is on the disk
     command = [sys.executable, sparse_store.__file__, "local/catch-seed20", "32", "8"]
     environment = {**os.environ, "OFFLINE_MBRL_DATA": str(tmp_path), "XLA_FLAGS": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     measured = json.loads(done.stdout)
     print(measured)

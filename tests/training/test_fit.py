@@ -6,7 +6,15 @@ import pytest
 
 from offline_mbrl.training import blocks
 from offline_mbrl.training.checkpoint import sha256
-from offline_mbrl.training.fit import FitState, fit, init, keys_for, policy_params, template, validation
+from offline_mbrl.training.fit import (
+    FitState,
+    fit,
+    init,
+    keys_for,
+    policy_params,
+    template,
+    validation,
+)
 from offline_mbrl.types import Context
 
 KEY = jax.random.key(7)
@@ -46,7 +54,12 @@ def test_step_and_refresh_are_traced_once_whatever_the_blocks(seeds):
 
     learner = linear_learner.make(step=step, refresh=refresh, refresh_every=15)
     lengths = []
-    run(learner, seeds=seeds, num_updates=47, hooks=[lambda progress: lengths.append(progress.num_updates)])
+    run(
+        learner,
+        seeds=seeds,
+        num_updates=47,
+        hooks=[lambda progress: lengths.append(progress.num_updates)],
+    )
     assert lengths == [15, 5, 10, 10, 5, 2]
     assert sorted(traces) == ["refresh", "step"]
 
@@ -67,7 +80,9 @@ def test_the_loop_equals_updates_written_out():
             learner, state, Context(), data, (), jax.random.fold_in(keys[1], t)
         )
     result = run(seeds=None, num_updates=5, block_updates=3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result.state.learner, state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), result.state.learner, state
+    )
     assert int(result.state.step) == 5
 
 
@@ -84,13 +99,19 @@ def test_each_refresh_has_its_own_randomness():
 
     learner = linear_learner.make(step=idle, refresh=linear_learner.refresh, refresh_every=10)
     seen = []
-    run(learner, num_updates=30, hooks=[lambda p: seen.append(np.array(p.state.learner.params["w"]))])
+    run(
+        learner,
+        num_updates=30,
+        hooks=[lambda p: seen.append(np.array(p.state.learner.params["w"]))],
+    )
     assert (np.abs((seen[1] - seen[0]) - (seen[2] - seen[1])) > 1e-5).any(axis=1).all()
 
 
 def test_a_measured_block_is_a_round_number_and_the_result_does_not_depend_on_it():
     lengths = []
-    measured = run(block_updates=None, block_seconds=0.01, hooks=[lambda p: lengths.append(p.block_updates)])
+    measured = run(
+        block_updates=None, block_seconds=0.01, hooks=[lambda p: lengths.append(p.block_updates)]
+    )
     assert measured.block_updates in {size * 10**power for size in (1, 2, 5) for power in range(7)}
     assert set(lengths) == {measured.block_updates}
     assert sha256(measured.state) == sha256(run().state)
@@ -103,7 +124,10 @@ def test_a_measured_block_is_a_round_number_and_the_result_does_not_depend_on_it
 def test_resuming_after_any_block_equals_not_stopping_bit_for_bit(refresh_every):
     learner = linear_learner.make(refresh=linear_learner.refresh, refresh_every=refresh_every)
     saved = {}
-    whole = run(learner, hooks=[lambda progress: saved.update({progress.step: jax.device_get(progress.state)})])
+    whole = run(
+        learner,
+        hooks=[lambda progress: saved.update({progress.step: jax.device_get(progress.state)})],
+    )
     assert list(saved) == ([15, 20, 30, 40, 45, 50] if refresh_every else [20, 40, 50])
     for step, state in saved.items():
         resumed = run(learner, start=state, block_updates=7)
@@ -112,7 +136,10 @@ def test_resuming_after_any_block_equals_not_stopping_bit_for_bit(refresh_every)
 
 
 def test_another_key_or_seed_gives_another_result():
-    digests = {sha256(run(**options).state) for options in ({}, {"key": jax.random.key(8)}, {"seeds": [3, 5, 8]})}
+    digests = {
+        sha256(run(**options).state)
+        for options in ({}, {"key": jax.random.key(8)}, {"seeds": [3, 5, 8]})
+    }
     assert len(digests) == 3
     assert sha256(run().state) == sha256(run().state)
 
@@ -123,18 +150,25 @@ def test_vmap_over_seeds_equals_the_loop_over_seeds():
         alone = run(seeds=[seed]).state
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-            seed_of(together, index), seed_of(alone, 0))  # fmt: skip
+            seed_of(together, index),
+            seed_of(alone, 0),
+        )
 
 
 def test_the_start_is_copied_not_consumed():
     start = run(num_updates=10).state
     shared = jnp.zeros(3)
-    start = start._replace(learner=start.learner._replace(params={"w": start.learner.params["w"], "b": shared}))
+    start = start._replace(
+        learner=start.learner._replace(params={"w": start.learner.params["w"], "b": shared})
+    )
     start = start._replace(
         learner=start.learner._replace(
             opt_state=jax.tree.map(
                 lambda leaf: shared if leaf.shape == (3,) and leaf.dtype == shared.dtype else leaf,
-                start.learner.opt_state)))  # fmt: skip
+                start.learner.opt_state,
+            )
+        )
+    )
     before = sha256(start)
     run(start=start)
     assert sha256(start) == before
@@ -176,8 +210,14 @@ def test_a_failing_seed_is_frozen_and_the_others_do_not_notice():
     never = linear_learner.UNTIL_NEVER
     rows = []
     healthy = run(context=explode(never, never, never), num_updates=60)
-    result = run(context=explode(never, 30, never), num_updates=60, hooks=[lambda p: rows.append(p.metrics["count"])])
-    assert result.failures == {5: "loss/value became non-finite at update 31 (between updates 20 and 40)"}
+    result = run(
+        context=explode(never, 30, never),
+        num_updates=60,
+        hooks=[lambda p: rows.append(p.metrics["count"])],
+    )
+    assert result.failures == {
+        5: "loss/value became non-finite at update 31 (between updates 20 and 40)"
+    }
     assert result.stopped is None
     np.testing.assert_array_equal(result.state.alive, [True, False, True])
     for index in (0, 2):
@@ -186,7 +226,9 @@ def test_a_failing_seed_is_frozen_and_the_others_do_not_notice():
             seed_of(healthy.state, index)._replace(**ignored)
         )
     assert int(seed_of(result.state, 1).count) == 20  # put back to the start of the block
-    np.testing.assert_array_equal(np.isnan(rows), [[False] * 3, [False, True, False], [False, True, False]])
+    np.testing.assert_array_equal(
+        np.isnan(rows), [[False] * 3, [False, True, False], [False, True, False]]
+    )
     assert np.isfinite(result.state.learner.params["w"]).all()
 
 
@@ -194,7 +236,12 @@ def test_a_failing_seed_is_frozen_and_the_others_do_not_notice():
 def test_when_all_seeds_failed_the_run_stops_within_the_block_and_names_the_metric(seeds):
     calls = []
     context = explode(2, 2, 25) if seeds else Context(upstream={"explode_at": jnp.asarray(25)})
-    result = run(seeds=seeds, context=context, num_updates=1000, hooks=[lambda progress: calls.append(progress.step)])
+    result = run(
+        seeds=seeds,
+        context=context,
+        num_updates=1000,
+        hooks=[lambda progress: calls.append(progress.step)],
+    )
     assert calls == [20, 40]
     assert "loss/value became non-finite at update 26" in (result.stopped or "")
     assert len(result.failures) == (3 if seeds else 1)
@@ -204,7 +251,12 @@ def test_when_all_seeds_failed_the_run_stops_within_the_block_and_names_the_metr
 def test_a_run_whose_seeds_are_all_frozen_does_not_go_on():
     failed = run(context=explode(1, 1, 1))
     calls = []
-    again = run(start=failed.state, num_updates=1000, failures=failed.failures, hooks=[lambda p: calls.append(p.step)])
+    again = run(
+        start=failed.state,
+        num_updates=1000,
+        failures=failed.failures,
+        hooks=[lambda p: calls.append(p.step)],
+    )
     assert again.num_updates == 0
     assert not calls
     assert "loss/value" in (again.stopped or "")
@@ -227,7 +279,9 @@ def test_a_non_finite_refresh_is_undone_and_named():
         return after._replace(params={**after.params, "w": w}), cache, metrics
 
     result = run(linear_learner.make(refresh=refresh, refresh_every=15))
-    assert result.failures[5] == "state.params['w'] became non-finite in the refresh after update 30"
+    assert (
+        result.failures[5] == "state.params['w'] became non-finite in the refresh after update 30"
+    )
     assert np.isfinite(result.state.learner.params["w"]).all()
 
 
@@ -254,7 +308,10 @@ def test_every_hook_is_called_and_the_first_reason_stops_the_run():
 
 def test_compilation_is_reported_apart_and_flops_grow_with_the_seeds():
     seconds = []
-    one, four = (run(seeds=seeds, hooks=[lambda p: seconds.append(p.seconds)]) for seeds in ([0], [0, 1, 2, 3]))
+    one, four = (
+        run(seeds=seeds, hooks=[lambda p: seconds.append(p.seconds)])
+        for seeds in ([0], [0, 1, 2, 3])
+    )
     assert one.compile_seconds > 0
     assert sum(seconds) == pytest.approx(one.update_seconds + four.update_seconds)
     assert four.flops_per_update is not None

@@ -32,10 +32,13 @@ def init_cache(example):
 
 
 def refresh(state, context, dataset, cache, update, key):
-    """Overwrites a quarter of the rows, in turn: older rows are still those of earlier refreshes."""
+    """Overwrites a quarter of the rows, in turn: older rows are still those of earlier
+    refreshes."""
     del context
     keys = jax.random.split(key, ROWS)
-    imagined = jax.vmap(lambda key: jax.tree.map(lambda x: x[0], REAL.sample(dataset, None, key)))(keys)
+    imagined = jax.vmap(lambda key: jax.tree.map(lambda x: x[0], REAL.sample(dataset, None, key)))(
+        keys
+    )
     imagined = imagined._replace(reward=imagined.observation @ state.params["w"] + 10.0)
     position = (update // 10) % 4
     written = jnp.arange(ROWS) // (ROWS // 4) == position
@@ -44,7 +47,11 @@ def refresh(state, context, dataset, cache, update, key):
         return jnp.where(written.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
     cache = jax.tree.map(overwrite, cache, imagined)
-    return state, cache, {"imagination/update": update, "imagination/reward": jnp.mean(cache.reward)}
+    return (
+        state,
+        cache,
+        {"imagination/update": update, "imagination/reward": jnp.mean(cache.reward)},
+    )
 
 
 def learner(**fields):
@@ -66,13 +73,17 @@ def run(model=None, **options):
 def test_refresh_sees_the_number_of_the_update_and_its_metrics_are_reported():
     rows = []
     run(hooks=[lambda progress: rows.append(progress.metrics)])
-    np.testing.assert_array_equal([row["imagination/update"] for row in rows], [[t, t] for t in range(0, 50, 10)])
+    np.testing.assert_array_equal(
+        [row["imagination/update"] for row in rows], [[t, t] for t in range(0, 50, 10)]
+    )
     assert all(np.isfinite(row["imagination/reward"]).all() for row in rows)
 
 
 def test_resuming_is_bit_exact_although_old_rows_stay_in_the_cache():
     saved = {}
-    whole = run(hooks=[lambda progress: saved.update({progress.step: jax.device_get(progress.state)})])
+    whole = run(
+        hooks=[lambda progress: saved.update({progress.step: jax.device_get(progress.state)})]
+    )
     assert list(saved) == [10, 20, 30, 40, 50]
     for state in saved.values():
         resumed = run(start=state, block_updates=7)

@@ -34,7 +34,7 @@ def write(run_folder: Path) -> Path:
         "## Made with",
         "\n".join(_provenance(run)),
         "## Settings",
-        f"```json\n{json.dumps(run['config'], indent=1)}\n```\n",
+        f"```json\n{json.dumps(run.get('settings', run['config']), indent=1)}\n```\n",
     ]
     path = run_folder / PAGE
     files.write_whole(path, lambda path: path.write_text("\n\n".join(lines)))
@@ -76,9 +76,7 @@ def draw(run_folder: Path, run: Mapping[str, Any]) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend()
-    files.write_whole(
-        run_folder / CURVE, lambda path: figure.savefig(path, dpi=150, format="png")
-    )
+    files.write_whole(run_folder / CURVE, lambda path: figure.savefig(path, dpi=150, format="png"))
 
 
 def _curves(
