@@ -11,9 +11,8 @@ target networks. A method says its own by three functions with one signature,
 Losses of an update are taken at the parameters before it; targets then follow the updated ones.
 
 A method with more networks keeps them in the parameters of the critics (a value network, a dual
-variable) or of the actor (a behavior model): both are nested dicts that `Networks` alone reads.
-Observations enter as they are in the batch. A learner that normalizes them does so in its
-`Networks`, with the statistics among the actor's parameters that it exports.
+variable) or of the actor (a behavior model), nested dicts that its `Networks` alone reads. One that
+normalizes observations does so there too, with the statistics among the actor's parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -150,9 +149,7 @@ def polyak(tau: float, *, period: int = 1) -> Follow:
         moved = optax.incremental_update(online, target, tau)
         if period == 1:
             return moved
-        return jax.tree.map(
-            lambda new, old: jnp.where(num_updates % period == 0, new, old), moved, target
-        )
+        return optax.periodic_update(moved, target, num_updates, period)
 
     return follow
 
@@ -374,9 +371,8 @@ def _learn_temperature(temperature: Temperature, before: _Actor, log_prob: Array
         return before
 
     def loss(log_temperature: Array) -> Array:
-        return jnp.mean(
-            temperature_loss(log_temperature, log_prob, target_entropy=temperature.target_entropy)
-        )
+        target = temperature.target_entropy
+        return jnp.mean(temperature_loss(log_temperature, log_prob, target_entropy=target))
 
     gradient = jax.grad(loss)(before.log_temperature)
     log_temperature, opt_state = optimizers.descend(

@@ -118,11 +118,6 @@ class SquashedNormal(NamedTuple):
         return jnp.sum(jax.scipy.stats.norm.logpdf(u, self.mean, jnp.exp(self.log_std)) - slope)
 
 
-def squashed_normal(mean: Array, log_std: Array) -> SquashedNormal:
-    """A tanh-squashed diagonal normal on `[-1, 1]^A`, from its `[A]` parameters before tanh."""
-    return SquashedNormal(mean=mean, log_std=log_std)
-
-
 class NormalMixture(NamedTuple):
     """K diagonal normals on the whole of R^A; actions drawn from it are clipped to `[-1, 1]`."""
 
@@ -146,17 +141,6 @@ class NormalMixture(NamedTuple):
         log_normal = jax.scipy.stats.norm.logpdf(action[None], self.mean, self.std)
         log_weight = jax.nn.log_softmax(self.logits)
         return jax.nn.logsumexp(log_weight + jnp.sum(log_normal, axis=1))
-
-
-def normal_mixture(logits: Array, mean: Array, std: Array) -> NormalMixture:
-    """A mixture of K diagonal normals.
-
-    Args:
-      logits: `[K]` of the components.
-      mean: `[K, A]`.
-      std: `[K, A]`.
-    """
-    return NormalMixture(logits=logits, mean=mean, std=std)
 
 
 def as_policy(distribution: Callable[[Params, Observation], Any]) -> Policy:

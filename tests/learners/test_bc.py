@@ -21,16 +21,24 @@ def test_the_loss_starts_at_the_logarithm_of_the_number_of_actions():
 def test_it_converges_to_the_frequencies_of_the_datas_actions():
     generator = np.random.default_rng(0)
     action = generator.choice(3, size=3_000, p=[0.6, 0.3, 0.1])
-    data = Dataset.from_arrays({
-        "observation": np.ones((3_000, 2), np.float32), "action": action, "reward": np.zeros(3_000),
-        "is_terminal": np.ones(3_000, bool)})  # fmt: skip
+    data = Dataset.from_arrays(
+        {
+            "observation": np.ones((3_000, 2), np.float32),
+            "action": action,
+            "reward": np.zeros(3_000),
+            "is_terminal": np.ones(3_000, bool),
+        }
+    )
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((2,), jnp.float32), DiscreteActions(3))
     learner = bc.make(bc.Config(batch_size=256), spec)
     state = fit.fit(
         learner, data, key=jax.random.key(0), num_updates=2_000, block_updates=1_000
     ).state
-    probabilities = jnp.exp(jax.vmap(learner.policy.log_prob, (None, None, 0))(
-        state.learner.params, jnp.ones(2), jnp.arange(3)))  # fmt: skip
+    probabilities = jnp.exp(
+        jax.vmap(learner.policy.log_prob, (None, None, 0))(
+            state.learner.params, jnp.ones(2), jnp.arange(3)
+        )
+    )
     np.testing.assert_allclose(probabilities, np.bincount(action) / 3_000, atol=0.03)
 
 
@@ -39,9 +47,15 @@ def test_it_clones_actions_that_only_the_older_of_two_stacked_frames_tells():
     bright = generator.integers(0, 2, 400)
     frames = np.broadcast_to(255 * bright[:, None, None, None], (400, 8, 8, 1)).astype(np.uint8)
     action = np.concatenate([bright[:1], bright[:-1]])
-    data = Dataset.from_arrays({
-        "observation": frames, "action": action, "reward": np.zeros(400), "is_last": np.arange(400) == 399,
-        "is_terminal": np.zeros(400, bool)})  # fmt: skip
+    data = Dataset.from_arrays(
+        {
+            "observation": frames,
+            "action": action,
+            "reward": np.zeros(400),
+            "is_last": np.arange(400) == 399,
+            "is_terminal": np.zeros(400, bool),
+        }
+    )
     spec = EnvironmentSpec(
         jax.ShapeDtypeStruct((8, 8, 2), jnp.uint8), DiscreteActions(2), frame_stack=2
     )
@@ -49,10 +63,9 @@ def test_it_clones_actions_that_only_the_older_of_two_stacked_frames_tells():
     fast = optimizers.OptimizerConfig(learning_rate=1e-2, warmup_updates=1)
     learner = bc.make(bc.Config(batch_size=32, resnet=sizes, optimizer=fast), spec)
     state = fit.fit(learner, data, key=jax.random.key(0), num_updates=200, block_updates=200).state
-    frame = lambda value: jnp.full((8, 8, 1), value, jnp.uint8)  # noqa: E731
-    stacks = jnp.stack(
-        [jnp.concatenate([frame(255 * a), frame(255 * b)], -1) for a in (0, 1) for b in (0, 1)]
-    )
+    frames = {value: jnp.full((8, 8, 1), value, jnp.uint8) for value in (0, 255)}
+    pairs = [(a, b) for a in frames.values() for b in frames.values()]
+    stacks = jnp.stack([jnp.concatenate(pair, axis=-1) for pair in pairs])
     modes = jax.jit(jax.vmap(learner.policy.mode, (None, 0)))(state.learner.params, stacks)
     np.testing.assert_array_equal(modes, [0, 0, 1, 1])
 
@@ -67,9 +80,14 @@ PLANE = EnvironmentSpec(
 def cloned(action, observation=None, **settings):
     """A policy and its parameters, trained on these actions."""
     size = len(action)
-    data = Dataset.from_arrays({
-        "observation": np.ones((size, 1), np.float32) if observation is None else observation, "action": action,
-        "reward": np.zeros(size), "is_terminal": np.ones(size, bool)})  # fmt: skip
+    data = Dataset.from_arrays(
+        {
+            "observation": np.ones((size, 1), np.float32) if observation is None else observation,
+            "action": action,
+            "reward": np.zeros(size),
+            "is_terminal": np.ones(size, bool),
+        }
+    )
     config = bc.ContinuousConfig(layers=(16,), learning_rate=1e-2, **settings)
     learner = bc.make(bc.Config(batch_size=128, continuous=config), PLANE)
     state = fit.fit(learner, data, key=jax.random.key(0), num_updates=600, block_updates=600).state
@@ -129,8 +147,39 @@ def test_the_cloned_density_depends_on_the_observation():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"head": "flow"}, {"num_components": 0}, {"log_std_bounds": (1.0, 1.0)}]
+    ("settings", "message"),
+    [
+        ({"head": "flow"}, "continuous.head must be one of squashed_gaussian, mixture, got flow"),
+        ({"head": "mixture", "num_components": 0}, "continuous.num_components must be at least 1"),
+        ({"log_std_bounds": (1.0, 1.0)}, "continuous.log_std_bounds must be increasing"),
+        ({"num_components": 3}, "read only with head mixture"),
+    ],
 )
-def test_settings_that_make_no_density_are_refused(settings):
-    with pytest.raises(UsageError, match="bc: "):
+def test_settings_that_make_no_density_are_refused(settings, message):
+    with pytest.raises(UsageError, match=f"bc: .*{message}"):
         bc.make(bc.Config(continuous=bc.ContinuousConfig(**settings)), PLANE)
+
+
+DISCRETE = EnvironmentSpec(jax.ShapeDtypeStruct((2,), jnp.float32), DiscreteActions(3))
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes", "message"),
+    [
+        (
+            PLANE,
+            {"optimizer": optimizers.OptimizerConfig(learning_rate=10.0)},
+            "optimizer.learning_rate is 10.0, but it is read only with discrete actions",
+        ),
+        (PLANE, {"encoder_layers": (8,)}, "read only with discrete actions: leave it at"),
+        (
+            DISCRETE,
+            {"continuous": bc.ContinuousConfig(layers=(8,))},
+            "continuous.layers is .*, but it is read only with continuous actions",
+        ),
+        (DISCRETE, {"resnet": residual.ResNetConfig(channels=8)}, "read only with torso resnet"),
+    ],
+)
+def test_settings_that_these_actions_do_not_read_are_refused(spec, changes, message):
+    with pytest.raises(UsageError, match=message):
+        bc.make(bc.Config(**changes), spec)

@@ -143,7 +143,7 @@ def test_a_policy_of_a_distribution_samples_its_probabilities_and_takes_its_mode
 
 # --- tanh-squashed normals ---
 
-SQUASHED = distributions.squashed_normal(jnp.array([0.3, -1.0, 2.5]), jnp.array([-1.0, 0.5, -4.0]))
+SQUASHED = distributions.SquashedNormal(jnp.array([0.3, -1.0, 2.5]), jnp.array([-1.0, 0.5, -4.0]))
 
 
 def test_the_density_of_a_squashed_sample_is_that_of_the_normal_over_the_slope_of_tanh():
@@ -159,7 +159,7 @@ def test_the_density_of_a_squashed_sample_is_that_of_the_normal_over_the_slope_o
 
 
 def test_a_squashed_density_integrates_to_one_and_its_samples_follow_it():
-    squashed = distributions.squashed_normal(jnp.array([0.4]), jnp.array([-0.3]))
+    squashed = distributions.SquashedNormal(jnp.array([0.4]), jnp.array([-0.3]))
     edges = jnp.linspace(-1.0, 1.0, 4_001)
     middles = 0.5 * (edges[1:] + edges[:-1])
     mass = jnp.exp(jax.jit(jax.vmap(squashed.log_prob))(middles[:, None])) * jnp.diff(edges)
@@ -173,7 +173,7 @@ def test_a_squashed_density_integrates_to_one_and_its_samples_follow_it():
 
 def test_squashed_densities_and_gradients_are_finite_at_the_bounds_and_constant_next_to_them():
     def log_prob(mean, log_std, action):
-        return distributions.squashed_normal(mean, log_std).log_prob(action)
+        return distributions.SquashedNormal(mean, log_std).log_prob(action)
 
     value, gradient = jax.jit(jax.value_and_grad(log_prob, (0, 1)))(
         SQUASHED.mean, SQUASHED.log_std, jnp.ones(3)
@@ -186,7 +186,7 @@ def test_squashed_densities_and_gradients_are_finite_at_the_bounds_and_constant_
 
 
 def test_the_density_of_a_sample_next_to_a_bound_is_still_exact():
-    far = distributions.squashed_normal(jnp.array([12.0]), jnp.array([-5.0]))
+    far = distributions.SquashedNormal(jnp.array([12.0]), jnp.array([-5.0]))
     key = jax.random.key(0)
     action, log_prob = far.sample_and_log_prob(seed=key)
     assert action[0] > 1.0 - 1e-6  # where single precision cannot tell u from the action
@@ -209,7 +209,7 @@ def test_the_greedy_squashed_action_is_its_median():
 
 # --- mixtures of normals ---
 
-MIXTURE = distributions.normal_mixture(
+MIXTURE = distributions.NormalMixture(
     jnp.log(jnp.array([0.7, 0.3])), jnp.array([[-0.4], [0.9]]), jnp.array([[0.1], [0.4]])
 )
 
@@ -223,7 +223,7 @@ def test_a_mixtures_density_is_the_weighted_sum_of_its_components():
 
 
 def test_a_mixture_of_one_component_is_a_product_of_normals():
-    single = distributions.normal_mixture(
+    single = distributions.NormalMixture(
         jnp.array([3.0]), jnp.array([[0.1, -0.2]]), jnp.array([[0.5, 2.0]])
     )
     action = jnp.array([0.3, 0.8])

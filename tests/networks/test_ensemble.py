@@ -9,7 +9,9 @@ from offline_mbrl.networks import ensemble, torsos
 NETWORK = torsos.MLP((4, 2))
 MEMBERS = ensemble.make(
     lambda key: torsos.init(NETWORK, key, jnp.zeros(3)),
-    lambda params, x, scale: scale * torsos.apply(NETWORK, params, x), 5)  # fmt: skip
+    lambda params, x, scale: scale * torsos.apply(NETWORK, params, x),
+    5,
+)
 
 
 def test_all_members_at_once_equal_one_member_at_a_time():

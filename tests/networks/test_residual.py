@@ -1,10 +1,11 @@
-"""Residual convolutions against forwards written out in numpy, and the identities that make them fast."""
+"""Residual convolutions against numpy, and the identities that make them fast."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from offline_mbrl import settings
 from offline_mbrl.networks import residual, torsos
 from offline_mbrl.types import UsageError
 
@@ -12,7 +13,7 @@ TINY = residual.ResNetConfig(4, 1, 1, 1, head_channels=3, head_layers=(5,))
 
 
 def randomized(params, seed=0):
-    """Parameters none of which is zero or one, so that no mistake hides behind an initialization."""
+    """Parameters that are neither zero nor one: no mistake hides behind an initialization."""
     leaves, structure = jax.tree.flatten(params)
     generator = np.random.default_rng(seed)
     return structure.unflatten(
@@ -51,8 +52,15 @@ def slow_convolve(x, kernel, stride=1):
         for size, length in zip(sizes, x.shape[:2], strict=True)
     ]
     x = np.pad(x, [(total // 2, total - total // 2) for total in totals] + [(0, 0)])
-    cells = [[np.tensordot(x[i * stride : i * stride + width, j * stride : j * stride + width], kernel, 3)
-              for j in range(sizes[1])] for i in range(sizes[0])]  # fmt: skip
+    cells = [
+        [
+            np.tensordot(
+                x[i * stride : i * stride + width, j * stride : j * stride + width], kernel, 3
+            )
+            for j in range(sizes[1])
+        ]
+        for i in range(sizes[0])
+    ]
     return np.array(cells)
 
 
@@ -72,10 +80,17 @@ def test_a_block_equals_its_forward_in_numpy(stride, project, size):
 
 def test_convolutions_have_no_bias_and_a_norm_has_two_numbers_a_channel():
     params = made(residual.ResBlock(3), image(5, 4, 3))
-    assert {jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(params)} == {
-        "conv_0/kernel": (3, 3, 3, 3), "conv_1/kernel": (3, 3, 3, 3), "norm_0/scale": (3,), "norm_0/bias": (3,),
-        "norm_1/scale": (3,), "norm_1/bias": (3,)}  # fmt: skip
+    assert {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    } == {
+        "conv_0/kernel": (3, 3, 3, 3),
+        "conv_1/kernel": (3, 3, 3, 3),
+        "norm_0/scale": (3,),
+        "norm_0/bias": (3,),
+        "norm_1/scale": (3,),
+        "norm_1/bias": (3,),
+    }
 
 
 def test_a_head_equals_its_forward_in_numpy():
@@ -130,8 +145,11 @@ def test_vmap_makes_one_batched_convolution_and_the_state_part_is_computed_once_
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     dynamics = residual.Dynamics(TINY, 3)
     params = made(dynamics, image(4, 3, 4), jnp.int32(0))
-    one = lambda embedding, action: torsos.apply(dynamics, params, embedding, action)  # noqa: E731
-    ahead = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+
+    def single(embedding, action):
+        return torsos.apply(dynamics, params, embedding, action)
+
+    ahead = jax.vmap(jax.vmap(single, (None, 0)), (0, None))
     assert lowered(ahead, image(8, 4, 3, 4), jnp.arange(3)) == ["tensor<8x4x3x4xf32>"] + 2 * [
         "tensor<24x4x3x4xf32>"
     ]
@@ -178,36 +196,35 @@ def test_an_embedding_is_a_sixteenth_of_the_image(size, embedding):
     assert shape == (*embedding, 4)
 
 
-IMAGE, VECTOR = (
-    jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8),
-    jax.ShapeDtypeStruct((50,), jnp.float32),
-)
+IMAGE = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
+VECTOR = jax.ShapeDtypeStruct((50,), jnp.float32)
 
 
-def test_images_are_convolved_unless_told_otherwise():
-    cases = [
-        ("auto", IMAGE),
-        ("auto", VECTOR),
-        ("auto", {"a": IMAGE, "b": VECTOR}),
-        ("mlp", IMAGE),
-        ("resnet", IMAGE),
-    ]
-    assert [residual.chosen(torso, TINY, spec) for torso, spec in cases] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-    ]
+def test_images_are_convolved_unless_the_torso_is_another():
+    assert residual.chosen("auto", IMAGE)
+    assert residual.chosen("resnet", IMAGE)
+    assert not residual.chosen("mlp", IMAGE)
+    assert not residual.chosen("auto", VECTOR)
+    assert not residual.chosen("auto", {"a": IMAGE, "b": VECTOR})
 
 
 @pytest.mark.parametrize(
-    ("config", "observation", "message"),
-    [(TINY, VECTOR, r"\(50,\)"), (TINY, {"a": IMAGE, "b": IMAGE}, "one image"),
-     (residual.ResNetConfig(channels=1), IMAGE, "2 channels"),
-     (residual.ResNetConfig(blocks_transition=-1), IMAGE, "negative"),
-     (residual.ResNetConfig(head_layers=(0,)), IMAGE, "head")],
-)  # fmt: skip
-def test_what_makes_no_residual_network_is_refused(config, observation, message):
+    ("observation", "message"),
+    [(VECTOR, r"\(50,\)"), ({"a": IMAGE, "b": IMAGE}, "one image")],
+)
+def test_convolutions_of_what_is_not_an_image_are_refused(observation, message):
     with pytest.raises(UsageError, match=message):
-        residual.chosen("resnet", config, observation)
+        residual.chosen("resnet", observation)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (residual.ResNetConfig(channels=1), "channels must be at least 2, got 1"),
+        (residual.ResNetConfig(blocks_transition=-1), "blocks_transition must be at least 0"),
+        (residual.ResNetConfig(head_layers=(0,)), "head_layers must be one or more sizes"),
+    ],
+)
+def test_sizes_that_make_no_residual_network_are_refused(config, message):
+    with pytest.raises(UsageError, match=message):
+        settings.require_valid(config, "resnet")

@@ -1,4 +1,4 @@
-"""What holds for every planner: shapes, roots that do not touch each other, and gradients of what is not stopped."""
+"""What holds for every planner: shapes, independent roots, and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +74,8 @@ def test_planners_take_embeddings_of_any_rank():
     flat, params = MODEL, PARAMS
     square = flat._replace(
         dynamics=lambda params, x, a: flat.dynamics(params, x.reshape(8), a).reshape(2, 2, 2),
-        predict=lambda params, x: flat.predict(params, x.reshape(8)))  # fmt: skip
+        predict=lambda params, x: flat.predict(params, x.reshape(8)),
+    )
     embeddings = random_embeddings(B)
     for make in (
         one_step.exact,

@@ -1,4 +1,4 @@
-"""Tree searches: the adapter to mctx, plans that equal mctx called by hand, and searches with a closed form."""
+"""Tree searches: plans that equal mctx called by hand, and searches with a closed form."""
 
 import functools
 
@@ -21,7 +21,8 @@ from offline_mbrl.models.muzero import ModelConfig
 from offline_mbrl.planning import mcts, one_step
 from offline_mbrl.types import UsageError
 
-# Search with these visits every child once: the root's prior is uniform noise, and nothing but it and visits counts.
+# Search with these visits every child once: the root's prior is uniform noise, and nothing but it
+# and visits counts.
 EVENLY = {"dirichlet_fraction": 1.0, "dirichlet_alpha": 1e6, "pb_c_init": 1e6, "max_depth": 1}
 
 
@@ -59,12 +60,19 @@ def test_the_root_is_the_model_at_the_embeddings_given():
 # --- the same search as mctx alone ---
 
 SAME = {
-    "muzero": (mcts.muzero, mctx.muzero_policy, {"temperature": 0.5, "max_depth": 0}, {"temperature": 0.5}),
+    "muzero": (
+        mcts.muzero,
+        mctx.muzero_policy,
+        {"temperature": 0.5, "max_depth": 0},
+        {"temperature": 0.5},
+    ),
     "gumbel": (
-        mcts.gumbel, mctx.gumbel_muzero_policy, {"max_depth": 2, "max_num_considered_actions": 4},
+        mcts.gumbel,
+        mctx.gumbel_muzero_policy,
+        {"max_depth": 2, "max_num_considered_actions": 4},
         {"max_depth": 2, "max_num_considered_actions": 4},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", SAME)
@@ -132,8 +140,17 @@ def test_gumbel_with_as_many_simulations_as_children_is_exact_one_step_under_pla
     model, params = random_model(6)
     embeddings = random_embeddings(16)
     plan = run(
-        mcts.gumbel, model, params, embeddings, 6, num_simulations=6, max_depth=1, value_scale=1.0, maxvisit_init=0.0,
-        rescale_values=False)  # fmt: skip
+        mcts.gumbel,
+        model,
+        params,
+        embeddings,
+        6,
+        num_simulations=6,
+        max_depth=1,
+        value_scale=1.0,
+        maxvisit_init=0.0,
+        rescale_values=False,
+    )
     exact = run(one_step.exact, model, params, embeddings, 6)
     np.testing.assert_allclose(plan.weights, exact.weights, atol=1e-5)
     np.testing.assert_allclose(plan.qvalues, exact.qvalues, rtol=1e-5, atol=1e-5)

@@ -32,10 +32,19 @@ def test_it_equals_gumbel_muzero_that_visits_every_child_once(num_actions):
     model, params = random_model(num_actions)
     embeddings = random_embeddings(32)
     transform = functools.partial(
-        mctx.qtransform_completed_by_mix_value, value_scale=1.0, maxvisit_init=0.0, rescale_values=False)  # fmt: skip
+        mctx.qtransform_completed_by_mix_value,
+        value_scale=1.0,
+        maxvisit_init=0.0,
+        rescale_values=False,
+    )
     search = mctx_by_hand(
-        mctx.gumbel_muzero_policy, model, num_simulations=num_actions, max_depth=1,
-        max_num_considered_actions=num_actions, qtransform=transform)  # fmt: skip
+        mctx.gumbel_muzero_policy,
+        model,
+        num_simulations=num_actions,
+        max_depth=1,
+        max_num_considered_actions=num_actions,
+        qtransform=transform,
+    )
     searched = jax.jit(search)(params, embeddings, KEY)
     plan = plan_all(model, params, embeddings, num_actions)
     np.testing.assert_allclose(plan.weights, searched.action_weights, atol=1e-5)
@@ -80,8 +89,11 @@ def test_the_chosen_action_follows_the_weights_at_every_root_apart():
 def test_the_state_part_of_the_dynamics_is_computed_once_for_all_actions():
     def flops(num_actions):
         model, params = random_model(num_actions)
-        dynamics = jax.jit(lambda params, embeddings: one_step.outcomes.follow(
-            model, params, embeddings, jnp.arange(num_actions))[0])  # fmt: skip
+        dynamics = jax.jit(
+            lambda params, embeddings: one_step.outcomes.follow(
+                model, params, embeddings, jnp.arange(num_actions)
+            )[0]
+        )
         return dynamics.lower(params, random_embeddings(256)).compile().cost_analysis()["flops"]
 
     state_part = 2 * 256 * 8 * 8

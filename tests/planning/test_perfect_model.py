@@ -1,4 +1,4 @@
-"""Planning with a perfect model whose values are all 0 and whose prior prefers what is bad: what a budget buys."""
+"""Planning with a perfect model, values of 0 and a prior for what is bad: what a budget buys."""
 
 import functools
 
@@ -18,8 +18,8 @@ def random_mdp(seed):
     return following, 20.0 * generator.random((STATES, A)) - 10.0
 
 
-# Two separate problems in one table, chosen so that one step is not enough and 128 simulations are: on many others a
-# search needs far more against a prior that is wrong.
+# Two separate problems in one table, chosen so that one step is not enough and 128 simulations are:
+# on many others a search needs far more against a prior that is wrong.
 FOLLOWING, REWARD = random_mdp(0)
 OTHER_FOLLOWING, OTHER_REWARD = random_mdp(16)
 FOLLOWING = np.concatenate([FOLLOWING, STATES + OTHER_FOLLOWING])
@@ -39,7 +39,7 @@ PRIOR = -0.4 * (QVALUES - QVALUES.mean(axis=1, keepdims=True)) / QVALUES.std()
 
 
 def shortfall(make, **settings):
-    """What the greedy policy of a plan at every state loses to the optimal one, in the worst state of each problem."""
+    """The largest loss of a plan's greedy policy to the optimal one, over states, per problem."""
     model = mdp_model(FOLLOWING, REWARD, PRIOR)
     plan = jax.jit(make(model, num_actions=A, gamma=GAMMA, **settings))(
         (), mdp_roots(len(REWARD)), KEY

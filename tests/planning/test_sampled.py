@@ -1,4 +1,4 @@
-"""One-step lookahead over samples: its closed form, what it tends to, and where its weights could overflow."""
+"""One-step lookahead over samples: closed form, limit, and where weights could overflow."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What the tests of planners share: random models, models that are tables, an MDP, and mctx used by hand."""
+"""What the tests of planners share: random models, tables, an MDP, and mctx used by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -47,8 +47,12 @@ def bandit(qvalues, value, prior):
         )
 
     return LatentModel(
-        init=lambda key: (), represent=lambda params, observation: jnp.int32(-1), predict=predict,
-        dynamics=lambda params, embedding, action: action, scalar=lambda logits: logits[0])  # fmt: skip
+        init=lambda key: (),
+        represent=lambda params, observation: jnp.int32(-1),
+        predict=predict,
+        dynamics=lambda params, embedding, action: action,
+        scalar=lambda logits: logits[0],
+    )
 
 
 def bandit_roots(count):
@@ -56,7 +60,7 @@ def bandit_roots(count):
 
 
 def mdp_model(following, reward, prior):
-    """A perfect model of a deterministic MDP whose values are all 0 and whose priors are given, `[states, actions]`.
+    """A perfect model of a deterministic MDP with values of 0, and priors `[states, actions]`.
 
     The embedding is a one-hot state beside the reward that led there.
     """
@@ -77,8 +81,12 @@ def mdp_model(following, reward, prior):
         return LatentPrediction(embedding["state"] @ prior, embedding["reward"][None], jnp.zeros(1))
 
     return LatentModel(
-        init=lambda key: (), represent=lambda params, observation: observation, dynamics=dynamics, predict=predict,
-        scalar=lambda logits: logits[0])  # fmt: skip
+        init=lambda key: (),
+        represent=lambda params, observation: observation,
+        dynamics=dynamics,
+        predict=predict,
+        scalar=lambda logits: logits[0],
+    )
 
 
 def mdp_roots(num_states):
@@ -93,8 +101,11 @@ def recurrent_by_hand(model, gamma=GAMMA):
         following = jax.vmap(model.dynamics, (None, 0, 0))(params, embedding, action)
         heads = jax.vmap(model.predict, (None, 0))(params, following)
         output = mctx.RecurrentFnOutput(
-            reward=jax.vmap(model.scalar)(heads.reward_logits), value=jax.vmap(model.scalar)(heads.value_logits),
-            discount=jnp.full(action.shape, gamma), prior_logits=heads.policy_logits)  # fmt: skip
+            reward=jax.vmap(model.scalar)(heads.reward_logits),
+            value=jax.vmap(model.scalar)(heads.value_logits),
+            discount=jnp.full(action.shape, gamma),
+            prior_logits=heads.policy_logits,
+        )
         return output, following
 
     return recurrent

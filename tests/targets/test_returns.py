@@ -9,7 +9,7 @@ from offline_mbrl.targets import returns
 
 
 def slow(reward, discount, value, n):
-    """The sum written out: z_i = sum_j (d_i ... d_{i+j-1}) r_{i+j} + (d_i ... d_{i+n-1}) v_{i+n}."""
+    """z_i = sum_j (d_i ... d_{i+j-1}) r_{i+j} + (d_i ... d_{i+n-1}) v_{i+n}, written out."""
     out = []
     for i in range(len(reward) - n + 1):
         total, product = 0.0, 1.0

@@ -1,4 +1,4 @@
-"""Signed hyperbolic scaling and two-hot encoding: the spec's values, round trips, order of decoding."""
+"""Signed hyperbolic scaling and two-hot encoding: values, round trips, order of decoding."""
 
 import jax
 import jax.numpy as jnp
