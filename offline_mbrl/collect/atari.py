@@ -1,11 +1,9 @@
-"""Atari episodes of scripted behavior of several strengths, in the layout of RL Unplugged's Atari
-data.
+"""Atari episodes of scripted play of several strengths, in the layout of RL Unplugged's Atari data.
 
 Nothing is learned here. In Pong and Breakout the script sends the paddle to where the ball will
-arrive (`collect.trackers`); in every other game it repeats the previous action. Each episode
-replaces the script's action by
-a uniform one with its own epsilon, which goes round `EPSILONS`: so the data hold random play, good
-play and what lies between.
+arrive (`collect.atari_scripts`); in every other game it repeats the previous action. With a
+probability that cycles through `EPSILONS` from episode to episode, a uniform action replaces the
+script's, so that the data range from random to good play.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,18 +30,18 @@ def collect(
 
     Args:
       game: for example `Pong`.
-      num_steps: agent steps in all; the last episode is cut there, as a truncation.
-      num_episodes: end earlier, after so many episodes; 0 for no such limit.
-      seed: fixes everything; the same seed gives the same bytes on one machine.
+      num_steps: total number of agent steps; the last episode is truncated there.
+      num_episodes: limit of the number of episodes; 0: no limit.
+      seed: source of all randomness; the same seed gives the same bytes on one machine.
       progress: called after every 100 steps and every episode with the steps done and `num_steps`.
 
     Returns:
       Episodes `{"steps": {...}, "metadata": {"episode_id", "episode_return", "unclipped_return",
       "epsilon"}}`. Steps are RLDS records `[T + 1, ...]`: `observation` `[84, 84, 1]` uint8, the
       newest frame alone; `action` int64 of the minimal set; `reward` float32 clipped to [-1, 1],
-      and `unclipped_reward` as the game gave it; `discount`; flags; and `behavior_log_prob`
-      float32, of `action` given the episode's epsilon (and the previous action, where the script
-      repeats it). On the last record only the observation and the flags mean anything.
+      and `unclipped_reward`, the game's own; `discount`; flags; and `behavior_log_prob` float32,
+      of `action` given the episode's epsilon (and the previous action, where the script repeats
+      it). On the last record only the observation and the flags are meaningful.
 
     Raises:
       UsageError: the game is unknown, or a number is out of range.
@@ -53,9 +51,8 @@ def collect(
             f"num_steps must be at least 1 and num_episodes not negative, got {num_steps}, "
             f"{num_episodes}"
         )
-    return _run(
-        game, environments.make(f"atari/{game}", seed=seed), num_steps, num_episodes, seed, progress
-    )
+    simulation = environments.make(f"atari/{game}", seed=seed)
+    return _run(game, simulation, num_steps, num_episodes, seed, progress)
 
 
 def _run(
@@ -70,15 +67,20 @@ def _run(
     steps = episode = 0
     while steps < num_steps and (not num_episodes or episode < num_episodes):
         epsilon = EPSILONS[episode % len(EPSILONS)]
-        show = lambda done, before=steps: progress(before + done, num_steps)  # noqa: E731
-        columns = _episode(game, simulation, epsilon, num_steps - steps, rng, show)
+
+        def episode_progress(done: int, steps_before: int = steps) -> None:
+            progress(steps_before + done, num_steps)
+
+        columns = _episode(game, simulation, epsilon, num_steps - steps, rng, episode_progress)
         steps += len(columns["reward"]) - 1
         progress(steps, num_steps)
-        totals = {
-            name: float(columns[of].sum(dtype=np.float64))
-            for name, of in (("episode_return", "reward"), ("unclipped_return", "unclipped_reward"))
+        metadata = {
+            "episode_id": episode,
+            "episode_return": float(columns["reward"].sum(dtype=np.float64)),
+            "unclipped_return": float(columns["unclipped_reward"].sum(dtype=np.float64)),
+            "epsilon": epsilon,
         }
-        yield {"steps": columns, "metadata": {"episode_id": episode, **totals, "epsilon": epsilon}}
+        yield {"steps": columns, "metadata": metadata}
         episode += 1
 
 
@@ -88,12 +90,14 @@ def _episode(
     epsilon: float,
     limit: int,
     rng: np.random.Generator,
-    show: Callable[[int], None],
+    progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """One episode of at most `limit` steps, as columns."""
+    """Plays an episode of at most `limit` steps; its columns `[T + 1, ...]`."""
     action_spec: Any = simulation.action_spec()
     num_actions = int(action_spec.num_values)
-    records, timestep, action = [], simulation.reset(), 0
+    records = []
+    timestep = simulation.reset()
+    action = 0
     while not timestep.last() and len(records) < limit:
         scripted = (
             atari_scripts.act(game, timestep.observation)
@@ -105,7 +109,7 @@ def _episode(
         records.append(_record(timestep, action, log_prob, following))
         timestep = following
         if len(records) % 100 == 0:
-            show(len(records))
+            progress(len(records))
     records.append(_record(timestep, 0, 0.0, None) | {"is_last": np.bool_(True)})
     return {name: np.stack([record[name] for record in records]) for name in records[0]}
 
@@ -113,7 +117,17 @@ def _episode(
 def epsilon_greedy(
     scripted: int, num_actions: int, epsilon: float, rng: np.random.Generator
 ) -> tuple[int, float]:
-    """The scripted action, or with probability `epsilon` a uniform one; and its log probability."""
+    """Replaces the scripted action by a uniform one with probability `epsilon`.
+
+    Args:
+      scripted: the script's action.
+      num_actions: number of actions.
+      epsilon: probability of a uniform action.
+      rng: advanced by the draws.
+
+    Returns:
+      The action and its log probability.
+    """
     action = int(rng.integers(num_actions)) if rng.random() < epsilon else scripted
     return action, float(np.log(epsilon / num_actions + (1 - epsilon) * (action == scripted)))
 
@@ -121,11 +135,10 @@ def epsilon_greedy(
 def _record(
     timestep: dm_env.TimeStep, action: int, log_prob: float, following: dm_env.TimeStep | None
 ) -> dict[str, Any]:
-    """One RLDS record; `following` is what the action led to, None on the episode's last record."""
+    """An RLDS record; `following` is the next timestep, None on the episode's last record."""
     reward = float(following.reward) if following else 0.0
     return {
-        # Not a view that keeps the whole stack
-        "observation": timestep.observation[..., -1:].copy(),
+        "observation": timestep.observation[..., -1:].copy(),  # a view would keep the whole stack
         "action": np.int64(action),
         "reward": np.float32(np.clip(reward, -1, 1)),
         "unclipped_reward": np.float32(reward),

@@ -1,5 +1,4 @@
-"""Scripted play of two Atari games from frames alone: the paddle goes to where the ball will
-arrive.
+"""Scripted play of two Atari games from frames: the paddle goes to where the ball will arrive.
 
 Both games are the same problem with exchanged axes: find the ball in the field and the paddle on
 its line, extrapolate the ball's last motion to that line with reflections at the walls, and steer.
@@ -13,25 +12,45 @@ import numpy as np
 
 
 class Field(NamedTuple):
-    """Where a game shows what, and its actions (of the minimal set) for going up the paddle's axis
-    and down it."""
+    """The layout of a game's screen, and its actions (of the minimal set) for moving the paddle."""
 
     along: tuple[int, int]  # pixels on the paddle's axis, between the walls
     across: tuple[int, int]  # pixels on the other axis, up to the paddle
-    line: int  # of the paddle, on the other axis
-    vertical: bool  # the paddle's axis
-    background: int  # grey of the empty field
-    contrast: int  # difference from it that makes a pixel the paddle
-    forward: int
-    back: int
-    lost: int  # what to do while there is no ball
-    slack: float  # pixels off target that are close enough
+    line: int  # the paddle's position on the other axis
+    vertical: bool  # whether the paddle moves vertically
+    background: int  # gray level of the empty field
+    contrast: int  # difference from the background that marks the paddle
+    forward: int  # action: up the paddle's axis
+    back: int  # action: down the paddle's axis
+    lost: int  # action while there is no ball
+    slack: float  # distance in pixels from the target that needs no move
 
 
 FIELDS: Mapping[str, Field] = {
-    "Pong": Field((15, 76), (12, 72), 73, True, 87, 1, forward=3, back=2, lost=0, slack=2.0),
-    # lost: a new ball
-    "Breakout": Field((5, 79), (38, 75), 76, False, 0, 60, forward=2, back=3, lost=1, slack=4.0),
+    "Pong": Field(
+        along=(15, 76),
+        across=(12, 72),
+        line=73,
+        vertical=True,
+        background=87,
+        contrast=1,
+        forward=3,
+        back=2,
+        lost=0,
+        slack=2.0,
+    ),
+    "Breakout": Field(
+        along=(5, 79),
+        across=(38, 75),
+        line=76,
+        vertical=False,
+        background=0,
+        contrast=60,
+        forward=2,
+        back=3,
+        lost=1,  # a new ball
+        slack=4.0,
+    ),
 }
 
 
@@ -43,36 +62,44 @@ def act(game: str, frames: np.ndarray) -> int:
       frames: `[84, 84, F]` uint8, F at least 2, the newest last.
     """
     field = FIELDS[game]
-    before, now = (_look(field, frames[..., index]) for index in (-2, -1))
-    if now is None:
+    previous = _locate(field, frames[..., -2])
+    current = _locate(field, frames[..., -1])
+    if current is None:
         return field.lost
-    ball, paddle = now
-    last_ball, last_paddle = before or now
+    ball, paddle = current
+    last_ball, last_paddle = previous or current
     motion = ball - last_ball
     target = ball[0]
-    if motion[1] > 0.3:  # it comes nearer
+    if motion[1] > 0.3:  # the ball approaches
         target = reflected(ball[0] + motion[0] * (field.line - ball[1]) / motion[1], *field.along)
-    error = target - (2 * paddle - last_paddle)  # the paddle keeps moving for about one step
+    error = target - (2 * paddle - last_paddle)  # the paddle keeps moving for about a step
     if abs(error) < field.slack:
         return 0
     return field.forward if error > 0 else field.back
 
 
 def reflected(position: float, low: float, high: float) -> float:
-    """Where a straight path that ends at `position` ends when walls at `low` and `high` reflect
-    it."""
+    """Reflects the end of a straight path at two walls.
+
+    Args:
+      position: the end of the path without walls.
+      low: position of a wall.
+      high: position of the other wall, above `low`.
+
+    Returns:
+      The position between the walls.
+    """
     span = high - low
     offset = (position - low) % (2 * span)
     return low + min(offset, 2 * span - offset)
 
 
-def _look(field: Field, frame: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """The ball's centre (along, across) and the paddle's along; None unless both are seen."""
+def _locate(field: Field, frame: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The ball's center (along, across) and the paddle's along; None unless both are visible."""
     picture = (frame if field.vertical else frame.T).astype(np.int16) - field.background
     rows, columns = np.nonzero(picture[slice(*field.along), slice(*field.across)])
     paddle = np.flatnonzero(np.abs(picture[slice(*field.along), field.line]) >= field.contrast)
     if not len(rows) or not len(paddle):
         return None
-    return np.array(
-        [rows.mean() + field.along[0], columns.mean() + field.across[0]]
-    ), paddle.mean() + field.along[0]
+    ball = np.array([rows.mean() + field.along[0], columns.mean() + field.across[0]])
+    return ball, paddle.mean() + field.along[0]

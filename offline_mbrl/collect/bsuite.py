@@ -1,9 +1,7 @@
-"""Complete logs of a DQN that learns online on BSuite: the recipe of RL Unplugged's BSuite data, by
-seed.
+"""Complete logs of a DQN that learns online on BSuite, the recipe of RL Unplugged's BSuite data.
 
-Every episode of the run is kept, from the first random one to the last good one. With noise, the
-environment replaces actions at random; the log holds the action the agent chose, and beside it the
-one that was executed.
+Every episode of the run is kept, from the first random ones to the last good ones. With noise, the
+environment replaces actions at random; the log holds both the agent's and the executed action.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,10 +15,10 @@ from offline_mbrl import environments
 from offline_mbrl.collect import dqn, replay
 from offline_mbrl.data.catalog import official
 from offline_mbrl.environments import bsuite
-from offline_mbrl.types import UsageError
+from offline_mbrl.types import Array, PyTree, UsageError
 
 CAPACITY = 1_000_000  # transitions in the replay, as in Acme's DQN
-EPISODES = {"catch": 2000, "cartpole": 1000, "mountain_car": 500}  # of the published ROSMO datasets
+EPISODES = {"catch": 2000, "cartpole": 1000, "mountain_car": 500}  # as in ROSMO's datasets
 
 
 def collect(
@@ -40,8 +38,8 @@ def collect(
       num_episodes: episodes of the run; `EPISODES` has the published numbers.
       noise: probability that the environment replaces an action by a uniform one.
       fraction: percent of the episodes to yield, a divisor of 100: one random episode of every
-        block of `100 // fraction`; they span the whole run, whose length does not change.
-      seed: fixes everything; the same seed gives the same bytes on one machine.
+        block of `100 // fraction`. The length of the run does not change.
+      seed: source of all randomness; the same seed gives the same bytes on one machine.
       config: the agent's settings.
       progress: called after every episode of the run with the number done and `num_episodes`.
 
@@ -50,7 +48,7 @@ def collect(
       records `[T + 1, ...]`: `observation`, `reward` and `discount` float32 (the latter two caused
       by the record's own action), `action` and `executed_action` int32, `is_first`, `is_last`,
       `is_terminal`, and `behavior_log_prob` float32, of `action` under the epsilon-greedy policy.
-      On the last record only the observation and the flags mean anything.
+      On the last record only the observation and the flags are meaningful.
 
     Raises:
       UsageError: the environment is unknown, a number is out of range, or the fraction does not
@@ -70,7 +68,16 @@ def collect(
 
 
 def kept_episodes(num_episodes: int, fraction: int, *, seed: int) -> np.ndarray:
-    """`[num_episodes]` bool: one random episode of every consecutive block of `100 // fraction`."""
+    """Selects one random episode of every consecutive block of `100 // fraction`.
+
+    Args:
+      num_episodes: number of episodes.
+      fraction: percent, a divisor of 100.
+      seed: seed of the choice.
+
+    Returns:
+      `[num_episodes]` bool.
+    """
     starts = np.arange(0, num_episodes, 100 // fraction)
     ends = np.minimum(starts + 100 // fraction, num_episodes)
     kept = np.zeros(num_episodes, bool)
@@ -85,30 +92,31 @@ def _run(
     config: dqn.Config,
     progress: Callable[[int, int], None],
 ) -> Iterator[dict[str, Any]]:
-    """The online run itself: act, log, and one update every `update_period` steps."""
+    """The online run: act, log, and update every `update_period` steps."""
     spec = environments.spec(simulator)
     simulation: Any = environments.make(simulator, seed=seed)
     agent = dqn.make(config, spec)
     key_init, key_act = jax.random.split(jax.random.key(seed))
-    act = jax.jit(
-        lambda params, observation, t: agent.act(
-            params, observation, jax.random.fold_in(key_act, t)
-        )
-    )
+
+    @jax.jit
+    def act(params: PyTree, observation: Array, step: Array) -> tuple[Array, Array]:
+        return agent.act(params, observation, jax.random.fold_in(key_act, step))
+
     learn = jax.jit(agent.step)
     rng = np.random.default_rng([seed, 2])
     state = agent.init(key_init)
     memory = replay.make(min(CAPACITY, len(kept) * spec.horizon), spec.observation.shape)
-    num_steps = num_stored = 0
+    num_steps = 0
+    num_stored = 0
     for episode in range(len(kept)):
-        records, timestep = [], simulation.reset()
+        records = []
+        timestep = simulation.reset()
         while not timestep.last():
             action, log_prob = act(state.params, timestep.observation, np.uint32(num_steps))
             following = simulation.step(int(action))
+            executed_action = simulation.executed_action
             records.append(
-                _record(
-                    timestep, int(action), simulation.executed_action, float(log_prob), following
-                )
+                _record(timestep, int(action), executed_action, float(log_prob), following)
             )
             timestep = following
             num_steps += 1
@@ -121,10 +129,8 @@ def _run(
         progress(episode + 1, len(kept))
         if kept[episode]:
             episode_return = float(steps["reward"].sum(dtype=np.float64))
-            yield {
-                "steps": steps,
-                "metadata": {"episode_id": episode, "episode_return": episode_return},
-            }
+            metadata = {"episode_id": episode, "episode_return": episode_return}
+            yield {"steps": steps, "metadata": metadata}
 
 
 def _record(
@@ -134,7 +140,7 @@ def _record(
     log_prob: float,
     following: dm_env.TimeStep | None,
 ) -> dict[str, Any]:
-    """One RLDS record; `following` is what the action led to, None on the episode's last record."""
+    """An RLDS record; `following` is the next timestep, None on the episode's last record."""
     return {
         "observation": np.asarray(timestep.observation, np.float32),
         "action": np.int32(action),

@@ -4,6 +4,7 @@ Double Q-learning (arXiv:1509.06461) on n-step targets, epsilon-greedy, the sett
 for BSuite. Differences: uniform replay, and the update period and batch size named in `Config`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,12 +14,21 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from offline_mbrl.types import Array, DiscreteActions, EnvironmentSpec, Metrics, PyTree, UsageError
+from offline_mbrl.types import (
+    Array,
+    DiscreteActions,
+    EnvironmentSpec,
+    Key,
+    Metrics,
+    Params,
+    PyTree,
+    UsageError,
+)
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings; as in Acme's DQN for BSuite unless said."""
+    """Settings, those of Acme's DQN for BSuite except where noted."""
 
     hidden: tuple[int, ...] = (56, 56)  # RL Unplugged's BSuite network
     td_steps: int = 5  # steps before bootstrapping
@@ -41,20 +51,20 @@ class Batch(NamedTuple):
 
 
 class State(NamedTuple):
-    """What learning carries."""
+    """The state of learning."""
 
-    params: PyTree
-    target_params: PyTree
+    params: Params
+    target_params: Params
     opt_state: PyTree
     num_updates: Array  # []
 
 
 class DQN(NamedTuple):
-    """The agent."""
+    """The agent's functions."""
 
-    init: Any  # (key) -> State
-    step: Any  # (state, batch) -> (state, metrics)
-    act: Any  # (params, observation, key) -> (action [], log probability [])
+    init: Callable[[Key], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+    act: Callable[[Params, Array, Key], tuple[Array, Array]]  # -> action [], log probability []
 
 
 def make(config: Config, spec: EnvironmentSpec) -> DQN:
@@ -73,18 +83,23 @@ def make(config: Config, spec: EnvironmentSpec) -> DQN:
     network = nn.Sequential([*layers, nn.Dense(spec.action.num_actions)])
     optimizer = optax.adam(config.learning_rate)
 
-    def qvalues(params: PyTree, observation: Array) -> Any:
+    def qvalues(params: Params, observation: Array) -> Any:
         return network.apply(params, observation.ravel())
 
-    def init(key: Array) -> State:
+    def init(key: Key) -> State:
         params = network.init(key, jnp.zeros(spec.observation.shape).ravel())
-        return State(params, params, optimizer.init(params), jnp.zeros((), jnp.int32))
-
-    def loss(params: PyTree, target_params: PyTree, batch: Batch) -> Array:
-        q_tm1, q_t = (
-            jax.vmap(qvalues, (None, 0))(params, seen) for seen in (batch.observation, batch[-1])
+        return State(
+            params=params,
+            target_params=params,
+            opt_state=optimizer.init(params),
+            num_updates=jnp.zeros((), jnp.int32),
         )
-        target_q_t = jax.vmap(qvalues, (None, 0))(target_params, batch.bootstrap_observation)
+
+    def loss(params: Params, target_params: Params, batch: Batch) -> Array:
+        batch_qvalues = jax.vmap(qvalues, (None, 0))
+        q_tm1 = batch_qvalues(params, batch.observation)
+        q_t = batch_qvalues(params, batch.bootstrap_observation)
+        target_q_t = batch_qvalues(target_params, batch.bootstrap_observation)
         errors = jax.vmap(td_error)(
             q_tm1, batch.action, batch.reward, batch.discount, q_t, target_q_t
         )
@@ -98,41 +113,55 @@ def make(config: Config, spec: EnvironmentSpec) -> DQN:
         target_params = optax.periodic_update(
             params, state.target_params, num_updates, config.target_period
         )
-        return State(params, target_params, opt_state, num_updates), {"loss": value}
+        state = State(
+            params=params,
+            target_params=target_params,
+            opt_state=opt_state,
+            num_updates=num_updates,
+        )
+        return state, {"loss": value}
 
-    def act(params: PyTree, observation: Array, key: Array) -> tuple[Array, Array]:
+    def act(params: Params, observation: Array, key: Key) -> tuple[Array, Array]:
         return epsilon_greedy(qvalues(params, observation), key, epsilon=config.epsilon)
 
-    return DQN(init, step, act)
+    return DQN(init=init, step=step, act=act)
 
 
 def td_error(
     q_tm1: Array, a_tm1: Array, r_t: Array, discount_t: Array, q_t: Array, target_q_t: Array
 ) -> Array:
-    """Double Q-learning: `r + discount * target_q[argmax q] - q[a]`, the first two terms held
-    constant.
+    """The double Q-learning error `r + discount * target_q[argmax q] - q[a]`, `[]`.
+
+    Gradients flow through `q[a]` alone.
 
     Args:
       q_tm1: `[A]` online values where the action was taken.
       a_tm1: `[]` the action.
       r_t: `[]` sum of discounted rewards up to the bootstrap.
       discount_t: `[]` factor of the bootstrap value.
-      q_t: `[A]` online values at the bootstrap; they choose the action.
-      target_q_t: `[A]` target network's values there; they rate it.
+      q_t: `[A]` online values at the bootstrap, which select the action.
+      target_q_t: `[A]` the target network's values there, which evaluate it.
     """
     chex.assert_rank([q_tm1, q_t, target_q_t, a_tm1, r_t, discount_t], [1, 1, 1, 0, 0, 0])
     target = r_t + discount_t * target_q_t[jnp.argmax(q_t)]
     return jax.lax.stop_gradient(target) - q_tm1[a_tm1]
 
 
-def epsilon_greedy(qvalues: Array, key: Array, *, epsilon: float) -> tuple[Array, Array]:
-    """An action `[]` that is uniform with probability `epsilon`, else greedy, and its log
-    probability `[]`."""
+def epsilon_greedy(qvalues: Array, key: Key, *, epsilon: float) -> tuple[Array, Array]:
+    """Samples an epsilon-greedy action.
+
+    Args:
+      qvalues: `[A]`.
+      key: consumed.
+      epsilon: probability of a uniform action.
+
+    Returns:
+      The action `[]` and its log probability `[]`.
+    """
     chex.assert_rank(qvalues, 1)
     num_actions = qvalues.shape[0]
-    probabilities = (
-        jnp.full(num_actions, epsilon / num_actions).at[jnp.argmax(qvalues)].add(1.0 - epsilon)
-    )
+    uniform = jnp.full(num_actions, epsilon / num_actions)
+    probabilities = uniform.at[jnp.argmax(qvalues)].add(1.0 - epsilon)
     log_probabilities = jnp.log(probabilities)
     action = jax.random.categorical(key, log_probabilities)
     return action, log_probabilities[action]

@@ -1,17 +1,16 @@
-"""Trains the policies behind `local/control/<task>` and its target policies, from nothing, and
-writes them as npz.
+"""Trains the policies of `local/control/<task>` and its target policies, and writes them as npz.
 
     python -m offline_mbrl.collect.train_policies --task cheetah_run
-    python -m offline_mbrl.collect.train_policies --task fish_swim --behavior-runs 2 --target-runs 0
-    --steps 300000
+    python -m offline_mbrl.collect.train_policies --task fish_swim --steps 300000 \\
+        --behavior-runs 2 --target-runs 0
 
-A finished run is a file of its own in the folder of runs, so that after a stop the same command
-goes on with the next run; when all are there the task's one file is written. The first runs make
-data (behavior), the others are evaluated (target): none is both. The files of the tasks in
-`offline_mbrl/collect/policies/` were made by the first command.
+Every finished run is saved as a file, so that the same command resumes with the next run; after the
+last run the task's file is written. The first runs generate data (behavior), the others are
+evaluated (target). The first command made the files in `offline_mbrl/collect/policies/`.
 """
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from offline_mbrl.types import UsageError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command; returns its exit code."""
+    """Runs the command and returns its exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m offline_mbrl.collect.train_policies",
         description=__doc__,
@@ -28,28 +27,27 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--task", required=True, help="for example cheetah_run")
     parser.add_argument(
-        "--behavior-runs", type=int, help="runs that make data; left out, the task's plan"
+        "--behavior-runs", type=int, help="runs that generate data (default: the task's plan)"
     )
     parser.add_argument(
-        "--target-runs", type=int, help="runs whose policies are evaluated; left out, the plan"
+        "--target-runs", type=int, help="runs whose policies are evaluated (default: the plan)"
     )
     parser.add_argument(
-        "--steps", type=int, help="environment steps of each run; left out, the plan"
+        "--steps", type=int, help="environment steps of each run (default: the plan)"
     )
     parser.add_argument(
-        "--out", type=Path, help="the file to write; left out, the one under the data root"
+        "--out", type=Path, help="the file to write (default: one under the data root)"
     )
-    told = parser.parse_args(argv)
+    options = parser.parse_args(argv)
     try:
         plan = control_policies.plan(
-            told.task,
-            behavior_runs=told.behavior_runs,
-            target_runs=told.target_runs,
-            num_steps=told.steps,
+            options.task,
+            behavior_runs=options.behavior_runs,
+            target_runs=options.target_runs,
+            num_steps=options.steps,
         )
-        path = control_policies.train(
-            told.task, plan, out=told.out, say=lambda line: print(line, flush=True)
-        )
+        report = functools.partial(print, flush=True)
+        path = control_policies.train(options.task, plan, out=options.out, report=report)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

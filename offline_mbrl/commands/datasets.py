@@ -25,7 +25,7 @@ def collector(console: Console) -> catalog.Collect:
         counted = "steps" if family == "atari" else "episodes"
         say = functools.partial(console.print, highlight=False)
         run = {"": bsuite.collect, "atari": atari.collect,
-               "control": functools.partial(control.collect, say=say)}[family]  # fmt: skip
+               "control": functools.partial(control.collect, report=say)}[family]  # fmt: skip
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
             yield from run(name, progress=lambda done, *_: show(done, counted), **settings)
 

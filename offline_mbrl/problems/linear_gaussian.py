@@ -1,8 +1,7 @@
-"""A linear system with Gaussian noise: simulation, and the exact values of linear-Gaussian
-policies.
+"""A linear system with Gaussian noise: simulation, and exact values of linear-Gaussian policies.
 
-With z = (state, action, 1), the reward is a quadratic form of z, so every value is one of (state,
-1) or z.
+With z = (state, action, 1), the reward is a quadratic form of z. So state values are quadratic
+forms of (state, 1), and action values are quadratic forms of z.
 """
 
 import math
@@ -21,8 +20,10 @@ REWARD_NOISE = 0.05
 
 
 class System(NamedTuple):
-    """With z = (state, action, 1): next state = dynamics @ z + noise, expected reward = z @ reward
-    @ z."""
+    """A system of n state entries; Z is the size of z = (state, action, 1).
+
+    The next (state, 1) is `dynamics @ z` plus noise, the expected reward `z @ reward @ z`.
+    """
 
     dynamics: np.ndarray  # [n + 1, Z], its last row keeps the 1
     reward: np.ndarray  # [Z, Z] symmetric
@@ -30,7 +31,7 @@ class System(NamedTuple):
 
 
 def circulant(n: int, m: int) -> tuple[System, np.ndarray]:
-    """The system of `n` state and `m` action entries, and its pairs of drives.
+    """The system of `n` state and `m` action entries, and the entries that actions drive.
 
     Returns:
       The system, and `[m, n]`: 1 where an action entry drives a state entry, else 0.

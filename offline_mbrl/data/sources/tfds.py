@@ -103,7 +103,7 @@ def find(directory: Path) -> Path:
     if len(below) != 1:
         candidates = f": {', '.join(map(str, below[:3]))}" if below else ""
         raise UsageError(
-            f"{directory} is not an RLDS dataset: it has no dataset_info.json, and there are "
+            f"{directory} is no RLDS dataset: no dataset_info.json there, and "
             f"{len(below) or 'none'} below it{candidates}"
         )
     return below[0]
@@ -129,7 +129,7 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
         f"{builder.name}/{builder.builder_config.name}" if builder.builder_config else builder.name
     )
     if "steps" not in (info.features or {}):
-        raise UsageError(f"{name} is not an RLDS dataset: its examples have no `steps`")
+        raise UsageError(f"{name} is no RLDS dataset: its examples have no `steps`")
     facts = {}
     if builder.name in atari.BUILDERS:
         splits = _chosen(info, splits, part, name)
