@@ -23,7 +23,7 @@ def shrunk(screen):
 
 
 def by_hand(game, actions, *, skip):
-    """Observations of our protocol without sticky actions, made from the emulator's grey screens."""
+    """Observations of our protocol without sticky actions, from the emulator's grey screens."""
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
     ale.loadROM(ale_py.roms.get_rom_path(game))
@@ -42,7 +42,9 @@ def by_hand(game, actions, *, skip):
     return np.stack(found), np.array(rewards)
 
 
-@pytest.mark.parametrize(("game", "rom", "skip"), [("Pong", "pong", 4), ("SpaceInvaders", "space_invaders", 3)])
+@pytest.mark.parametrize(
+    ("game", "rom", "skip"), [("Pong", "pong", 4), ("SpaceInvaders", "space_invaders", 3)]
+)
 def test_frames_are_the_greatest_of_the_last_two_grey_screens_averaged_over_areas(game, rom, skip):
     environment = environments.make(f"atari/{game}?sticky=0&skip={skip}", seed=0)
     rng = np.random.default_rng(0)
@@ -56,7 +58,11 @@ def test_frames_are_the_greatest_of_the_last_two_grey_screens_averaged_over_area
 
 
 def test_options_reach_the_emulator_and_defaults_are_the_protocol():
-    for options, sticky, frames in (("", 0.25, 4), ("?sticky=0.1", 0.1, 4), ("?skip=3&sticky=0", 0, 3)):
+    for options, sticky, frames in (
+        ("", 0.25, 4),
+        ("?sticky=0.1", 0.1, 4),
+        ("?skip=3&sticky=0", 0, 3),
+    ):
         environment, ale = emulator(f"atari/Breakout{options}")
         environment.reset()
         environment.step(0)

@@ -68,12 +68,24 @@ def test_noise_on_continuous_actions_is_uniform_in_the_unit_box():
     assert abs(np.var(executed) - 1 / 3) < 0.05
 
 
-@pytest.mark.parametrize("name", ["bsuite/cartpole?noise=0.2", "gym/CartPole-v1", pytest.param("control/cartpole_swingup", marks=needs_control_suite)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "bsuite/cartpole?noise=0.2",
+        "gym/CartPole-v1",
+        pytest.param("control/cartpole_swingup", marks=needs_control_suite),
+    ],
+)
 def test_same_seed_gives_the_same_episode_and_another_seed_another(name):
     def observations(seed):
         environment = environments.make(name, seed=seed)
         action = 1 if hasattr(environment.action_spec(), "num_values") else np.full(1, 0.3)
-        return np.stack([environment.reset().observation, *(environment.step(action).observation for _ in range(10))])
+        return np.stack(
+            [
+                environment.reset().observation,
+                *(environment.step(action).observation for _ in range(10)),
+            ]
+        )
 
     np.testing.assert_array_equal(observations(3), observations(3))
     assert (observations(3) != observations(4)).any()
@@ -129,7 +141,11 @@ def test_control_suite_observation_is_the_flattened_dictionary():
     expected = np.concatenate([np.ravel(observation[key]) for key in sorted(observation)])
     found = ours.reset().observation
     np.testing.assert_array_equal(found, expected.astype(np.float32))
-    assert found.shape == ours.observation_spec().shape == environments.spec("control/humanoid_run").observation.shape
+    assert (
+        found.shape
+        == ours.observation_spec().shape
+        == environments.spec("control/humanoid_run").observation.shape
+    )
 
 
 @needs_control_suite
@@ -193,7 +209,9 @@ def test_terminated_gymnasium_episode_ends_with_discount_zero():
 
 def test_older_mujoco_versions_are_not_newer_ones():
     assert environments.spec("gym/Hopper-v4").horizon == 1000
-    shapes = {name: environments.spec(f"gym/{name}").observation.shape for name in ("Ant-v4", "Ant-v5")}
+    shapes = {
+        name: environments.spec(f"gym/{name}").observation.shape for name in ("Ant-v4", "Ant-v5")
+    }
     assert shapes == {"Ant-v4": (27,), "Ant-v5": (105,)}
 
 
@@ -224,7 +242,9 @@ def test_atari_frames_follow_the_protocol():
     assert (first.shape, first.dtype) == ((84, 84, 4), np.uint8)
     assert all((first[..., frame] == first[..., 0]).all() for frame in range(4))
     later = [environment.step(0).observation for _ in range(30)]
-    np.testing.assert_array_equal(later[-1][..., :3], later[-2][..., 1:])  # the newest frame comes last
+    np.testing.assert_array_equal(
+        later[-1][..., :3], later[-2][..., 1:]
+    )  # the newest frame comes last
     assert (later[-1][..., 3] != later[-1][..., 2]).any()
 
 
@@ -274,11 +294,17 @@ def test_wrong_name_gets_one_clear_line(name, message):
 
 @pytest.mark.parametrize(
     ("name", "package", "extra"),
-    [("bsuite/catch", "bsuite", "bsuite"), ("control/cartpole_swingup", "dm_control", "control"),
-     ("gym/CartPole-v1", "gymnasium", "gymnasium"), ("atari/Pong", "ale_py", "atari")],
-)  # fmt: skip
+    [
+        ("bsuite/catch", "bsuite", "bsuite"),
+        ("control/cartpole_swingup", "dm_control", "control"),
+        ("gym/CartPole-v1", "gymnasium", "gymnasium"),
+        ("atari/Pong", "ale_py", "atari"),
+    ],
+)
 def test_missing_library_is_named_with_its_extra(monkeypatch, name, package, extra):
-    loaded = [module for module in sys.modules if module == package or module.startswith(f"{package}.")]
+    loaded = [
+        module for module in sys.modules if module == package or module.startswith(f"{package}.")
+    ]
     for module in [*loaded, package]:
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UsageError, match=rf"pip install 'offline_mbrl\[{extra}\]'"):
@@ -287,8 +313,11 @@ def test_missing_library_is_named_with_its_extra(monkeypatch, name, package, ext
 
 def test_importing_the_room_loads_no_simulator():
     program = (
-        "import sys, offline_mbrl.environments; libraries = ('bsuite', 'dm_control', 'mujoco', 'gymnasium'); "
-        "print([name for name in (*libraries, 'ale_py', 'tensorflow') if name in sys.modules])"
+        "import sys, offline_mbrl.environments\n"
+        "libraries = ('bsuite', 'dm_control', 'mujoco', 'gymnasium', 'ale_py', 'tensorflow')\n"
+        "print([name for name in libraries if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

@@ -47,13 +47,25 @@ def ends(name, observation):
 @pytest.mark.parametrize(
     ("name", "some"),
     [
-        ("Hopper-v4", True), ("Hopper-v5", True), ("Walker2d-v4", True), ("Walker2d-v5", True), ("Ant-v4", True),
-        ("Humanoid-v4", True), ("Humanoid-v5", True), ("InvertedPendulum-v4", True), ("InvertedPendulum-v5", True),
-        ("InvertedDoublePendulum-v4", True), ("InvertedDoublePendulum-v5", True), ("CartPole-v1", True),
-        ("HalfCheetah-v4", False), ("Swimmer-v4", False), ("Reacher-v4", False), ("Pendulum-v1", False),
+        ("Hopper-v4", True),
+        ("Hopper-v5", True),
+        ("Walker2d-v4", True),
+        ("Walker2d-v5", True),
+        ("Ant-v4", True),
+        ("Humanoid-v4", True),
+        ("Humanoid-v5", True),
+        ("InvertedPendulum-v4", True),
+        ("InvertedPendulum-v5", True),
+        ("InvertedDoublePendulum-v4", True),
+        ("InvertedDoublePendulum-v5", True),
+        ("CartPole-v1", True),
+        ("HalfCheetah-v4", False),
+        ("Swimmer-v4", False),
+        ("Reacher-v4", False),
+        ("Pendulum-v1", False),
         ("MountainCarContinuous-v0", False),
     ],
-)  # fmt: skip
+)
 def test_rules_agree_with_gymnasium_on_every_random_step(name, some):
     *arrays, terminated = transitions(name)
     np.testing.assert_array_equal(over(termination.lookup(f"gym/{name}"), *arrays), terminated)
@@ -84,7 +96,11 @@ def test_continuous_mountain_car_agrees_with_gymnasium_at_the_top():
     assert not all(found)
 
 
-HEALTHY = {"gym/Hopper-v4": [1.2, *[0.0] * 10], "gym/HalfCheetah-v4": [0.0] * 17, "gym/Walker2d-v4": [1.2, *[0.0] * 16]}
+HEALTHY = {
+    "gym/Hopper-v4": [1.2, *[0.0] * 10],
+    "gym/HalfCheetah-v4": [0.0] * 17,
+    "gym/Walker2d-v4": [1.2, *[0.0] * 16],
+}
 
 
 def test_hoppers_bound_of_100_holds_on_both_sides():
@@ -139,7 +155,8 @@ def test_one_rule_serves_all_configurations_of_a_dataset_and_all_options_of_a_si
 
 
 @pytest.mark.parametrize(
-    "name", ["gym/Hoper-v4", "gym/AntMaze_UMaze-v4", "gym/hopper-v4", "maze2d-umaze-v1", "Hopper-v4"]
+    "name",
+    ["gym/Hoper-v4", "gym/AntMaze_UMaze-v4", "gym/hopper-v4", "maze2d-umaze-v1", "Hopper-v4"],
 )
 def test_unknown_names_are_refused_with_the_closest(name):
     with pytest.raises(UsageError, match="no termination rule is known for") as caught:

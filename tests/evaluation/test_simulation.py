@@ -40,7 +40,6 @@ def test_greedy_and_sampled_evaluations_and_smaller_ones_share_their_simulators(
         "bsuite/cartpole?noise=0.3",
         "gym/Hopper-v4?noise=0.3",
         "gym/Pendulum-v1?max_steps=30",
-        "atari/Breakout?max_steps=40",
     ],
 )
 def test_used_simulators_play_the_episodes_of_new_ones(name):

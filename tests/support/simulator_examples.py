@@ -1,12 +1,16 @@
 """Policies and simulators with computed answers."""
 
+import functools
+import os
+import time
+
 import dm_env
 import jax
 import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from offline_mbrl.types import Policy
+from offline_mbrl.types import Policy, UsageError
 
 # --- policies ---
 
@@ -67,5 +71,31 @@ class Counter(dm_env.Environment):
         return self._action_spec
 
 
+def make_counter(simulator, *, seed, **settings):
+    return Counter(**settings)
+
+
 def counter(**settings):
-    return lambda simulator, *, seed: Counter(**settings)
+    return functools.partial(make_counter, **settings)
+
+
+# --- trouble that another process can import ---
+
+
+def raise_at_4(step):
+    if step == 4:
+        raise RuntimeError("physics diverged")
+
+
+def hang_at_4(step):
+    if step == 4:
+        time.sleep(600)
+
+
+def exit_at_4(step):
+    if step == 4:
+        os._exit(3)
+
+
+def refuse(simulator, *, seed):
+    raise UsageError(f"no licence for {simulator}")
