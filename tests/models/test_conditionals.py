@@ -1,4 +1,4 @@
-"""One-dimensional conditionals: they are densities, draws follow them, and their scale stays inside its bounds."""
+"""One-dimensional conditionals: densities, draws that follow them, scales inside their bounds."""
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,12 @@ def test_components_that_are_alike_are_one_gaussian():
     alike = jnp.array([0.1, 2.0, -3.0, *[0.7] * 3, *[-1.0] * 3])
     for y in (-1.0, 0.5, 4.0):
         expected = one.log_prob(outputs, BOUNDS, jnp.float32(y))
-        np.testing.assert_allclose(three.log_prob(alike, BOUNDS, jnp.float32(y)), expected, rtol=1e-5)
-    np.testing.assert_allclose(three.moments(alike, BOUNDS), one.moments(outputs, BOUNDS), rtol=1e-5)
+        np.testing.assert_allclose(
+            three.log_prob(alike, BOUNDS, jnp.float32(y)), expected, rtol=1e-5
+        )
+    np.testing.assert_allclose(
+        three.moments(alike, BOUNDS), one.moments(outputs, BOUNDS), rtol=1e-5
+    )
 
 
 def test_each_entry_keeps_its_own_bounds_whatever_the_order():
@@ -60,7 +64,9 @@ def test_each_entry_keeps_its_own_bounds_whatever_the_order():
         config = ConditionalConfig(log_std_min=low, log_std_max=tuple(np.add(low, 0.5)))
         density = masked(order=(2, 0, 3, 1), reward_first=True, conditional=config)
         params = random_params(density)
-        params["input"]["bias"] = params["input"]["bias"].at[-9::2].set(raw)  # raw log deviations of all entries
+        params["input"]["bias"] = (
+            params["input"]["bias"].at[-9::2].set(raw)
+        )  # raw log deviations of all entries
         std = jax.jit(density.moments)(params, {}, jnp.ones(6), jnp.ones(5))[1]
         np.testing.assert_allclose(np.log(std), bounds, atol=0.5)
         assert np.all(np.argsort(std) == np.arange(5))
@@ -71,12 +77,16 @@ def test_learned_bounds_are_shared_and_cost_a_hundredth_of_their_distance():
     params, shared = random_params(density), density.shared()
     np.testing.assert_allclose(density.penalty(params, shared), 0.01 * 5 * 5.0, rtol=1e-6)
     x, y = jnp.ones(6), jnp.ones(5)
-    gradient = jax.jit(jax.grad(density.loss, argnums=1))(params, shared, x, y, jnp.ones(5), jax.random.key(0))
+    gradient = jax.jit(jax.grad(density.loss, argnums=1))(
+        params, shared, x, y, jnp.ones(5), jax.random.key(0)
+    )
     assert all(np.all(np.asarray(leaf) != 0) for leaf in jax.tree.leaves(gradient))
     fixed = masked(conditional=ConditionalConfig(log_std_min=-4.0))
     assert fixed.shared() == {}
     assert fixed.penalty(params, {}) == 0
-    np.testing.assert_allclose(density.log_prob(params, shared, x, y), fixed.log_prob(params, {}, x, y), rtol=1e-6)
+    np.testing.assert_allclose(
+        density.log_prob(params, shared, x, y), fixed.log_prob(params, {}, x, y), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,20 +104,31 @@ def test_conditionals_that_cannot_be_are_refused(settings, message):
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
 def test_weighted_losses_have_the_gradients_of_seitzers_equations(beta):
-    """Those of the mean and of the log scale of a Gaussian, times its variance to the power of beta."""
-    config = ConditionalConfig(beta=beta, log_std_min=-20.0, log_std_max=20.0)  # bounds that nothing comes near
+    """Those of the mean and log scale of a Gaussian, times its variance to the power of beta."""
+    # Bounds that nothing comes near.
+    config = ConditionalConfig(beta=beta, log_std_min=-20.0, log_std_max=20.0)
     density = feedforward.make(feedforward.Config((), config), 1, 1)
-    y, mean, log_std = np.array([0.3, -2.0]), np.array([0.1, 0.5]), np.array([-2.0, 0.7])
+    y = np.array([0.3, -2.0])
+    mean = np.array([0.1, 0.5])
+    log_std = np.array([-2.0, 0.7])
     params = jax.tree.map(jnp.zeros_like, density.init(jax.random.key(0)))
     params["layer_0"]["bias"] = jnp.array([mean[0], log_std[0], mean[1], log_std[1]])
-    loss = lambda params: density.loss(params, {}, jnp.zeros(2), jnp.asarray(y), jnp.ones(2), jax.random.key(0))  # noqa: E731
-    found = jax.grad(loss)(params)["layer_0"]["bias"]
-    weight, variance = np.exp(2 * beta * log_std), np.exp(2 * log_std)
-    np.testing.assert_allclose(found[::2], weight * (mean - y) / variance / 2, rtol=1e-4)
-    np.testing.assert_allclose(found[1::2], weight * (1 - (mean - y) ** 2 / variance) / 2, rtol=1e-4)
+
+    def loss(params):
+        x = jnp.zeros(2)
+        return density.loss(params, {}, x, jnp.asarray(y), jnp.ones(2), jax.random.key(0))
+
+    gradient = jax.grad(loss)(params)["layer_0"]["bias"]
+    weight = np.exp(2 * beta * log_std)
+    variance = np.exp(2 * log_std)
+    np.testing.assert_allclose(gradient[::2], weight * (mean - y) / variance / 2, rtol=1e-4)
+    expected = weight * (1 - (mean - y) ** 2 / variance) / 2
+    np.testing.assert_allclose(gradient[1::2], expected, rtol=1e-4)
 
 
 def test_a_weighted_loss_leaves_the_density_alone():
     plain, weighted = masked(), masked(conditional=ConditionalConfig(beta=0.5))
     params, x, y = random_params(plain), jnp.ones(6), jnp.ones(5)
-    np.testing.assert_array_equal(plain.log_prob(params, {}, x, y), weighted.log_prob(params, {}, x, y))
+    np.testing.assert_array_equal(
+        plain.log_prob(params, {}, x, y), weighted.log_prob(params, {}, x, y)
+    )

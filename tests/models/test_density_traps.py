@@ -6,20 +6,23 @@ import numpy as np
 import pytest
 from explicit_examples import ensemble, transition
 
-from offline_mbrl.models import feedforward, fitting, gaussian_ensemble, likelihood
+from offline_mbrl.models import feedforward, gaussian_ensemble, likelihood, scores
 
 FEEDFORWARD = {
     "feedforward": feedforward.make(feedforward.Config((8,)), 2, 1),
     "gaussian_ensemble": gaussian_ensemble.density(
-        gaussian_ensemble.Config(hidden_layers=(8,), decay=(0.0, 0.0)), 2, 1),
-}  # fmt: skip
+        gaussian_ensemble.Config(hidden_layers=(8,), decay=(0.0, 0.0)), 2, 1
+    ),
+}
 
 
 @pytest.mark.parametrize("shift", [-50.0, 50.0])
 @pytest.mark.parametrize("name", FEEDFORWARD)
 def test_no_activation_follows_the_last_layer(name, shift):
     density = FEEDFORWARD[name]
-    params, shared, x = density.init(jax.random.key(0)), density.shared(), jnp.array([0.3, -1.0, 0.5])
+    params = density.init(jax.random.key(0))
+    shared = density.shared()
+    x = jnp.array([0.3, -1.0, 0.5])
     means = jax.jit(lambda params: density.moments(params, shared, x, x)[0])
 
     def moved(path, leaf):
@@ -34,9 +37,10 @@ def test_one_unusual_episode_decides_the_mean_but_neither_the_median_nor_which_m
     model, params = ensemble(1)
     usual = transition(lead=(60,))
     unusual = usual._replace(reward=usual.reward.at[:3].add(1e4))
-    report = jax.jit(lambda of: likelihood.report(model, params, of))
-    score = jax.jit(lambda of: fitting.median_nll().evaluate(model, params, of))
-    before, after = report(usual), report(unusual)
+    report = jax.jit(lambda rows: likelihood.report(model, params, rows))
+    score = jax.jit(lambda rows: scores.median_nll().evaluate(model, params, rows))
+    before = report(usual)
+    after = report(unusual)
     assert after.nll_z.mean[0] > before.nll_z.mean[0] + 100
     assert after.nll_z.p99[0] > before.nll_z.p99[0] + 100
     assert abs(after.nll_z.median[0] - before.nll_z.median[0]) < 1

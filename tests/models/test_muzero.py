@@ -10,13 +10,15 @@ import pytest
 from offline_mbrl.learners import bc
 from offline_mbrl.models import muzero
 from offline_mbrl.networks import optimizers, residual
-from offline_mbrl.types import DiscreteActions, EnvironmentSpec, UsageError
+from offline_mbrl.types import Context, DiscreteActions, EnvironmentSpec, UsageError
 
 CATCH = EnvironmentSpec(jax.ShapeDtypeStruct((10, 5), jnp.float32), DiscreteActions(3))
 
 
 ATARI = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
-SMALL = muzero.ModelConfig(resnet=residual.ResNetConfig(4, 1, 1, 1, head_channels=4, head_layers=(8,)))
+SMALL = muzero.ModelConfig(
+    resnet=residual.ResNetConfig(4, 1, 1, 1, head_channels=4, head_layers=(8,))
+)
 PIXELS = EnvironmentSpec(jax.ShapeDtypeStruct((20, 20, 2), jnp.uint8), DiscreteActions(3))
 
 
@@ -27,7 +29,10 @@ def count(tree):
 def test_catch_has_the_published_parameter_counts_with_twenty_bins():
     params = muzero.make(muzero.ModelConfig(num_bins=20), CATCH).init(jax.random.key(0))
     assert {name: count(part) for name, part in params.items()} == {
-        "representation": 9_504, "dynamics": 2_208, "prediction": 2_475}  # fmt: skip
+        "representation": 9_504,
+        "dynamics": 2_208,
+        "prediction": 2_475,
+    }
 
 
 @pytest.mark.parametrize(("bins", "value"), [(21, 0.0), (20, 1.246)])
@@ -49,22 +54,33 @@ def test_the_dynamics_equal_dense_layers_on_the_embedding_beside_a_one_hot_actio
         joined = np.concatenate([embedding, np.eye(3)[action]])
         hidden = np.maximum(joined @ kernel + layers["layer_0"]["bias"], 0)
         expected = hidden @ np.asarray(layers["layer_1"]["kernel"]) + layers["layer_1"]["bias"]
-        np.testing.assert_allclose(model.dynamics(params, embedding, jnp.int32(action)), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            model.dynamics(params, embedding, jnp.int32(action)), expected, rtol=1e-4, atol=1e-5
+        )
 
 
 def test_hidden_kernels_are_cut_normals_of_the_inverse_square_root_of_their_inputs():
     spec = EnvironmentSpec(jax.ShapeDtypeStruct((400,), jnp.float32), DiscreteActions(3))
-    kernel = muzero.make(muzero.ModelConfig(), spec).init(jax.random.key(0))["representation"]["layer_0"]["kernel"]
+    kernel = muzero.make(muzero.ModelConfig(), spec).init(jax.random.key(0))["representation"][
+        "layer_0"
+    ]["kernel"]
     assert float(jnp.max(jnp.abs(kernel))) <= 2 / 20 + 1e-6
-    np.testing.assert_allclose(jnp.std(kernel), 0.88 / 20, rtol=0.03)  # a normal cut at two sigma keeps 0.88 of it
+    np.testing.assert_allclose(
+        jnp.std(kernel), 0.88 / 20, rtol=0.03
+    )  # a normal cut at two sigma keeps 0.88 of it
 
 
 @pytest.mark.parametrize("image", [False, True])
 def test_behavior_cloning_has_the_same_encoder_trunk_and_policy_head(image):
     spec = EnvironmentSpec(ATARI, DiscreteActions(3)) if image else CATCH
     latent = jax.eval_shape(muzero.make(muzero.ModelConfig(), spec).init, jax.random.key(0))
-    cloning = jax.eval_shape(lambda key: bc.make(bc.Config(), spec).init(key, None, (), ()).params, jax.random.key(0))
-    shapes = lambda tree: jax.tree.map(jnp.shape, tree)  # noqa: E731
+    cloning = jax.eval_shape(
+        lambda key: bc.make(bc.Config(), spec).init(key, None, Context()).params, jax.random.key(0)
+    )
+
+    def shapes(tree):
+        return jax.tree.map(jnp.shape, tree)
+
     assert shapes(cloning["representation"]) == shapes(latent["representation"])
     assert shapes(cloning["trunk"]) == shapes(latent["prediction"]["trunk"])
     assert shapes(cloning["policy"]) == shapes(latent["prediction"]["policy"])
@@ -77,18 +93,27 @@ def test_layers_that_disagree_on_the_embedding_size_are_refused():
 
 
 def test_a_dict_of_observations_is_one_vector_with_keys_in_alphabetical_order():
-    parts = {"velocity": jax.ShapeDtypeStruct((2,), jnp.float32), "position": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    parts = {
+        "velocity": jax.ShapeDtypeStruct((2,), jnp.float32),
+        "position": jax.ShapeDtypeStruct((3,), jnp.float32),
+    }
     model = muzero.make(muzero.ModelConfig(), EnvironmentSpec(parts, DiscreteActions(2)))
     flat = muzero.make(
-        muzero.ModelConfig(), EnvironmentSpec(jax.ShapeDtypeStruct((5,), jnp.float32), DiscreteActions(2))
+        muzero.ModelConfig(),
+        EnvironmentSpec(jax.ShapeDtypeStruct((5,), jnp.float32), DiscreteActions(2)),
     )
     params = model.init(jax.random.key(0))
-    whole = model.represent(params, {"velocity": jnp.array([4.0, 5.0]), "position": jnp.array([1.0, 2.0, 3.0])})
-    np.testing.assert_array_equal(whole, flat.represent(params, jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])))
+    whole = model.represent(
+        params, {"velocity": jnp.array([4.0, 5.0]), "position": jnp.array([1.0, 2.0, 3.0])}
+    )
+    np.testing.assert_array_equal(
+        whole, flat.represent(params, jnp.array([1.0, 2.0, 3.0, 4.0, 5.0]))
+    )
 
 
 @pytest.mark.parametrize(
-    "setting", [{"encoder_layers": ()}, {"dynamics_layers": ()}, {"prediction_layers": ()}, {"num_bins": 1}]
+    "setting",
+    [{"encoder_layers": ()}, {"dynamics_layers": ()}, {"prediction_layers": ()}, {"num_bins": 1}],
 )
 def test_sizes_that_make_no_model_are_refused(setting):
     with pytest.raises(UsageError, match="at least"):
@@ -106,7 +131,9 @@ def small():
 
 @pytest.mark.parametrize(("size", "total"), [(3, 3_021_493), (6, 3_023_608), (18, 3_032_068)])
 def test_atari_has_the_published_parameter_counts_with_601_bins(size, total):
-    model = muzero.make(muzero.ModelConfig(num_bins=601), EnvironmentSpec(ATARI, DiscreteActions(size)))
+    model = muzero.make(
+        muzero.ModelConfig(num_bins=601), EnvironmentSpec(ATARI, DiscreteActions(size))
+    )
     params = jax.eval_shape(model.init, jax.random.key(0))
     assert count(params) == total
     assert count(params["representation"]) == 685_504

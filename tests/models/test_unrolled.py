@@ -26,27 +26,37 @@ def latent_model():
 
 
 def window(ends=(), *, terminal=True):
-    """A window of 6 steps from the start of a stream of 12 records whose episodes end at `ends` and at 11."""
+    """A window of 6 steps from the start of 12 records whose episodes end at `ends` and at 11."""
     generator = np.random.default_rng(0)
     is_last = np.isin(np.arange(12), [*ends, 11])
-    dataset = memory.Dataset.from_arrays({
-        "observation": generator.normal(size=(12, 4)).astype(np.float32), "reward": 1.0 + np.arange(12),
-        "action": generator.integers(A, size=12), "is_last": is_last, "is_terminal": is_last & terminal,
-    })  # fmt: skip
+    dataset = memory.Dataset.from_arrays(
+        {
+            "observation": generator.normal(size=(12, 4)).astype(np.float32),
+            "reward": 1.0 + np.arange(12),
+            "action": generator.integers(A, size=12),
+            "is_last": is_last,
+            "is_terminal": is_last & terminal,
+        }
+    )
     return jax.jit(lambda dataset: memory.window(dataset, jnp.int32(0), length=6))(dataset)
 
 
 def random_targets():
     return unrolled.Targets(
-        reward=jnp.array([0.5, -1.0, 0.0]), value=jnp.array([0.1, 2.0, -0.3, 0.0]),
+        reward=jnp.array([0.5, -1.0, 0.0]),
+        value=jnp.array([0.1, 2.0, -0.3, 0.0]),
         policy=jax.nn.softmax(jax.random.normal(jax.random.key(5), (K + 1, A))),
-        behavior=jnp.array([1.0, 0.0, 1.0, 0.0]), known=jnp.ones(K + 1))  # fmt: skip
+        behavior=jnp.array([1.0, 0.0, 1.0, 0.0]),
+        known=jnp.ones(K + 1),
+    )
 
 
 def test_the_loss_is_the_weighted_mean_of_cross_entropies_written_out():
     model, params = latent_model()
     trajectory, targets = window(), random_targets()
-    loss = jax.jit(lambda params, targets: unrolled.loss(model, CONFIG, 0.2, params, trajectory, targets, KEY))
+    loss = jax.jit(
+        lambda params, targets: unrolled.loss(model, CONFIG, 0.2, params, trajectory, targets, KEY)
+    )
     total, metrics = loss(params, targets)
     embedding = model.represent(params, trajectory.observation[0])
     heads = [model.predict(params, embedding)]
@@ -58,18 +68,29 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies_written_out():
         scaled = np.sign(x) * (np.sqrt(abs(x) + 1) - 1) + 1e-3 * x + 10
         low = int(np.floor(scaled))
         encoded = np.zeros(21)
-        encoded[low], encoded[low + 1] = 1 - (scaled - low), scaled - low
+        encoded[low] = 1 - (scaled - low)
+        encoded[low + 1] = scaled - low
         return encoded
 
-    cross = lambda logits, p: -float(np.sum(np.asarray(p) * np.asarray(jax.nn.log_softmax(logits))))  # noqa: E731
+    def cross(logits, p):
+        return -float(np.sum(np.asarray(p) * np.asarray(jax.nn.log_softmax(logits))))
+
     parts = {
-        "reward": np.mean([cross(heads[k + 1].reward_logits, two_hot(float(targets.reward[k]))) for k in range(K)]),
-        "value": np.mean([cross(heads[k].value_logits, two_hot(float(targets.value[k]))) for k in range(K + 1)]),
+        "reward": np.mean(
+            [cross(heads[k + 1].reward_logits, two_hot(float(targets.reward[k]))) for k in range(K)]
+        ),
+        "value": np.mean(
+            [cross(heads[k].value_logits, two_hot(float(targets.value[k]))) for k in range(K + 1)]
+        ),
         "policy": np.mean([cross(heads[k].policy_logits, targets.policy[k]) for k in range(K + 1)]),
-        "behavior": np.mean([
-            float(targets.behavior[k]) * cross(heads[k].policy_logits, np.eye(A)[int(trajectory.action[k])])
-            for k in range(K + 1)]),
-    }  # fmt: skip
+        "behavior": np.mean(
+            [
+                float(targets.behavior[k])
+                * cross(heads[k].policy_logits, np.eye(A)[int(trajectory.action[k])])
+                for k in range(K + 1)
+            ]
+        ),
+    }
     for name, part in parts.items():
         np.testing.assert_allclose(metrics[f"loss/{name}"], part, rtol=1e-4)
     expected = parts["reward"] + 0.25 * parts["value"] + parts["policy"] + 0.2 * parts["behavior"]
@@ -79,9 +100,16 @@ def test_the_loss_is_the_weighted_mean_of_cross_entropies_written_out():
 def test_steps_after_a_truncation_carry_no_gradient():
     model, params = latent_model()
     trajectory = window([2], terminal=False)
-    targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1))
-    other = targets._replace(value=targets.value.at[2:].set(5.0), reward=targets.reward.at[2:].set(3.0))
-    loss = lambda params, targets: unrolled.loss(model, CONFIG, 0.2, params, trajectory, targets, KEY)[0]  # noqa: E731
+    targets = random_targets()._replace(
+        known=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1)
+    )
+    other = targets._replace(
+        value=targets.value.at[2:].set(5.0), reward=targets.reward.at[2:].set(3.0)
+    )
+
+    def loss(params, targets):
+        return unrolled.loss(model, CONFIG, 0.2, params, trajectory, targets, KEY)[0]
+
     gradient = jax.jit(jax.grad(loss))
     jax.tree.map(np.testing.assert_array_equal, gradient(params, targets), gradient(params, other))
 
@@ -90,8 +118,11 @@ def test_the_last_reward_before_a_truncation_is_trained():
     model, params = latent_model()
     trajectory = window([2], terminal=False)  # steps 0 and 1 happened
     targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]))
-    loss = jax.jit(lambda reward: unrolled.loss(
-        model, CONFIG, 0.2, params, trajectory, targets._replace(reward=reward), KEY)[1]["loss/reward"])  # fmt: skip
+    loss = jax.jit(
+        lambda reward: unrolled.loss(
+            model, CONFIG, 0.2, params, trajectory, targets._replace(reward=reward), KEY
+        )[1]["loss/reward"]
+    )
     first, last, after = (loss(targets.reward.at[k].set(5.0)) for k in range(K))
     assert abs(float(first - loss(targets.reward))) > 0.1
     assert abs(float(last - loss(targets.reward))) > 0.1
@@ -101,12 +132,16 @@ def test_the_last_reward_before_a_truncation_is_trained():
 def test_actions_past_the_end_are_random_and_those_before_it_are_the_data():
     model, params = latent_model()
     seen = []
-    spied = model._replace(dynamics=lambda params, embedding, action: (seen.append(action), embedding)[1])
+    spied = model._replace(
+        dynamics=lambda params, embedding, action: (seen.append(action), embedding)[1]
+    )
     trajectory = window([2])
     for key in jax.random.split(KEY, 30):
         unrolled.loss(spied, CONFIG, 0.2, params, trajectory, random_targets(), key)
     actions = np.array(seen).reshape(30, K)
-    np.testing.assert_array_equal(actions[:, :2], np.tile(np.asarray(trajectory.action[:2]), (30, 1)))
+    np.testing.assert_array_equal(
+        actions[:, :2], np.tile(np.asarray(trajectory.action[:2]), (30, 1))
+    )
     assert set(actions[:, 2]) == set(range(A))
 
 
@@ -114,19 +149,27 @@ def gradient_of_the_last(config):
     """Gradient of a loss on the last of two unrolled embeddings with respect to the first."""
     model, params = latent_model()
     identity = model._replace(represent=lambda params, observation: observation)
-    start, actions = jax.random.normal(KEY, (32,)), jnp.array([0, 2])
-    last = lambda start: jnp.sum(jnp.sin(unrolled.unroll(identity, config, params, start, actions)[2]))  # noqa: E731
-    return jax.grad(last)(start), unrolled.unroll(identity, config, params, start, actions)
+    start = jax.random.normal(KEY, (32,))
+    actions = jnp.array([0, 2])
+
+    def embeddings(start):
+        return unrolled.unroll(identity, config, params, start, actions)
+
+    gradient = jax.grad(lambda start: jnp.sum(jnp.sin(embeddings(start)[2])))(start)
+    return gradient, embeddings(start)
 
 
 def test_two_model_steps_scale_the_gradient_of_the_last_loss_by_a_quarter():
-    (scaled, _), (plain, _) = map(gradient_of_the_last, (CONFIG, dataclasses.replace(CONFIG, gradient_scale=1.0)))
+    (scaled, _), (plain, _) = map(
+        gradient_of_the_last, (CONFIG, dataclasses.replace(CONFIG, gradient_scale=1.0))
+    )
     np.testing.assert_allclose(scaled, 0.25 * plain, rtol=1e-5)
 
 
 def test_heads_that_read_the_unscaled_embedding_get_one_scaling_less_and_the_same_values():
     (scaled, embeddings), (once, same) = map(
-        gradient_of_the_last, (CONFIG, dataclasses.replace(CONFIG, scale_before_heads=False)))  # fmt: skip
+        gradient_of_the_last, (CONFIG, dataclasses.replace(CONFIG, scale_before_heads=False))
+    )
     np.testing.assert_allclose(scaled, 0.5 * once, rtol=1e-5)
     np.testing.assert_array_equal(embeddings, same)
 
@@ -142,9 +185,14 @@ def test_the_weights_of_both_kinds_over_the_unroll():
 
 def test_root_weights_count_the_first_state_as_much_as_all_later_ones_together():
     model, params = latent_model()
-    value = lambda weights, known: unrolled.loss(  # noqa: E731
-        model, dataclasses.replace(CONFIG, step_weights=weights), 0.0, params, window(),
-        random_targets()._replace(known=known), KEY)[1]["loss/value"]  # fmt: skip
-    first, later = jnp.eye(K + 1)[0], 1.0 - jnp.eye(K + 1)[0]
+
+    def value(weights, known):
+        config = dataclasses.replace(CONFIG, step_weights=weights)
+        targets = random_targets()._replace(known=known)
+        _, metrics = unrolled.loss(model, config, 0.0, params, window(), targets, KEY)
+        return metrics["loss/value"]
+
+    first = jnp.eye(K + 1)[0]
+    later = 1.0 - first
     np.testing.assert_allclose(value("root", first), (K + 1) * value("mean", first), rtol=1e-5)
     np.testing.assert_allclose(value("root", later), (K + 1) / K * value("mean", later), rtol=1e-5)

@@ -1,5 +1,6 @@
-"""Small autoregressive densities with every weight at random, and a plain way to sample from any of them."""
+"""Small autoregressive densities with random weights, and a plain way to sample from them."""
 
+import bisect
 import functools
 
 import jax
@@ -27,12 +28,16 @@ def jitted(density):
 
 @functools.cache
 def shared(**settings):
-    return jitted(autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), STATE, ACTION))
+    return jitted(
+        autoregressive.shared(autoregressive.SharedConfig(**{**SHARED, **settings}), STATE, ACTION)
+    )
 
 
 @functools.cache
 def masked(**settings):
-    return jitted(autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), STATE, ACTION))
+    return jitted(
+        autoregressive.masked(autoregressive.MaskedConfig(**{**MASKED, **settings}), STATE, ACTION)
+    )
 
 
 DENSITIES = {
@@ -44,7 +49,11 @@ DENSITIES = {
     "masked of mixtures": masked(order=ORDER, reward_first=True, conditional=MIXTURE),
 }
 ORDERS = {
-    name: (4, *ORDER) if "mixtures" in name else (*ORDER, 4) if "another" in name else (0, 1, 2, 3, 4)
+    name: (4, *ORDER)
+    if "mixtures" in name
+    else (*ORDER, 4)
+    if "another" in name
+    else (0, 1, 2, 3, 4)
     for name in DENSITIES
 }
 
@@ -56,13 +65,16 @@ def random_params(density, seed=0, scale=0.5):
         leaves, tree = jax.tree.flatten(density.init(jax.random.key(seed)))
         noise = jax.random.normal(jax.random.key(seed + 1), (sum(leaf.size for leaf in leaves),))
         parts = jnp.split(noise, np.cumsum([leaf.size for leaf in leaves])[:-1])
-        return tree.unflatten(leaf + scale * more.reshape(leaf.shape) for leaf, more in zip(leaves, parts, strict=True))
+        return tree.unflatten(
+            leaf + scale * more.reshape(leaf.shape)
+            for leaf, more in zip(leaves, parts, strict=True)
+        )
 
     return jax.jit(draw)()
 
 
 def plain_sample(density, params, x, noise, order):
-    """One whole evaluation of a Gaussian density per entry; `noise` is in the order of prediction."""
+    """One whole evaluation of a Gaussian density per entry; noise in the order of prediction."""
     y = jnp.zeros(len(order))
     for i, at in enumerate(order):
         mean, std = density.moments(params, {}, x, y)
@@ -80,8 +92,30 @@ def products(function, *args):
                 (contracted, _), _ = equation.params["dimension_numbers"]
                 sizes = [equation.invars[0].aval.shape[axis] for axis in contracted]
                 total += int(np.prod([*equation.outvars[0].aval.shape, *sizes]))
-            inner = sum(count(getattr(part, "jaxpr", part)) for part in core.jaxprs_in_params(equation.params))
+            inner = sum(
+                count(getattr(part, "jaxpr", part))
+                for part in core.jaxprs_in_params(equation.params)
+            )
             total += inner * equation.params.get("length", 1)
         return total
 
     return count(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def num_parameters(density):
+    """Numbers that one member stores; a tenth of a masked network's are never read."""
+    shapes = jax.eval_shape(density.init, jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def matching_width(make, target):
+    """The width with which `make(width)` has most nearly `target` parameters."""
+
+    def count(width):
+        return num_parameters(make(width))
+
+    above = 1
+    while count(above) < target:
+        above *= 2
+    above = bisect.bisect_left(range(1, above + 1), target, key=count) + 1
+    return min(max(above - 1, 1), above, key=lambda width: abs(count(width) - target))
