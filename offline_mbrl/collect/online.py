@@ -51,7 +51,7 @@ class Snapshot(NamedTuple):
     """The policy at one moment of a run."""
 
     step: int  # environment steps so far
-    params: Params  # of the learner's policy
+    params: Params  # parameters of the learner's policy
 
 
 # --- updates ---
@@ -280,7 +280,7 @@ def uniform(
 
     Args:
       rng: advanced by the draw.
-      shape: of one action.
+      shape: shape of an action.
       observations: `[K, D]`.
 
     Returns:

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from offline_mbrl.data import memory
-from offline_mbrl.types import PyTree, Trajectory, UsageError
+from offline_mbrl.types import Observation, Trajectory, UsageError
 
 
 def first_rows(dataset: memory.Dataset) -> np.ndarray:
@@ -20,7 +20,7 @@ def first_rows(dataset: memory.Dataset) -> np.ndarray:
     return (np.concatenate([[0], ends[:-1] + 1])[kept]).astype(np.int32)
 
 
-def initial_observations(dataset: memory.Dataset) -> PyTree:
+def initial_observations(dataset: memory.Dataset) -> Observation:
     """The episodes' first observations `[N, ...]`."""
     rows = first_rows(dataset)
     return jax.tree.map(lambda column: np.asarray(column[rows]), dataset.observation)

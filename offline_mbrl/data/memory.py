@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.data import steps
-from offline_mbrl.types import Array, Key, PyTree, Trajectory, Transition, UsageError
+from offline_mbrl.types import Array, Key, Observation, PyTree, Trajectory, Transition, UsageError
 
 # Names that other libraries give to the same fields.
 SYNONYMS = {
@@ -36,7 +36,7 @@ class Dataset(NamedTuple):
     Frames are stored once, however many transitions they are part of.
     """
 
-    observation: PyTree  # [R, ...]
+    observation: Observation  # [R, ...]
     action: Array  # [R, ...]   meaningless on an episode's last record
     reward: Array  # [R]
     discount: Array  # [R]   0 on the step that leads to a true terminal

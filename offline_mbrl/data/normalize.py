@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from offline_mbrl.data import memory
-from offline_mbrl.types import PyTree, UsageError
+from offline_mbrl.types import Observation, UsageError
 
 # A deviation below this share of an entry's magnitude is float32's rounding of a constant.
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
@@ -47,8 +47,8 @@ class TransitionStatistics(NamedTuple):
 class Statistics(NamedTuple):
     """Statistics of observations: trees with the shapes of one record, float32."""
 
-    mean: PyTree
-    std: PyTree
+    mean: Observation
+    std: Observation
     # For explicit models, which need flat observations in memory
     transitions: TransitionStatistics | None = None
 
@@ -136,7 +136,7 @@ def transition_statistics(dataset: memory.Dataset) -> TransitionStatistics:
     )
 
 
-def unknown_outcomes(observation: PyTree, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
+def unknown_outcomes(observation: Observation, rows: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Terminal steps without a known outcome: a copy of their own observation follows them.
 
     `steps.from_transitions` adds such copies.
@@ -202,12 +202,12 @@ def _smallest(magnitude: np.ndarray) -> np.ndarray:
     return np.maximum(ROUNDING * magnitude, least)
 
 
-def normalize(stats: Statistics, observation: PyTree) -> PyTree:
+def normalize(stats: Statistics, observation: Observation) -> Observation:
     """Scales observations `[..., *record]` to mean 0 and standard deviation 1."""
     return jax.tree.map(lambda x, mean, std: (x - mean) / std, observation, stats.mean, stats.std)
 
 
-def denormalize(stats: Statistics, observation: PyTree) -> PyTree:
+def denormalize(stats: Statistics, observation: Observation) -> Observation:
     """The inverse of `normalize`."""
     return jax.tree.map(lambda x, mean, std: x * std + mean, observation, stats.mean, stats.std)
 

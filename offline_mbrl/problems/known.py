@@ -31,7 +31,7 @@ from offline_mbrl.types import (
 )
 
 BEHAVIOR_STD = 0.15  # standard deviation of the linear-Gaussian policies' actions
-STRENGTHS = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)  # of the target policies; 0 is the behavior policy
+STRENGTHS = (-1.0, -0.5, -0.25, 0.25, 0.5, 1.0)  # of the targets; the behavior's is 0
 
 
 class KnownProblem(NamedTuple):
@@ -42,7 +42,7 @@ class KnownProblem(NamedTuple):
 
     dataset: Dataset  # its extras hold `behavior_log_prob`
     spec: EnvironmentSpec  # with gamma; every episode is truncated at the horizon
-    policy: Policy  # of the behavior and all targets, which differ in their params
+    policy: Policy  # shared by the behavior and all targets, which differ in their params
     behavior_params: Params
     target_params: tuple[Params, ...]
     # (params, steps=horizon) -> expected discounted return from the start

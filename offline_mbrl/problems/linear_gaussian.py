@@ -74,7 +74,7 @@ def simulate(
 
     Args:
       system: the system.
-      params: of `policy`.
+      params: parameters of `policy`.
       rng: advanced by the draws.
       num_episodes: N.
       horizon: H.
@@ -112,7 +112,7 @@ def coefficients(
 
     Args:
       system: the system.
-      params: of `policy`.
+      params: parameters of `policy`.
       gamma: discount factor.
       steps: `[...]` numbers of remaining steps, or the scalar `math.inf`, for which the discounted
         Lyapunov equation is solved.

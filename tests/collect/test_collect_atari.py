@@ -43,7 +43,8 @@ def test_records_have_the_layout_of_the_official_data(breakout):
         "behavior_log_prob": np.float32,
     }
     for number, episode in enumerate(breakout):
-        steps, metadata = episode["steps"], episode["metadata"]
+        steps = episode["steps"]
+        metadata = episode["metadata"]
         size = len(steps["reward"])
         assert {name: column.dtype for name, column in steps.items()} == dtypes
         assert steps["observation"].shape == (size, 84, 84, 1)
@@ -80,13 +81,14 @@ def test_frames_are_those_before_the_action(breakout):
 
 def test_logged_probability_is_that_of_the_mixture(breakout):
     for episode in breakout[:-1]:
-        epsilon, found = (
-            episode["metadata"]["epsilon"],
-            np.exp(episode["steps"]["behavior_log_prob"][:-1]),
-        )
-        chosen, other = 1 - epsilon + epsilon / 4, epsilon / 4
-        assert (np.isclose(found, chosen, atol=1e-6) | np.isclose(found, other, atol=1e-6)).all()
-        share = np.isclose(found, chosen, atol=1e-6).mean()  # of the script's action
+        epsilon = episode["metadata"]["epsilon"]
+        frequency = np.exp(episode["steps"]["behavior_log_prob"][:-1])
+        chosen = 1 - epsilon + epsilon / 4
+        other = epsilon / 4
+        assert (
+            np.isclose(frequency, chosen, atol=1e-6) | np.isclose(frequency, other, atol=1e-6)
+        ).all()
+        share = np.isclose(frequency, chosen, atol=1e-6).mean()  # of the script's action
         assert share == pytest.approx(chosen, abs=0.12) or epsilon == 1
         assert episode["steps"]["behavior_log_prob"][-1] == 0
 
@@ -96,9 +98,10 @@ def test_probabilities_of_actions_are_their_frequencies(epsilon):
     rng = np.random.default_rng(0)
     drawn = [atari.epsilon_greedy(2, 5, epsilon, rng) for _ in range(20_000)]
     share = np.bincount([action for action, _ in drawn], minlength=5) / 20_000
-    told = dict(drawn)
-    np.testing.assert_allclose(share, [np.exp(told[action]) for action in range(5)], atol=0.015)
-    assert sum(np.exp(value) for value in told.values()) == pytest.approx(1)
+    log_probs = dict(drawn)
+    expected = [np.exp(log_probs[action]) for action in range(5)]
+    np.testing.assert_allclose(share, expected, atol=0.015)
+    assert sum(np.exp(value) for value in log_probs.values()) == pytest.approx(1)
 
 
 def test_games_without_a_script_repeat_the_previous_action():
@@ -111,12 +114,11 @@ def test_games_without_a_script_repeat_the_previous_action():
 
 def test_the_script_plays_breakout_better_than_chance():
     def mean_return(epsilon):
-        one = lambda number: atari.EPSILONS[number % 4] == epsilon  # noqa: E731
         return np.mean(
             [
                 episode["metadata"]["episode_return"]
                 for number, episode in enumerate(LONG)
-                if one(number)
+                if atari.EPSILONS[number % 4] == epsilon
             ]
         )
 
@@ -144,22 +146,23 @@ def picture(game, ball, paddle):
     return frame if field.vertical else frame.T
 
 
-def decide(game, before, now, paddle):
+def decide(game, previous, current, paddle):
     return atari_scripts.act(
-        game, np.stack([picture(game, before, paddle), picture(game, now, paddle)], axis=-1)
+        game, np.stack([picture(game, previous, paddle), picture(game, current, paddle)], axis=-1)
     )
 
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
 def test_the_paddle_goes_to_where_the_ball_will_arrive(game):
     field = atari_scripts.FIELDS[game]
-    there = field.line - 20
-    assert decide(game, (30, there - 1), (30, there), 30) == 0
-    assert decide(game, (30, there - 1), (31, there), 30) == field.forward  # 20 pixels further on
-    assert decide(game, (30, there - 1), (29, there), 30) == field.back
+    position = field.line - 20
+    assert decide(game, (30, position - 1), (30, position), 30) == 0
+    # The ball arrives 20 pixels further on.
+    assert decide(game, (30, position - 1), (31, position), 30) == field.forward
+    assert decide(game, (30, position - 1), (29, position), 30) == field.back
     assert decide(game, None, None, 30) == field.lost
     # It goes away: the paddle follows
-    assert decide(game, (31, there), (30, there - 1), 60) == field.back
+    assert decide(game, (31, position), (30, position - 1), 60) == field.back
 
 
 def test_walls_reflect():
@@ -178,7 +181,10 @@ def test_walls_reflect():
 
 def test_a_local_dataset_is_built_with_stacks_and_says_how_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path))
-    collect = lambda environment, **told: atari.collect(environment.removeprefix("atari/"), **told)  # noqa: E731
+
+    def collect(environment, **settings):
+        return atari.collect(environment.removeprefix("atari/"), **settings)
+
     loaded = catalog.load("local/atari/Breakout-steps300-seed3", collect=collect)
     assert loaded.dataset.observation.shape[1:] == (84, 84, 1)
     assert loaded.dataset.observation.dtype == np.uint8
@@ -189,10 +195,10 @@ def test_a_local_dataset_is_built_with_stacks_and_says_how_it_was_made(tmp_path,
     opened = catalog.open_named("local/atari/Breakout-steps300-seed3")
     assert opened.manifest["counts"]["transitions"] == 300
     assert "unclipped_reward" in store.aligned(opened, "train").columns
-    told = opened.manifest["provenance"]["written_by"]
-    assert (told["steps"], told["seed"], told["simulator"]) == (300, 3, "atari/Breakout")
-    assert told["behavior"] == facts.behavior("Breakout")
-    assert "nothing is learned" in told["behavior"]
+    origin = opened.manifest["provenance"]["written_by"]
+    assert (origin["steps"], origin["seed"], origin["simulator"]) == (300, 3, "atari/Breakout")
+    assert origin["behavior"] == facts.behavior("Breakout")
+    assert "nothing is learned" in origin["behavior"]
     assert "the previous action is repeated" in facts.behavior("Qbert")
     assert set(facts.TRACKED) == set(atari_scripts.FIELDS)
 

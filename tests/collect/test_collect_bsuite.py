@@ -38,7 +38,8 @@ def test_records_have_the_rlds_layout(plain):
         "behavior_log_prob": np.float32,
     }
     for number, episode in enumerate(plain):
-        steps, metadata = episode["steps"], episode["metadata"]
+        steps = episode["steps"]
+        metadata = episode["metadata"]
         assert {name: column.dtype for name, column in steps.items()} == dtypes
         assert steps["observation"].shape == (10, 10, 5)
         assert all(len(column) == 10 for column in steps.values())
@@ -61,11 +62,11 @@ def test_action_and_reward_stand_with_the_observation_they_were_taken_at(plain):
 
 
 def test_logged_probability_is_that_of_an_epsilon_greedy_policy(plain):
-    found = np.exp(
+    probabilities = np.exp(
         np.concatenate([episode["steps"]["behavior_log_prob"][:-1] for episode in plain])
     )
-    greedy = np.isclose(found, 0.95 + 0.05 / 3, atol=1e-6)
-    assert np.isclose(found[~greedy], 0.05 / 3, atol=1e-6).all()
+    greedy = np.isclose(probabilities, 0.95 + 0.05 / 3, atol=1e-6)
+    assert np.isclose(probabilities[~greedy], 0.05 / 3, atol=1e-6).all()
     assert 0.93 < greedy.mean() < 1
 
 

@@ -1,5 +1,6 @@
-"""The control suite's datasets: what is recorded, by whom, with which density; and the policies to
-be evaluated."""
+"""Datasets of the control suite: records, behavior, densities, and the policies to evaluate."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from offline_mbrl.data.sources import rlds_writer
 from offline_mbrl.types import BoundedActions, Policy, UsageError
 
 SHIPPED = ("cartpole_swingup", "cheetah_run", "walker_walk")
-TASK, NAME = "cartpole_swingup", "local/control/cartpole_swingup-episodes3"
+TASK = "cartpole_swingup"
+NAME = "local/control/cartpole_swingup-episodes3"
 
 
 def run(seed=0):
@@ -28,22 +30,22 @@ def episodes():
     return run()
 
 
-def content(found):
+def content(dataset):
     return b"".join(
-        column.tobytes() for episode in found for _, column in sorted(episode["steps"].items())
+        column.tobytes() for episode in dataset for _, column in sorted(episode["steps"].items())
     )
 
 
 def made_up(returns, runs, steps):
     count = len(returns)
     return policy_set.PolicySet(
-        {"layer_0": {"kernel": np.arange(count, dtype=np.float32)[:, None, None]}},
-        np.array(runs, np.int32),
-        np.array(steps, np.int32),
-        np.array(returns, np.float32),
-        np.zeros(count, np.float32),
-        np.array(["behavior"] * count),
-        np.float32(1),
+        params={"layer_0": {"kernel": np.arange(count, dtype=np.float32)[:, None, None]}},
+        run=np.array(runs, np.int32),
+        step=np.array(steps, np.int32),
+        mean_return=np.array(returns, np.float32),
+        stderr=np.zeros(count, np.float32),
+        role=np.array(["behavior"] * count),
+        random_return=np.float32(1),
     )
 
 
@@ -82,10 +84,11 @@ def test_reward_and_next_observation_stand_with_the_action_that_caused_them(epis
     for t in (0, 1, 500, 999):
         x, cos, sin, *velocity = steps["observation"][t].astype(np.float64)
         with physics.reset_context():
-            physics.data.qpos[:], physics.data.qvel[:] = (x, np.arctan2(sin, cos)), velocity
-        seen = replayed.step(steps["action"][t])
-        np.testing.assert_allclose(seen.observation, steps["observation"][t + 1], atol=1e-4)
-        assert seen.reward == pytest.approx(steps["reward"][t], abs=1e-4)
+            physics.data.qpos[:] = (x, np.arctan2(sin, cos))
+            physics.data.qvel[:] = velocity
+        timestep = replayed.step(steps["action"][t])
+        np.testing.assert_allclose(timestep.observation, steps["observation"][t + 1], atol=1e-4)
+        assert timestep.reward == pytest.approx(steps["reward"][t], abs=1e-4)
 
 
 @needs_control_suite
@@ -99,11 +102,12 @@ def test_the_logged_density_is_that_of_the_mixture_under_the_snapshot_that_playe
     shipped = policy_set.load(control_policies.location(TASK))
     policy = control_policies.policy(shipped.params)
     for episode in episodes:
-        steps, about = episode["steps"], episode["metadata"]
+        steps = episode["steps"]
+        metadata = episode["metadata"]
         (row,) = np.flatnonzero(
-            (shipped.run == about["policy_run"]) & (shipped.step == about["policy_step"])
+            (shipped.run == metadata["policy_run"]) & (shipped.step == metadata["policy_step"])
         )
-        assert about["policy_return"] == shipped.mean_return[row]
+        assert metadata["policy_return"] == shipped.mean_return[row]
         params = jax.tree.map(lambda leaf, row=row: leaf[row], shipped.params)
         log_prob = jax.jit(jax.vmap(policy.log_prob, (None, 0, 0)))(
             params, steps["observation"], steps["action"]
@@ -118,17 +122,19 @@ def test_one_action_in_twenty_is_uniform_and_the_mixtures_density_integrates_to_
         return jnp.where(jnp.all((action >= 0.5) & (action <= 0.6)), 2 * jnp.log(10.0), -jnp.inf)
 
     policy = Policy(
-        lambda params, observation, key: jnp.full(2, 0.55), lambda *_: jnp.zeros(2), log_prob
+        sample=lambda params, observation, key: jnp.full(2, 0.55),
+        mode=lambda params, observation: jnp.zeros(2),
+        log_prob=log_prob,
     )
     keys = jax.random.split(jax.random.key(0), 4000)
-    actions, found = jax.jit(jax.vmap(lambda key: control.mixed(policy, (), jnp.zeros(1), key)))(
-        keys
-    )
+    actions, log_probs = jax.jit(
+        jax.vmap(lambda key: control.mixed(policy, (), jnp.zeros(1), key))
+    )(keys)
     uniform = np.any(np.asarray(actions) != np.float32(0.55), axis=1)
     assert uniform.mean() == pytest.approx(0.05, abs=0.011)
     assert np.ptp(actions[uniform]) > 1.8
     inside = np.asarray(jnp.all((actions >= 0.5) & (actions <= 0.6), axis=1))
-    values = np.exp(np.asarray(found))
+    values = np.exp(np.asarray(log_probs))
     np.testing.assert_allclose(values[~inside], 0.05 / 4, rtol=1e-5)
     np.testing.assert_allclose(values[inside], 0.05 / 4 + 0.95 * 100, rtol=1e-5)
     assert 0.01 * values[inside][0] + (4 - 0.01) * values[~inside][0] == pytest.approx(1, rel=1e-5)
@@ -139,9 +145,9 @@ def test_one_action_in_twenty_is_uniform_and_the_mixtures_density_integrates_to_
 
 def test_episodes_go_through_training_and_successful_snapshots_get_a_third():
     policies = made_up([10, 100, 20, 81, 30, 79], [0, 0, 1, 1, 2, 2], [5, 9, 5, 9, 5, 9])
-    found = control.schedule(policies, 140)
-    np.testing.assert_array_equal(np.bincount(found), [30, 10, 30, 10, 30, 30])
-    assert (np.diff(policies.step[found]) >= 0).all()
+    order = control.schedule(policies, 140)
+    np.testing.assert_array_equal(np.bincount(order), [30, 10, 30, 10, 30, 30])
+    assert (np.diff(policies.step[order]) >= 0).all()
     np.testing.assert_array_equal(np.unique(control.schedule(policies, 3)), [0, 4, 5])
 
 
@@ -176,12 +182,11 @@ def test_a_simulators_state_and_a_record_of_it_are_the_same_vector(tmp_path, tas
     from dm_control import suite
 
     domain, _, name = task.partition("_")
-    raw, ours = (
-        suite.load(domain, name, task_kwargs={"random": 3}),
-        environments.make(f"control/{task}", seed=3),
-    )
+    raw = suite.load(domain, name, task_kwargs={"random": 3})
+    ours = environments.make(f"control/{task}", seed=3)
     size = ours.action_spec().shape[0]
-    states, vectors = [raw.reset().observation], [ours.reset().observation]
+    states = [raw.reset().observation]
+    vectors = [ours.reset().observation]
     for action in np.random.default_rng(0).uniform(-1, 1, (4, size)):
         states.append(raw.step(action).observation)
         vectors.append(ours.step(action).observation)
@@ -217,7 +222,7 @@ def test_a_simulators_state_and_a_record_of_it_are_the_same_vector(tmp_path, tas
 @needs_control_suite
 def test_a_dataset_is_built_from_its_name_and_says_how_far_its_behavior_was_trained():
     loaded = catalog.flattened(
-        catalog.load(NAME, collect=lambda place, **how: control.collect(place[8:], **how))
+        catalog.load(NAME, collect=lambda name, **settings: control.collect(name[8:], **settings))
     )
     assert loaded.name == NAME
     assert (loaded.spec.gamma, loaded.spec.horizon, loaded.spec.observation.shape) == (
@@ -231,14 +236,16 @@ def test_a_dataset_is_built_from_its_name_and_says_how_far_its_behavior_was_trai
         official.CONTROL_REFERENCES[TASK],
     )
     assert set(loaded.dataset.extras) == {"behavior_log_prob"}
-    assert loaded.statistics.transitions != ()
+    assert loaded.statistics.transitions is not None
     noted = catalog.open_named(NAME).manifest["provenance"]["written_by"]
-    assert sum(one["episodes"] for one in noted["policies"].values()) == noted["episodes"] == 3
+    assert (
+        sum(policy["episodes"] for policy in noted["policies"].values()) == noted["episodes"] == 3
+    )
     shipped = policy_set.load(control_policies.location(TASK))
-    for name, one in noted["policies"].items():
+    for name, policy in noted["policies"].items():
         run, step = (int(word.split(" ")[1]) for word in name.split(", "))
         (row,) = np.flatnonzero((shipped.run == run) & (shipped.step == step))
-        assert one["mean_return"] == pytest.approx(shipped.mean_return[row], abs=0.06)
+        assert policy["mean_return"] == pytest.approx(shipped.mean_return[row], abs=0.06)
 
 
 # --- the shipped policies ---
@@ -261,7 +268,8 @@ def test_target_policies_come_from_other_runs_and_are_spread_over_the_returns(ta
     shipped = policy_set.load(control_policies.location(task))
     assert len(targets.names) == len(set(targets.names)) == count
     assert not set(targets.info.run) & set(shipped.run[shipped.role == policy_set.BEHAVIOR])
-    returns, best = targets.info.mean_return, shipped.mean_return.max()
+    returns = targets.info.mean_return
+    best = shipped.mean_return.max()
     assert (np.diff(returns) >= 0).all()
     assert returns[0] < 0.2 * best
     assert returns[-1] > 0.9 * best
@@ -281,8 +289,8 @@ def test_a_shipped_policy_returns_what_its_file_says():
     params = jax.tree.map(lambda leaf: leaf[-1], targets.params)
     running = online.simulators(f"control/{TASK}", 2, entropy=[0])
     act = online.acting(targets.policy, jax.random.key(0))
-    found = control_policies.returns(running, lambda seen: act(params, seen))
-    assert found.mean() == pytest.approx(targets.info.mean_return[-1], abs=100)
+    returns = control_policies.returns(running, functools.partial(act, params))
+    assert returns.mean() == pytest.approx(targets.info.mean_return[-1], abs=100)
 
 
 def test_tasks_without_target_policies_say_how_to_train_some():

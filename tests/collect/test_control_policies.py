@@ -15,13 +15,13 @@ def policies(returns, role="behavior"):
     count = len(returns)
     kernels = np.random.default_rng(0).normal(size=(count, 3, 4)).astype(np.float32)
     return PolicySet(
-        {"layer_0": {"kernel": kernels, "bias": np.zeros((count, 4), np.float32)}},
-        np.arange(count, dtype=np.int32),
-        10 * np.arange(count, dtype=np.int32),
-        np.array(returns, np.float32),
-        np.ones(count, np.float32),
-        np.full(count, role),
-        np.float32(2),
+        params={"layer_0": {"kernel": kernels, "bias": np.zeros((count, 4), np.float32)}},
+        run=np.arange(count, dtype=np.int32),
+        step=10 * np.arange(count, dtype=np.int32),
+        mean_return=np.array(returns, np.float32),
+        stderr=np.ones(count, np.float32),
+        role=np.full(count, role),
+        random_return=np.float32(2),
     )
 
 
@@ -35,10 +35,10 @@ def same(first, second):
 def test_a_file_gives_back_what_was_saved(tmp_path):
     saved = policy_set.join([policies([1, 5, 3]), policies([4], "target")])
     policy_set.save(tmp_path / "deep" / "set.npz", saved)
-    found = policy_set.load(tmp_path / "deep" / "set.npz")
-    assert same(found, saved)
-    assert jax.tree.structure(found) == jax.tree.structure(saved)
-    assert policy_set.with_role(found, "target").mean_return.tolist() == [4]
+    loaded = policy_set.load(tmp_path / "deep" / "set.npz")
+    assert same(loaded, saved)
+    assert jax.tree.structure(loaded) == jax.tree.structure(saved)
+    assert policy_set.with_role(loaded, "target").mean_return.tolist() == [4]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["set.npz"]
 
 
@@ -93,9 +93,9 @@ def test_absent_and_cut_files_are_one_clear_line(tmp_path):
 
 
 def test_chosen_policies_are_spread_over_the_returns_from_weak_to_strong():
-    found = policy_set.spread(policies([100, 0, 49, 1, 52, 99, 98]), 3)
-    assert found.mean_return.tolist() == [0, 49, 100]
-    assert found.run.tolist() == [1, 2, 0]
+    spread = policy_set.spread(policies([100, 0, 49, 1, 52, 99, 98]), 3)
+    assert spread.mean_return.tolist() == [0, 49, 100]
+    assert spread.run.tolist() == [1, 2, 0]
     assert policy_set.spread(policies([3, 1, 2]), 3).mean_return.tolist() == [1, 2, 3]
     with pytest.raises(UsageError, match="4 policies were asked for, but there are 3"):
         policy_set.spread(policies([3, 1, 2]), 4)
@@ -124,7 +124,9 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
     tiny, monkeypatch, tmp_path
 ):
     monkeypatch.setitem(control_policies.PLANS, "walker_stand", TINY)
-    train_run, lines, trained = control_policies.train_run, [], []
+    train_run = control_policies.train_run
+    lines = []
+    trained = []
 
     def stopping(*args, run, **settings):
         if run == 1 and "stopped" not in trained:
@@ -137,20 +139,20 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
     with pytest.raises(KeyboardInterrupt):
         control_policies.policies("walker_stand", lines.append)
     assert not (tmp_path / "policies" / "walker_stand.npz").exists()
-    found = control_policies.policies("walker_stand", lines.append)
+    policies = control_policies.policies("walker_stand", lines.append)
     again = control_policies.policies("walker_stand")
     assert trained == [0, "stopped", 1]
-    assert same(found, again)
+    assert same(policies, again)
     assert len(lines) == 4
     assert "walker_stand run 1 (target) step 256: return" in lines[-1]
-    assert found.role.tolist() == ["behavior"] * 2 + ["target"] * 2
-    assert found.step.tolist() == [128, 256] * 2
-    assert jax.tree.map(np.shape, found.params)["layer_2"] == {
+    assert policies.role.tolist() == ["behavior"] * 2 + ["target"] * 2
+    assert policies.step.tolist() == [128, 256] * 2
+    assert jax.tree.map(np.shape, policies.params)["layer_2"] == {
         "bias": (4, 12),
         "kernel": (4, 6, 12),
     }
-    policy = control_policies.policy(found.params)
-    params = jax.tree.map(lambda leaf: leaf[0], found.params)
+    policy = control_policies.policy(policies.params)
+    params = jax.tree.map(lambda leaf: leaf[0], policies.params)
     assert policy.mode(params, np.zeros(24, np.float32)).shape == (6,)
 
 
@@ -167,9 +169,9 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
 )
 def test_the_command_refuses_bad_input_in_one_line(capsys, options, message):
     assert train_policies.main(options) == 2
-    told = capsys.readouterr().err
-    assert message in told
-    assert told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert errors.count("\n") == 1
 
 
 def test_the_command_writes_the_tasks_file(tiny, monkeypatch, capsys, tmp_path):

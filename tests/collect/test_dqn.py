@@ -23,27 +23,28 @@ def episode(rewards, *, final_discount):
 
 
 def test_n_step_sums_stop_at_the_episodes_end_and_never_bootstrap_past_a_terminal():
-    found = replay.n_step(episode([1, 2, 4, 8], final_discount=0.0), td_steps=3, gamma=0.5)
-    np.testing.assert_allclose(found.reward, [1 + 1 + 1, 2 + 2 + 2, 4 + 4, 8])
-    np.testing.assert_allclose(found.discount, [0.125, 0, 0, 0])
-    np.testing.assert_allclose(found.bootstrap_observation[:, 0], [3, 4, 4, 4])
-    np.testing.assert_allclose(found.observation[:, 0], [0, 1, 2, 3])
-    np.testing.assert_array_equal(found.action, [0, 1, 2, 0])
+    batch = replay.n_step(episode([1, 2, 4, 8], final_discount=0.0), td_steps=3, gamma=0.5)
+    np.testing.assert_allclose(batch.reward, [1 + 1 + 1, 2 + 2 + 2, 4 + 4, 8])
+    np.testing.assert_allclose(batch.discount, [0.125, 0, 0, 0])
+    np.testing.assert_allclose(batch.bootstrap_observation[:, 0], [3, 4, 4, 4])
+    np.testing.assert_allclose(batch.observation[:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(batch.action, [0, 1, 2, 0])
 
 
 def test_truncation_bootstraps_from_the_last_observation():
-    found = replay.n_step(episode([1, 2, 4, 8], final_discount=1.0), td_steps=3, gamma=0.5)
-    np.testing.assert_allclose(found.discount, [0.125, 0.125, 0.25, 0.5])
+    batch = replay.n_step(episode([1, 2, 4, 8], final_discount=1.0), td_steps=3, gamma=0.5)
+    np.testing.assert_allclose(batch.discount, [0.125, 0.125, 0.25, 0.5])
 
 
 def test_episode_shorter_than_the_window_keeps_every_step():
-    found = replay.n_step(episode([1], final_discount=0.0), td_steps=5, gamma=0.9)
-    np.testing.assert_allclose(found.reward, [1])
-    np.testing.assert_allclose(found.discount, [0])
+    batch = replay.n_step(episode([1], final_discount=0.0), td_steps=5, gamma=0.9)
+    np.testing.assert_allclose(batch.reward, [1])
+    np.testing.assert_allclose(batch.discount, [0])
 
 
 def test_full_replay_holds_the_newest_transitions_and_nothing_else():
-    memory, stored = replay.make(5, (1,)), 0
+    memory = replay.make(5, (1,))
+    stored = 0
     for start in (0, 10, 20):
         steps = episode([start, start + 1, start + 2], final_discount=0.0)
         stored = replay.store(memory, stored, replay.n_step(steps, td_steps=1, gamma=0.9))
@@ -90,19 +91,24 @@ def test_epsilon_greedy_acts_with_the_probability_it_reports():
 def batch(key, size=32):
     keys = jax.random.split(key, 3)
     return dqn.Batch(
-        jax.random.normal(keys[0], (size, 2, 2)),
-        jax.random.randint(keys[1], (size,), 0, 3),
-        jax.random.normal(keys[2], (size,)),
-        jnp.zeros(size),
-        jnp.zeros((size, 2, 2)),
+        observation=jax.random.normal(keys[0], (size, 2, 2)),
+        action=jax.random.randint(keys[1], (size,), 0, 3),
+        reward=jax.random.normal(keys[2], (size,)),
+        discount=jnp.zeros(size),
+        bootstrap_observation=jnp.zeros((size, 2, 2)),
     )
 
 
 def test_target_network_is_copied_exactly_every_period():
     agent = dqn.make(dqn.Config(target_period=3), SPEC)
-    state, step = agent.init(jax.random.key(0)), jax.jit(agent.step)
-    equal = lambda a, b: bool(jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), a, b)))  # noqa: E731
-    start, copied = state.params, []
+    state = agent.init(jax.random.key(0))
+    step = jax.jit(agent.step)
+
+    def equal(first, second):
+        return bool(jax.tree.all(jax.tree.map(lambda x, y: (x == y).all(), first, second)))
+
+    start = state.params
+    copied = []
     for update in range(6):
         state, _ = step(state, batch(jax.random.key(update)))
         copied.append(equal(state.params, state.target_params))
@@ -114,18 +120,21 @@ def test_updates_fit_the_values_of_a_one_step_problem():
     agent = dqn.make(dqn.Config(learning_rate=3e-3), SPEC)
     observation = jnp.stack([jnp.eye(2), -jnp.eye(2)])
     data = dqn.Batch(
-        jnp.repeat(observation, 3, axis=0),
-        jnp.tile(jnp.arange(3), 2),
-        jnp.array([0, 0, 1.0, 1, 0, 0]),
-        jnp.zeros(6),
-        jnp.zeros((6, 2, 2)),
+        observation=jnp.repeat(observation, 3, axis=0),
+        action=jnp.tile(jnp.arange(3), 2),
+        reward=jnp.array([0, 0, 1.0, 1, 0, 0]),
+        discount=jnp.zeros(6),
+        bootstrap_observation=jnp.zeros((6, 2, 2)),
     )
-    state, step = agent.init(jax.random.key(0)), jax.jit(agent.step)
+    state = agent.init(jax.random.key(0))
+    step = jax.jit(agent.step)
     for _ in range(300):
         state, metrics = step(state, data)
     assert metrics["loss"] < 1e-3
     greedy = dqn.make(dqn.Config(epsilon=0.0), SPEC).act
-    assert [int(greedy(state.params, seen, jax.random.key(0))[0]) for seen in observation] == [2, 0]
+    assert [
+        int(greedy(state.params, context, jax.random.key(0))[0]) for context in observation
+    ] == [2, 0]
 
 
 def test_continuous_actions_are_refused():

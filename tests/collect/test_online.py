@@ -1,5 +1,4 @@
-"""Online training: the ring, simulators side by side, and a run on a problem with a known best
-action."""
+"""Online training: the ring, simulators side by side, and a run with a known best action."""
 
 import dm_env
 import jax
@@ -11,31 +10,39 @@ from dm_env import specs
 from offline_mbrl.collect import online
 from offline_mbrl.data import ring
 from offline_mbrl.learners import sac
-from offline_mbrl.types import BoundedActions, EnvironmentSpec, Learner, Transition, UsageError
+from offline_mbrl.types import (
+    BoundedActions,
+    Context,
+    EnvironmentSpec,
+    Learner,
+    Transition,
+    UsageError,
+)
 
 SPEC = EnvironmentSpec(jax.ShapeDtypeStruct((2,), np.float32), BoundedActions((-1.0,), (1.0,)))
-BEST, SHARP = 0.4, 4.0
+BEST = 0.4
+SHARP = 4.0
 
 
 class Counting(dm_env.Environment):
-    """Observes (seed, steps of the episode); rewards actions near BEST; a terminal after three
-    steps."""
+    """Observes (seed, step), rewards actions near BEST, and terminates after three steps."""
 
     def __init__(self, seed):
-        self.seed, self.count = seed, 0
+        self.seed = seed
+        self.count = 0
 
     def reset(self):
         self.count = 0
-        return dm_env.restart(self.seen())
+        return dm_env.restart(self.observation())
 
     def step(self, action):
         self.count += 1
         reward = 1.0 - SHARP * (float(action[0]) - BEST) ** 2
         if self.count == 3:
-            return dm_env.termination(reward, self.seen())
-        return dm_env.transition(reward, self.seen())
+            return dm_env.termination(reward, self.observation())
+        return dm_env.transition(reward, self.observation())
 
-    def seen(self):
+    def observation(self):
         return np.array([self.seed % 3, self.count], np.float32)
 
     def observation_spec(self):
@@ -53,7 +60,11 @@ def counting(monkeypatch):
 def transitions(values):
     column = jnp.asarray(values, jnp.float32)
     return Transition(
-        column[:, None], column[:, None], column, jnp.ones_like(column), column[:, None] + 1
+        observation=column[:, None],
+        action=column[:, None],
+        reward=column,
+        discount=jnp.ones_like(column),
+        next_observation=column[:, None] + 1,
     )
 
 
@@ -62,7 +73,7 @@ def example():
 
 
 def learner(**settings):
-    rates = {f"{what}_learning_rate": 1e-2 for what in ("actor", "critic", "temperature")}
+    rates = {f"{part}_learning_rate": 1e-2 for part in ("actor", "critic", "temperature")}
     return sac.make(
         sac.Config(actor_layers=(16,), critic_layers=(32, 32), gamma=0.0, **rates, **settings), SPEC
     )
@@ -84,20 +95,26 @@ def test_a_full_ring_holds_the_newest_transitions_and_nothing_else():
 
 def test_only_what_was_stored_is_sampled_and_all_of_it():
     replay = ring.store(ring.empty(example(), 50), transitions([3.0, 5.0, 9.0]))
-    found = ring.sample(replay, 300, jax.random.key(0))
+    batch = ring.sample(replay, 300, jax.random.key(0))
     counts = {
-        value: int((found.reward == value).sum()) for value in np.unique(found.reward).tolist()
+        value: int((batch.reward == value).sum()) for value in np.unique(batch.reward).tolist()
     }
     assert set(counts) == {3.0, 5.0, 9.0}
     assert min(counts.values()) > 60
-    np.testing.assert_array_equal(found.next_observation[:, 0], found.reward + 1)
+    np.testing.assert_array_equal(batch.next_observation[:, 0], batch.reward + 1)
 
 
 def test_the_rounds_updates_are_the_learners_own_one_after_another():
-    def step(state, batch, key):
-        return state * 2 + jnp.max(batch.reward), {"seen": jnp.max(batch.reward)}
+    def step(state, context, batch, key):
+        return state * 2 + jnp.max(batch.reward), {"largest": jnp.max(batch.reward)}
 
-    counting = Learner(None, None, step, None, lambda state: state)  # type: ignore[arg-type]
+    counting = Learner(
+        sample=None,  # type: ignore[arg-type]
+        init=None,  # type: ignore[arg-type]
+        step=step,
+        policy=None,
+        policy_params=lambda state, context: state,
+    )
     replay = ring.empty(example(), 8)
     state, replay, metrics = online.learn(
         counting,
@@ -109,7 +126,7 @@ def test_the_rounds_updates_are_the_learners_own_one_after_another():
         batch_size=4,
     )
     assert state == ((1 * 2 + 7) * 2 + 7) * 2 + 7  # the new transitions are already there
-    assert (replay.num_stored, metrics["seen"]) == (2, 7)
+    assert (replay.num_stored, metrics["largest"]) == (2, 7)
 
 
 # --- simulators ---
@@ -123,21 +140,22 @@ def test_steps_of_simulators_side_by_side_are_their_own_and_a_new_episode_starts
         offered.append(observations)
         return np.array([[0.4], [-0.6]]), observations[:, 0]
 
-    standing, seen = online.play(running, online.reset(running), act, 4)
-    np.testing.assert_array_equal(seen.observation[:, 0], [1, 2] * 4)
-    np.testing.assert_array_equal(seen.observation[:, 1], [0, 0, 1, 1, 2, 2, 0, 0])
-    np.testing.assert_array_equal(seen.next_observation[:, 1], [1, 1, 2, 2, 3, 3, 1, 1])
-    np.testing.assert_array_equal(seen.discount, [1, 1, 1, 1, 0, 0, 1, 1])
-    np.testing.assert_allclose(seen.reward, [1, 1 - SHARP] * 4, atol=1e-6)
-    np.testing.assert_array_equal(seen.extras, [1, 2] * 4)
-    np.testing.assert_array_equal(np.concatenate(offered), seen.observation)
-    np.testing.assert_array_equal(standing, [[1, 1], [2, 1]])
-    assert {leaf.dtype for leaf in jax.tree.leaves(seen)} == {np.dtype(np.float32)}
+    observations, transitions = online.play(running, online.reset(running), act, 4)
+    np.testing.assert_array_equal(transitions.observation[:, 0], [1, 2] * 4)
+    np.testing.assert_array_equal(transitions.observation[:, 1], [0, 0, 1, 1, 2, 2, 0, 0])
+    np.testing.assert_array_equal(transitions.next_observation[:, 1], [1, 1, 2, 2, 3, 3, 1, 1])
+    np.testing.assert_array_equal(transitions.discount, [1, 1, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_allclose(transitions.reward, [1, 1 - SHARP] * 4, atol=1e-6)
+    np.testing.assert_array_equal(transitions.extras, [1, 2] * 4)
+    np.testing.assert_array_equal(np.concatenate(offered), transitions.observation)
+    np.testing.assert_array_equal(observations, [[1, 1], [2, 1]])
+    assert {leaf.dtype for leaf in jax.tree.leaves(transitions)} == {np.dtype(np.float32)}
 
 
 def test_simulators_differ_among_themselves_and_follow_from_the_seed(counting):
     seeds = [
-        [one.seed for one in online.simulators("any", 4, entropy=[seed, 7])] for seed in (0, 0, 1)
+        [simulator.seed for simulator in online.simulators("any", 4, entropy=[seed, 7])]
+        for seed in (0, 0, 1)
     ]
     assert seeds[0] == seeds[1] != seeds[2]
     assert len(set(seeds[0])) == 4
@@ -161,15 +179,15 @@ def run(seed=0, num_steps=640, snapshots=(640,), **settings):
 def test_soft_actor_critic_finds_the_best_action_online(counting):
     states = np.array([[1.0, 2.0], [0.0, 1.0]], np.float32)
     mode = jax.vmap(learner().policy.mode, (None, 0))
-    before, after = (mode(one.params, states) for one in run(snapshots=[16, 640]))
+    before, after = (mode(snapshot.params, states) for snapshot in run(snapshots=[16, 640]))
     assert (np.abs(before - BEST) > 0.2).all()
     assert (np.abs(after - BEST) < 0.12).all()
 
 
 def test_snapshots_are_taken_at_the_first_round_that_reaches_them(counting):
-    found = run(num_steps=160, snapshots=[1, 16, 17, 100])
-    assert [one.step for one in found] == [16, 16, 32, 112]
-    first, second, third, last = (jax.tree.leaves(one.params)[1] for one in found)
+    snapshots = run(num_steps=160, snapshots=[1, 16, 17, 100])
+    assert [snapshot.step for snapshot in snapshots] == [16, 16, 32, 112]
+    first, second, third, last = (jax.tree.leaves(snapshot.params)[1] for snapshot in snapshots)
     np.testing.assert_array_equal(first, second)  # before the first update
     np.testing.assert_array_equal(first, third)
     assert not np.array_equal(first, last)
@@ -185,7 +203,8 @@ def test_a_run_follows_from_its_seed(counting):
 
 def test_every_call_acts_with_new_keys():
     act = online.acting(learner().policy, jax.random.key(0))
-    params = learner().policy_params(learner().init(jax.random.key(0), (), (), ()))
+    state = learner().init(jax.random.key(0), (), Context())
+    params = learner().policy_params(state, Context())
     first, second = (act(params, np.zeros((3, 2), np.float32))[0] for _ in range(2))
     assert len(np.unique(np.concatenate([first, second]))) == 6
 
@@ -206,7 +225,7 @@ def test_moments_outside_the_run_are_refused_before_anything_runs(snapshots, mes
 
 def test_a_policy_that_is_no_longer_finite_is_refused(counting, monkeypatch):
     monkeypatch.setattr(
-        Counting, "step", lambda self, action: dm_env.transition(np.nan, self.seen())
+        Counting, "step", lambda self, action: dm_env.transition(np.nan, self.observation())
     )
     with pytest.raises(UsageError, match="not finite after 160 steps"):
         run(num_steps=160, snapshots=[160])

@@ -24,12 +24,12 @@ def spec(part, action=DiscreteActions(3)):
     return EnvironmentSpec(specs.observation_structure(part.columns["observation"]), action)
 
 
-def found(part, action=DiscreteActions(3)):
+def findings(part, action=DiscreteActions(3)):
     return audit.findings(part, spec(part, action))
 
 
 def test_good_data_have_no_findings():
-    assert found(aligned([*episodes(30), episode(length=20, terminal=True, start=1e4)])) == []
+    assert findings(aligned([*episodes(30), episode(length=20, terminal=True, start=1e4)])) == []
 
 
 def test_nan_and_infinity_are_named_once_for_each_field_and_episode():
@@ -84,12 +84,14 @@ def test_constant_fields_and_entries():
 
 
 def test_repeated_transitions_are_counted_and_the_first_is_named():
-    one = episode(length=4, terminal=True)
-    (finding,) = audit.duplicates(aligned([one, episode(length=2, terminal=True, start=50.0), one]))
+    part = episode(length=4, terminal=True)
+    (finding,) = audit.duplicates(
+        aligned([part, episode(length=2, terminal=True, start=50.0), part])
+    )
     assert (finding.row, finding.episode) == (8, 2)
     assert finding.message == "4 of 10 transitions repeat an earlier one"
-    other = one | {"reward": one["reward"] + 1}
-    assert audit.duplicates(aligned([one, other])) == []
+    other = part | {"reward": part["reward"] + 1}
+    assert audit.duplicates(aligned([part, other])) == []
 
 
 def limited(*, terminal):

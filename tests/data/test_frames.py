@@ -11,7 +11,8 @@ from offline_mbrl.data.sources import rlds_writer
 from offline_mbrl.data.store import read as store
 from offline_mbrl.types import DiscreteActions, EnvironmentSpec
 
-FRAME, SEEN = jax.ShapeDtypeStruct((4, 4, 1), np.uint8), jax.ShapeDtypeStruct((4, 4, 3), np.uint8)
+FRAME = jax.ShapeDtypeStruct((4, 4, 1), np.uint8)
+SEEN = jax.ShapeDtypeStruct((4, 4, 3), np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,13 @@ def frames(index):
 
 
 def test_a_spec_with_stacked_frames_survives_json():
-    spec = EnvironmentSpec(SEEN, DiscreteActions(6), 0.99, 27_000, 3)
+    spec = EnvironmentSpec(
+        observation=SEEN,
+        action=DiscreteActions(6),
+        gamma=0.99,
+        horizon=27_000,
+        frame_stack=3,
+    )
     assert specs.from_json(specs.to_json(spec)) == spec
 
 

@@ -105,8 +105,7 @@ STACK = 3
 
 
 def slow_stack(row):
-    """The stack that ends with the frame of this row: the first frame of its episode stands for
-    older ones."""
+    """The stack that ends at a row; the first frame of the episode replaces older ones."""
     begins = [0, 3, 9]
     first = max(begin for begin in begins if begin <= row)
     return np.concatenate(
@@ -164,10 +163,11 @@ def test_rows_of_the_host_are_gathered_as_on_the_device(frame_stack, start_on_fi
     ):
         if start_on_final and isinstance(sampler, memory.Transitions):
             continue
-        expected, found = sampler.gather(FRAMES, jnp.asarray(rows)), sampler.gather(host, rows)
-        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
-        assert jax.tree.map(lambda leaf: leaf.dtype, found) == jax.tree.map(
+        expected = sampler.gather(FRAMES, jnp.asarray(rows))
+        gathered = sampler.gather(host, rows)
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(gathered))
+        jax.tree.map(np.testing.assert_array_equal, gathered, expected)
+        assert jax.tree.map(lambda leaf: leaf.dtype, gathered) == jax.tree.map(
             lambda leaf: leaf.dtype, expected
         )
 
@@ -201,14 +201,14 @@ def test_a_next_observation_that_the_next_row_does_not_show_ends_the_episode_the
 
 
 def test_a_single_transition_with_its_next_observation_is_one_episode():
-    one = {
+    arrays = {
         "observation": [[0.0]],
         "action": [0],
         "reward": [1.0],
         "is_terminal": [0],
         "next_observation": [[5.0]],
     }
-    dataset = Dataset.from_arrays(one)
+    dataset = Dataset.from_arrays(arrays)
     np.testing.assert_array_equal(dataset.observation[:, 0], [0, 5])
     np.testing.assert_array_equal(dataset.starts, [0])
 

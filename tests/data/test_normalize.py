@@ -80,10 +80,10 @@ def test_trees_come_back_from_their_paths():
 
 
 def test_the_spec_of_own_data():
-    # The last is no step
+    # The last record does not begin a step, so its action does not count.
     spec = specs.spec_of(dataset(np.zeros((4, 2)), np.array([0, 2, 1, 9])), horizon=3)
     assert spec == EnvironmentSpec(
-        jax.ShapeDtypeStruct((2,), np.float32), DiscreteActions(3), None, 3
+        observation=jax.ShapeDtypeStruct((2,), np.float32), action=DiscreteActions(3), horizon=3
     )
     assert specs.spec_of(dataset(np.zeros((4, 2))), num_actions=5).action == DiscreteActions(5)
     continuous = specs.spec_of(dataset(np.zeros((4, 2)), np.zeros((4, 3))))

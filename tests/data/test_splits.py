@@ -47,25 +47,26 @@ def test_a_split_that_leaves_a_side_empty_is_refused(wrong):
 
 def test_statistics_are_those_of_the_training_transitions_alone():
     split = splits.hold_out(dataset(), fraction=0.5)
-    found, rows = normalize.transition_statistics(split), split.starts
+    statistics = normalize.transition_statistics(split)
+    rows = split.starts
     delta = split.observation[rows + 1] - split.observation[rows]
-    np.testing.assert_allclose(found.delta_std[:2], delta.std(axis=0)[:2], rtol=1e-5)
+    np.testing.assert_allclose(statistics.delta_std[:2], delta.std(axis=0)[:2], rtol=1e-5)
     np.testing.assert_allclose(
-        found.observation_mean, split.observation[rows].mean(axis=0), rtol=1e-5
+        statistics.observation_mean, split.observation[rows].mean(axis=0), rtol=1e-5
     )
     np.testing.assert_allclose(
-        [found.reward_mean, found.reward_std],
+        [statistics.reward_mean, statistics.reward_std],
         [split.reward[rows].mean(), split.reward[rows].std()],
         rtol=1e-4,
     )
-    assert found.reward_max == split.reward[rows].max()
+    assert statistics.reward_max == split.reward[rows].max()
 
 
 def test_constant_entries_are_marked_and_never_divided_by():
-    found = normalize.transition_statistics(dataset())
-    np.testing.assert_array_equal(found.varies, [True, True, False, True])
-    assert found.delta_std[2] == found.observation_std[2] == 1
-    assert found.terminates
+    statistics = normalize.transition_statistics(dataset())
+    np.testing.assert_array_equal(statistics.varies, [True, True, False, True])
+    assert statistics.delta_std[2] == statistics.observation_std[2] == 1
+    assert statistics.terminates
     assert not normalize.transition_statistics(
         dataset()._replace(discount=np.ones(160, np.float32))
     ).terminates

@@ -23,7 +23,7 @@ def flags(size, *rows):
 def test_terminal_episode_of_the_spec_has_discount_zero_only_on_the_step_that_leads_there():
     # raw rewards [0, 1, 2, 3, 4] and discounts [1, 1, 1, 1, 0] are stored as below (two zeros: the
     # builder's habit)
-    given = {
+    fields = {
         "observation": np.arange(5.0),
         "action": np.arange(5),
         "reward": np.array([1.0, 2, 3, 4, 0]),
@@ -32,7 +32,7 @@ def test_terminal_episode_of_the_spec_has_discount_zero_only_on_the_step_that_le
         "is_last": flags(5, 4),
         "is_terminal": flags(5, 4),
     }
-    part = steps.align(given)
+    part = steps.align(fields)
     np.testing.assert_array_equal(part.columns["reward"], [1, 2, 3, 4, 0])
     np.testing.assert_array_equal(part.columns["discount"], [1, 1, 1, 0, 1])
     dataset = memory.from_columns(part)
@@ -63,12 +63,12 @@ def test_an_episode_of_one_record_is_dropped_and_counted():
 
 
 def test_what_stands_beside_the_last_observation_becomes_zero():
-    given = records(4, is_last=flags(4, 1, 3), log_prob=np.array([1.0, np.nan, 1.0, np.inf]))
-    part = steps.align(given)
+    fields = records(4, is_last=flags(4, 1, 3), log_prob=np.array([1.0, np.nan, 1.0, np.inf]))
+    part = steps.align(fields)
     for name in ("action", "reward", "log_prob"):
         np.testing.assert_array_equal(part.columns[name][[1, 3]], 0)
     # The caller's arrays are not touched
-    np.testing.assert_array_equal(given["reward"], [1, 2, 3, 4])
+    np.testing.assert_array_equal(fields["reward"], [1, 2, 3, 4])
 
 
 def table(**fields):
@@ -82,20 +82,20 @@ def table(**fields):
 
 def test_transitions_with_next_observation_keep_every_step():
     # episode 0: rows 0, 1, cut; episode 1: rows 2, 3, 4, terminal
-    given = table(
+    fields = table(
         is_terminal=flags(5, 4),
         is_truncated=flags(5, 1),
         next_observation=np.array([1.0, 11, 3, 4, 44]),
     )
-    part = steps.align(steps.from_transitions(given))
+    part = steps.align(steps.from_transitions(fields))
     np.testing.assert_array_equal(part.columns["observation"], [0, 1, 11, 2, 3, 4, 44])
     np.testing.assert_array_equal(part.columns["discount"], [1, 1, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(part.episode_ends, [2, 6])
 
 
 def test_transitions_without_next_observation_lose_the_last_step_of_a_cut_episode_only():
-    given = table(is_terminal=flags(5, 4), is_truncated=flags(5, 1))
-    part = steps.align(steps.from_transitions(given))
+    fields = table(is_terminal=flags(5, 4), is_truncated=flags(5, 1))
+    part = steps.align(steps.from_transitions(fields))
     np.testing.assert_array_equal(part.columns["observation"], [0, 1, 2, 3, 4, 4])
     np.testing.assert_array_equal(part.columns["discount"], [1, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(part.episode_ends, [1, 5])
@@ -169,10 +169,10 @@ def test_a_table_that_no_row_ends_is_told_from_one_episode():
     ):
         dataset = memory.Dataset.from_arrays(arrays | {"is_terminal": flags(5)})
     assert len(dataset.starts) == 4
-    for told in (
+    for cut in (
         {"is_truncated": flags(5)},
         {"is_terminal": flags(5, 2)},
         {"next_observation": np.arange(1.0, 6.0)},
     ):
         # No warning, which were an error
-        memory.Dataset.from_arrays({"is_terminal": flags(5)} | arrays | told)
+        memory.Dataset.from_arrays({"is_terminal": flags(5)} | arrays | cut)

@@ -1,5 +1,4 @@
-"""Streaming: each window once an epoch, the same values as in memory, shares of processes, nothing
-damaged is read."""
+"""Streaming: the order of windows, values as in memory, shares of processes, damaged files."""
 
 import itertools
 
@@ -26,13 +25,26 @@ def order(size, epoch=0, seed_words=WORDS):
 # --- the order ---
 
 
+def read(bound, *, seed_words=WORDS, first=0, count, capacity, shard=ALONE):
+    request = BatchRequest(
+        seed_words=seed_words,
+        first_update=first,
+        num_updates=count,
+        capacity=capacity,
+        shard=shard,
+    )
+    return bound.read(request)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 31, 32, 33, 1000])
 def test_an_epoch_has_every_window_once_and_the_next_has_another_order(size):
     orders = [order(size, epoch) for epoch in range(4)]
-    for one in orders:
-        np.testing.assert_array_equal(np.sort(one), np.arange(size))
+    for permutation in orders:
+        np.testing.assert_array_equal(np.sort(permutation), np.arange(size))
     if size > 4:
-        assert all((one != other).any() for one, other in itertools.combinations(orders, 2))
+        assert all(
+            (permutation != other).any() for permutation, other in itertools.combinations(orders, 2)
+        )
         assert (orders[0] != order(size, seed_words=np.array([1, 3], np.uint32))).any()
 
 
@@ -55,9 +67,10 @@ def test_elements_of_several_epochs_are_permuted_each_by_its_own():
 
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_all_orders_of_a_few_are_about_equally_frequent(size):
-    index, draws = np.tile(np.arange(size), 6000), np.repeat(np.arange(6000), size)
-    found = stream.permuted(index, size, draws, WORDS).reshape(6000, size)
-    _, counts = np.unique(found, axis=0, return_counts=True)
+    index = np.tile(np.arange(size), 6000)
+    draws = np.repeat(np.arange(6000), size)
+    orders = stream.permuted(index, size, draws, WORDS).reshape(6000, size)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
     number = int(np.prod(np.arange(1, size + 1)))
     assert len(counts) == number
     statistic = np.sum((counts - 6000 / number) ** 2) / (6000 / number)
@@ -99,28 +112,33 @@ SAMPLERS = [
 @pytest.mark.parametrize("some_dropped", [False, True])
 def test_an_epoch_is_the_in_memory_samplers_windows_each_once(built, sampler, some_dropped):
     chosen = np.arange(38) % 5 != 2 if some_dropped else None
-    dataset, on_disk = in_memory(built, chosen), streamed(built, chosen=chosen)
+    dataset = in_memory(built, chosen)
+    on_disk = streamed(built, chosen=chosen)
     final = isinstance(sampler, memory.Windows) and sampler.start_on_final
     rows = np.arange(len(dataset.reward)) if final else dataset.starts
     updates = -(-len(rows) // 16)
-    read = stream.bind(on_disk, sampler).read(BatchRequest(WORDS, 0, updates, updates, ALONE))
-    read = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(rows)], read)
+    batches = read(stream.bind(on_disk, sampler), count=updates, capacity=updates)
+    streamed_rows = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(rows)], batches
+    )
     drawn = rows[order(len(rows))]
     expected = jax.jit(sampler.gather)(jax.tree.map(jax.numpy.asarray, dataset), drawn)
-    assert jax.tree.structure(read) == jax.tree.structure(expected)
-    jax.tree.map(np.testing.assert_array_equal, read, expected)
-    assert jax.tree.map(lambda leaf: leaf.dtype, read) == jax.tree.map(
+    assert jax.tree.structure(streamed_rows) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, streamed_rows, expected)
+    assert jax.tree.map(lambda leaf: leaf.dtype, streamed_rows) == jax.tree.map(
         lambda leaf: leaf.dtype, expected
     )
     np.testing.assert_array_equal(np.sort(drawn), rows)
 
 
 def test_a_dataset_on_the_disk_has_the_shapes_and_rows_of_the_one_in_memory(built):
-    dataset, on_disk = in_memory(built), streamed(built)
+    dataset = in_memory(built)
+    on_disk = streamed(built)
     assert stream.on_disk(on_disk)
     assert not stream.on_disk(dataset)
     for name in ("observation", "action", "reward", "discount", "episode_end", "starts"):
-        column, expected = getattr(on_disk, name), getattr(dataset, name)
+        column = getattr(on_disk, name)
+        expected = getattr(dataset, name)
         assert column.shape == expected.shape
         np.testing.assert_array_equal(column[3:17], expected[3:17])
         np.testing.assert_array_equal(
@@ -130,19 +148,16 @@ def test_a_dataset_on_the_disk_has_the_shapes_and_rows_of_the_one_in_memory(buil
 
 def test_the_batch_of_an_update_does_not_depend_on_how_many_are_read():
     dataset = jax.tree.map(np.asarray, memory.from_columns(_aligned()))
-    one = stream.bind(dataset, memory.Windows(8, 3))
-    words = np.array([[1, 2], [3, 4]], np.uint32)
-    whole = one.read(BatchRequest(words, 0, 10, 10, ALONE))
-    assert whole.observation.shape[:3] == (10, 2, 8)
+    bound = stream.bind(dataset, memory.Windows(8, 3))
+    seed_words = np.array([[1, 2], [3, 4]], np.uint32)
+    batches = read(bound, seed_words=seed_words, count=10, capacity=10)
+    assert batches.observation.shape[:3] == (10, 2, 8)
     for first, count in ((0, 1), (3, 4), (9, 1)):
-        part = one.read(BatchRequest(words, first, count, 6, ALONE))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_array_equal(a[:count], b[first : first + count]),
-            part,
-            whole,
-        )  # noqa: B023
-    alone = one.read(BatchRequest(words[1], 0, 10, 10, ALONE))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, 1]), alone, whole)
+        part = read(bound, seed_words=seed_words, first=first, count=count, capacity=6)
+        for actual, expected in zip(jax.tree.leaves(part), jax.tree.leaves(batches), strict=True):
+            np.testing.assert_array_equal(actual[:count], expected[first : first + count])
+    alone = read(bound, seed_words=seed_words[1], count=10, capacity=10)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[:, 1]), alone, batches)
 
 
 def _aligned():
@@ -154,26 +169,24 @@ def _aligned():
 
 
 def test_the_parts_of_the_processes_are_the_whole_batch():
-    one = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
-    whole = one.read(BatchRequest(WORDS, 5, 3, 3, ALONE))
-    parts = [one.read(BatchRequest(WORDS, 5, 3, 3, Shard(index, 3))) for index in range(3)]
+    bound = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
+    batches = read(bound, first=5, count=3, capacity=3)
+    parts = [read(bound, first=5, count=3, capacity=3, shard=Shard(index, 3)) for index in range(3)]
     assert parts[0].reward.shape[:2] == (3, 4)
     jax.tree.map(
         lambda leaf, *part: np.testing.assert_array_equal(np.concatenate(part, axis=1), leaf),
-        whole,
+        batches,
         *parts,
     )
     with pytest.raises(UsageError, match="batch of 12 cannot be split over 5 processes"):
-        one.read(BatchRequest(WORDS, 0, 1, 1, Shard(0, 5)))
+        read(bound, count=1, capacity=1, shard=Shard(0, 5))
 
 
 def test_what_is_gathered_in_pieces_equals_what_is_gathered_at_once(monkeypatch):
-    one = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
-    whole = one.read(BatchRequest(WORDS, 0, 4, 5, ALONE))
+    bound = stream.bind(memory.from_columns(_aligned()), memory.Windows(12, 3))
+    batches = read(bound, count=4, capacity=5)
     monkeypatch.setattr(stream, "GATHER_BYTES", 300)
-    jax.tree.map(
-        np.testing.assert_array_equal, one.read(BatchRequest(WORDS, 0, 4, 5, ALONE)), whole
-    )
+    jax.tree.map(np.testing.assert_array_equal, read(bound, count=4, capacity=5), batches)
 
 
 def test_a_dict_of_observations_becomes_one_vector_as_in_memory(tmp_path):
@@ -184,7 +197,8 @@ def test_a_dict_of_observations_becomes_one_vector_as_in_memory(tmp_path):
             "a": records["observation"][:, :1] * 2,
         }
     ingest.ingest(source(listed), tmp_path / "store", name="test")
-    on_disk, dataset = stream.flattened(streamed(tmp_path / "store")), in_memory(tmp_path / "store")
+    on_disk = stream.flattened(streamed(tmp_path / "store"))
+    dataset = in_memory(tmp_path / "store")
     expected = trees.flatten_dataset(dataset).observation
     assert on_disk.observation.shape == expected.shape == (len(expected), 3)
     np.testing.assert_array_equal(on_disk.observation[:], expected)
@@ -226,10 +240,9 @@ def test_only_touched_chunks_are_checked_and_a_damaged_one_never_gives_a_number(
         dataset.observation[np.array([3, 470])]
     with pytest.raises(UsageError, match="chunk 7"):
         streamed(directory).observation[400:460]
+    bound = stream.bind(streamed(directory), memory.Windows(64, 3))
     with pytest.raises(UsageError, match="chunk 7"):
-        stream.bind(streamed(directory), memory.Windows(64, 3)).read(
-            BatchRequest(WORDS, 0, 30, 30, ALONE)
-        )
+        read(bound, count=30, capacity=30)
 
 
 def test_rows_longer_than_a_chunk_are_checked_whole(chunked):

@@ -1,5 +1,4 @@
-"""What models are normalized by where an outcome is unknown, a unit is small, or actions are
-discrete."""
+"""Statistics of transitions with unknown outcomes, small units or discrete actions."""
 
 import numpy as np
 import pytest
@@ -12,8 +11,7 @@ UNKNOWN = "60 of 60 terminal steps have no known next observation.*`next_observa
 
 
 def table(num_episodes=60, length=4, seed=0):
-    """Transitions of terminal episodes: the changes of the first entry are 1, of the second noise,
-    at the end too."""
+    """Transitions of terminal episodes: the first entry changes by 1, the second by noise."""
     rng = np.random.default_rng(seed)
     changes = np.stack(
         [np.ones((num_episodes, length)), rng.normal(size=(num_episodes, length))], axis=-1
@@ -21,7 +19,10 @@ def table(num_episodes=60, length=4, seed=0):
     path = np.cumsum(
         np.concatenate([rng.normal(size=(num_episodes, 1, 2)), changes], axis=1), axis=1
     )
-    flat = lambda values: values.reshape(-1, *values.shape[2:])  # noqa: E731
+
+    def flat(values):
+        return values.reshape(-1, *values.shape[2:])
+
     ends = np.tile(np.arange(length) == length - 1, (num_episodes, 1))
     return {
         "observation": flat(path[:, :-1]),
@@ -41,14 +42,14 @@ def statistics(fields):
 
 
 def test_an_invented_change_counts_in_no_moment_of_changes_but_its_reward_does():
-    given = statistics(table())
+    complete = statistics(table())
     with pytest.warns(UserWarning, match=UNKNOWN):
-        found = statistics(without_outcomes(table()))
+        incomplete = statistics(without_outcomes(table()))
     # a change of always 1 is none to model
-    np.testing.assert_array_equal(given.varies, [False, True, True])
-    np.testing.assert_array_equal(found.varies, given.varies)
-    np.testing.assert_allclose(found.delta_mean, given.delta_mean, atol=0.15)
-    np.testing.assert_allclose(found.delta_std, given.delta_std, rtol=0.15)
+    np.testing.assert_array_equal(complete.varies, [False, True, True])
+    np.testing.assert_array_equal(incomplete.varies, complete.varies)
+    np.testing.assert_allclose(incomplete.delta_mean, complete.delta_mean, atol=0.15)
+    np.testing.assert_allclose(incomplete.delta_std, complete.delta_std, rtol=0.15)
     for name in (
         "reward_mean",
         "reward_std",
@@ -57,18 +58,18 @@ def test_an_invented_change_counts_in_no_moment_of_changes_but_its_reward_does()
         "observation_std",
         "action_std",
     ):
-        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
-    assert found.reward_max == 100
-    assert found.terminates
+        np.testing.assert_array_equal(getattr(incomplete, name), getattr(complete, name))
+    assert incomplete.reward_max == 100
+    assert incomplete.terminates
 
 
 def test_where_every_outcome_is_unknown_changes_are_constant_and_rewards_are_not():
     bandit = toy.bandit(0, num_steps=50).dataset
     with pytest.warns(UserWarning, match="50 of 50 terminal steps"):
-        found = normalize.transition_statistics(bandit)
-    np.testing.assert_array_equal(found.varies, [False, False, True])
-    np.testing.assert_array_equal(found.delta_mean, 0)
-    np.testing.assert_array_equal(found.delta_std, 1)
+        measured = normalize.transition_statistics(bandit)
+    np.testing.assert_array_equal(measured.varies, [False, False, True])
+    np.testing.assert_array_equal(measured.delta_mean, 0)
+    np.testing.assert_array_equal(measured.delta_std, 1)
 
 
 def test_a_state_that_is_known_to_stay_is_taken_for_unknown_only_at_a_terminal():
@@ -89,22 +90,24 @@ def test_what_varies_does_not_depend_on_the_unit(scale):
     scaled = fields | {
         name: scale * fields[name] for name in ("observation", "next_observation", "reward")
     }
-    given, found = statistics(fields), statistics(scaled)
-    np.testing.assert_array_equal(found.varies, given.varies)
+    original = statistics(fields)
+    rescaled = statistics(scaled)
+    np.testing.assert_array_equal(rescaled.varies, original.varies)
     for name in ("observation_std", "reward_std"):
         np.testing.assert_allclose(
-            getattr(found, name), np.float32(scale) * getattr(given, name), rtol=1e-4
+            getattr(rescaled, name), np.float32(scale) * getattr(original, name), rtol=1e-4
         )
     np.testing.assert_allclose(
-        found.delta_std[1], np.float32(scale) * given.delta_std[1], rtol=1e-4
+        rescaled.delta_std[1], np.float32(scale) * original.delta_std[1], rtol=1e-4
     )
-    assert found.delta_std[0] == 1
-    whole = normalize.statistics(memory.Dataset.from_arrays(scaled))
-    np.testing.assert_allclose(whole.std, found.observation_std, rtol=0.2)
+    assert rescaled.delta_std[0] == 1
+    full = normalize.statistics(memory.Dataset.from_arrays(scaled))
+    np.testing.assert_allclose(full.std, rescaled.observation_std, rtol=0.2)
 
 
 def test_rounding_and_the_noise_of_a_simulator_at_rest_count_as_constant():
-    rng, size = np.random.default_rng(0), 1_000
+    rng = np.random.default_rng(0)
+    size = 1_000
     rounded = np.float32(1e4) * (1 + np.float32(1.2e-7) * rng.integers(0, 2, size))
     at_rest = 1e-16 * rng.normal(size=size)
     observation = np.stack(
@@ -117,9 +120,9 @@ def test_rounding_and_the_noise_of_a_simulator_at_rest_count_as_constant():
         "is_terminal": np.zeros(size, bool),
         "is_truncated": np.arange(size) == size - 1,
     }
-    found = statistics(fields)
-    np.testing.assert_array_equal(found.varies, [True, False, False, False, False])
-    np.testing.assert_array_equal(found.observation_std[1:], 1)
+    measured = statistics(fields)
+    np.testing.assert_array_equal(measured.varies, [True, False, False, False, False])
+    np.testing.assert_array_equal(measured.observation_std[1:], 1)
     np.testing.assert_array_equal(
         normalize.statistics(memory.Dataset.from_arrays(fields)).std[1:], 1
     )
@@ -127,10 +130,10 @@ def test_rounding_and_the_noise_of_a_simulator_at_rest_count_as_constant():
 
 def test_discrete_actions_are_measured_as_one_hot():
     fields = table() | {"action": np.arange(240) % 3}
-    found = statistics(fields)
-    np.testing.assert_allclose(found.action_mean, 1 / 3, rtol=1e-6)
-    np.testing.assert_allclose(found.action_std, np.sqrt(2) / 3, rtol=1e-6)
-    assert found.delta_mean.shape == (2,)
+    measured = statistics(fields)
+    np.testing.assert_allclose(measured.action_mean, 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(measured.action_std, np.sqrt(2) / 3, rtol=1e-6)
+    assert measured.delta_mean.shape == (2,)
 
 
 @pytest.mark.parametrize(

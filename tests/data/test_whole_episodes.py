@@ -11,8 +11,7 @@ from offline_mbrl.types import UsageError
 
 
 def dataset_of(lengths, terminal):
-    """Episodes of these many transitions; observation = row, action = row, reward = 10 row, extra =
-    100 row."""
+    """Episodes of given lengths; values are multiples of the row: reward 10, extra 100."""
     size = sum(lengths) + len(lengths)
     ends = np.cumsum(np.array(lengths) + 1) - 1
     rows = np.arange(size, dtype=np.float32)
@@ -68,21 +67,24 @@ def test_terminals_have_discount_zero_and_time_limits_one(dataset):
 
 
 def test_a_shorter_horizon_cuts_and_a_longer_one_pads(dataset):
-    whole, cut = episodes.trajectories(dataset, 7), episodes.trajectories(dataset, 2)
-    np.testing.assert_array_equal(whole.mask.sum(axis=1), [3, 5, 2])
+    complete = episodes.trajectories(dataset, 7)
+    cut = episodes.trajectories(dataset, 2)
+    np.testing.assert_array_equal(complete.mask.sum(axis=1), [3, 5, 2])
     np.testing.assert_array_equal(cut.mask, 1)
     np.testing.assert_array_equal(cut.discount, [[1, 1], [1, 1], [1, 0]])
-    np.testing.assert_array_equal(cut.reward, whole.reward[:, :2])
+    np.testing.assert_array_equal(cut.reward, complete.reward[:, :2])
 
 
 def test_chunks_together_are_the_whole(dataset):
-    whole = episodes.trajectories(dataset)
+    complete = episodes.trajectories(dataset)
     parts = [
         episodes.trajectories(dataset, 5, rows=rows)
         for rows in np.array_split(episodes.first_rows(dataset), 2)
     ]
     jax.tree.map(
-        lambda all_, *some: np.testing.assert_array_equal(all_, np.concatenate(some)), whole, *parts
+        lambda all_, *chunks: np.testing.assert_array_equal(all_, np.concatenate(chunks)),
+        complete,
+        *parts,
     )
 
 

@@ -1,5 +1,4 @@
-"""The known answers are right: against simulation, against each other, and against solutions by
-hand."""
+"""Exact values agree with simulation, with each other, and with solutions by hand."""
 
 import math
 
@@ -78,7 +77,8 @@ def test_actions_of_the_linear_policies_need_no_clipping():
 @pytest.mark.parametrize("make", [known.linear_gaussian, known.tabular])
 def test_v_is_the_policy_s_mean_of_q(make, steps):
     problem = make(0, num_episodes=5)
-    params, observation = problem.target_params[0], problem.dataset.observation[3]
+    params = problem.target_params[0]
+    observation = problem.dataset.observation[3]
     keys = jax.random.split(jax.random.key(0), 20_000)
     actions = jax.jit(jax.vmap(problem.policy.sample, (None, None, 0)))(params, observation, keys)
     close(
@@ -92,7 +92,8 @@ def test_v_is_the_policy_s_mean_of_q(make, steps):
 @pytest.mark.parametrize("steps", [1, 7, math.inf])
 def test_q_of_the_linear_system_satisfies_bellman_s_equation(steps):
     problem = known.linear_gaussian(0, num_episodes=1)
-    params, z = problem.target_params[-1], np.array([0.3, -0.2, 0.4, 1.0])
+    params = problem.target_params[-1]
+    z = np.array([0.3, -0.2, 0.4, 1.0])
     noise = linear_gaussian.DYNAMICS_NOISE * np.random.default_rng(0).normal(size=(20_000, 2))
     following = problem.truth["dynamics"][:2] @ z + noise
     backup = z @ problem.truth["reward"] @ z + 0.9 * problem.v(params, following, steps - 1)
@@ -116,7 +117,8 @@ def test_many_steps_are_as_good_as_no_end_and_none_are_worth_nothing(make):
 
 def test_steps_may_differ_along_the_trajectory():
     for problem in (known.linear_gaussian(0, num_episodes=1), known.tabular(0, num_episodes=1)):
-        params, horizon = problem.target_params[0], problem.spec.horizon
+        params = problem.target_params[0]
+        horizon = problem.spec.horizon
         steps = horizon - np.arange(horizon + 1)
         observation = problem.dataset.observation
         together = problem.v(params, observation[None], steps)[0]
@@ -190,7 +192,8 @@ def test_episodes_of_the_ending_chain_are_terminal_at_the_right_end_and_truncate
 def test_rewards_weighted_by_the_density_ratio_give_the_value_without_end(terminal):
     problem = known.tabular(0, terminal=terminal, num_episodes=20_000)
     rows = problem.dataset.starts
-    state, action = problem.dataset.observation[rows].argmax(axis=1), problem.dataset.action[rows]
+    state = problem.dataset.observation[rows].argmax(axis=1)
+    action = problem.dataset.action[rows]
     for params in problem.target_params:
         ratio = problem.density_ratio(params)
         assert ratio.shape == (5, 2)
@@ -210,7 +213,9 @@ def test_the_unsupported_action_is_in_no_data_and_changes_the_value():
 
 @pytest.mark.parametrize("make", [known.linear_gaussian, known.tabular, known.unsupported])
 def test_data_depend_on_the_seed_alone_and_the_system_does_not(make):
-    one, same, other = make(1, num_episodes=2), make(1, num_episodes=2), make(2, num_episodes=2)
-    jax.tree.map(np.testing.assert_array_equal, one.dataset, same.dataset)
-    assert not np.array_equal(one.dataset.action, other.dataset.action)
-    assert one.value(one.target_params[0]) == other.value(other.target_params[0])
+    first = make(1, num_episodes=2)
+    same = make(1, num_episodes=2)
+    other = make(2, num_episodes=2)
+    jax.tree.map(np.testing.assert_array_equal, first.dataset, same.dataset)
+    assert not np.array_equal(first.dataset.action, other.dataset.action)
+    assert first.value(first.target_params[0]) == other.value(other.target_params[0])

@@ -9,7 +9,7 @@ from offline_mbrl.types import UsageError
 FRAME_STACK = 4  # frames that the policy sees; single frames are stored
 HORIZON = 27_000  # agent steps: 30 minutes of play at 60 frames a second, 4 of them a step
 BUILDERS = ("rlu_atari", "rlu_atari_checkpoints_ordered")
-RUNS = 5  # of the online DQN
+RUNS = 5  # runs of the online DQN per game
 _FEWER_CHECKPOINTS = ("Carnival", "Gravitar", "StarGunner")  # 49 instead of 50
 
 # Games by the size of their minimal sets of actions.
@@ -49,7 +49,7 @@ class Part(NamedTuple):
     """A part of an official dataset; defaults do not show in its name."""
 
     checkpoints: tuple[int, int] | None = None  # first and last, of the ordered dataset
-    percent: int = 100  # of the episodes of every split, from the first on
+    percent: int = 100  # share of the episodes of every split, from the first on
     clipped: bool = True  # rewards in [-1, 1]
 
 

@@ -55,8 +55,8 @@ def test_the_two_normalizations_have_their_own_ends():
 
 
 def test_single_games_of_mzu_have_their_published_scores():
-    found = atari_scores.dqn_normalized(atari_scores.column("mzu"))
-    by_game = dict(zip(atari_scores.GAMES, found, strict=True))
+    scores = atari_scores.dqn_normalized(atari_scores.column("mzu"))
+    by_game = dict(zip(atari_scores.GAMES, scores, strict=True))
     assert by_game["Alien"] == pytest.approx(2.39, abs=0.005)
     assert by_game["WizardOfWor"] == pytest.approx(36.29, abs=0.005)
     assert by_game["Atlantis"] == pytest.approx(0.92, abs=0.005)

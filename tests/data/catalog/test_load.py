@@ -147,14 +147,14 @@ def test_a_local_dataset_is_generated_once_and_loaded_with_everything_that_train
 
 
 def test_the_collector_is_told_what_the_name_says():
-    told = {}
+    arguments = {}
 
     def listen(environment, **options):
-        told.update(options, environment=environment)
+        arguments.update(options, environment=environment)
         return written(episodes(3))
 
     catalog.build("local/cartpole-noise0.3-fraction20-seed4", collect=listen)
-    assert told == {
+    assert arguments == {
         "environment": "cartpole",
         "num_episodes": 1000,
         "noise": 0.3,
@@ -182,7 +182,10 @@ def test_a_store_is_made_again_from_the_rlds_files_without_collecting(root):
 
 def test_force_collects_again(root):
     catalog.build("local/catch-episodes30", collect=collect)
-    other = lambda environment, **options: written(episodes(30, seed=5))  # noqa: E731
+
+    def other(environment, **options):
+        return written(episodes(30, seed=5))
+
     first = catalog.load("local/catch-episodes30").fingerprint
     catalog.build("local/catch-episodes30", collect=other)
     assert catalog.load("local/catch-episodes30").fingerprint == first
@@ -219,7 +222,8 @@ def write_hdf5(path, *, scale=1.0, bad_rows=(), bounds=None):
     reward = rng.normal(size=200)
     reward[list(bad_rows)] = np.nan
     with h5py.File(path, "w") as file:
-        file["observations"], file["rewards"] = rng.normal(size=(200, 3)), reward
+        file["observations"] = rng.normal(size=(200, 3))
+        file["rewards"] = reward
         file["actions"] = rng.uniform(-scale, scale, (200, 2))
         file["terminals"] = np.arange(200) % 10 == 9
         if bounds:
@@ -285,12 +289,13 @@ def test_nonfinite_data_are_refused_and_dropped_only_on_request(tmp_path):
     assert len(np.unique(loaded.dataset.episode_end)) == 17
     write_hdf5(tmp_path / "good.hdf5")
     good = str(tmp_path / "good.hdf5")
-    whole, same = catalog.load(good), catalog.load(good, on_nonfinite="drop-episode")
-    assert whole.fingerprint == same.fingerprint != loaded.fingerprint
+    unfiltered = catalog.load(good)
+    same = catalog.load(good, on_nonfinite="drop-episode")
+    assert unfiltered.fingerprint == same.fingerprint != loaded.fingerprint
     kept = np.delete(np.arange(20), [1, 3, 17])
     rows = np.concatenate([np.arange(11 * e, 11 * e + 11) for e in kept])
     everything = np.zeros((220, 3))
-    for split, part in (("train", whole.dataset), ("validation", whole.validation)):
+    for split, part in (("train", unfiltered.dataset), ("validation", unfiltered.validation)):
         held_out = np.repeat(np.arange(20) == 1, 11)
         everything[held_out if split == "validation" else ~held_out] = part.observation
     np.testing.assert_array_equal(loaded.dataset.observation, everything[rows].astype(np.float32))
@@ -304,8 +309,10 @@ def test_nothing_left_after_dropping_is_one_line(tmp_path):
 
 def test_nested_states_can_be_had_as_one_vector(tmp_path):
     with h5py.File(tmp_path / "nested.h5", "w") as file:
-        file["observations/b"], file["observations/a"] = np.arange(20.0), np.zeros((20, 2, 2))
-        file["actions"], file["rewards"] = np.zeros(20, int), np.zeros(20)
+        file["observations/b"] = np.arange(20.0)
+        file["observations/a"] = np.zeros((20, 2, 2))
+        file["actions"] = np.zeros(20, int)
+        file["rewards"] = np.zeros(20)
         file["terminals"] = np.arange(20) % 5 == 4
     loaded = catalog.load(str(tmp_path / "nested.h5"))
     assert set(loaded.dataset.observation) == {"a", "b"}
@@ -327,7 +334,9 @@ from offline_mbrl.data.catalog import load as catalog
 start = time.process_time()
 catalog.load("local/catch-episodes40")
 print(time.process_time() - start)
-heavy = {"tensorflow", "tensorflow_datasets", "rlds", "bsuite", "torch", "h5py", "minari", "array_record"}
+heavy = {
+    "tensorflow", "tensorflow_datasets", "rlds", "bsuite", "torch", "h5py", "minari", "array_record"
+}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
 

@@ -106,12 +106,12 @@ def test_hdf5_with_next_observations_keeps_every_step(tmp_path):
 
 def test_hdf5_is_read_in_pieces_of_whole_episodes(tmp_path, monkeypatch):
     write_hdf5(tmp_path / "data.hdf5")
-    whole = stored(hdf5.hdf5_source(tmp_path / "data.hdf5"), tmp_path / "whole")
+    single_batch = stored(hdf5.hdf5_source(tmp_path / "data.hdf5"), tmp_path / "whole")
     monkeypatch.setattr(ingest, "BATCH_RECORDS", 2)
     pieces = list(hdf5.hdf5_source(tmp_path / "data.hdf5").batches)
     assert [batch.records["observation"][0, 0] for batch in pieces] == [0, 3, 6]
     cut = stored(hdf5.hdf5_source(tmp_path / "data.hdf5"), tmp_path / "pieces")
-    assert cut.manifest["fingerprint"] == whole.manifest["fingerprint"]
+    assert cut.manifest["fingerprint"] == single_batch.manifest["fingerprint"]
 
 
 def test_hdf5_with_nested_observations_discrete_actions_and_column_rewards(tmp_path):
@@ -138,7 +138,8 @@ def test_hdf5_with_nested_observations_discrete_actions_and_column_rewards(tmp_p
 def test_hdf5_attributes_give_the_bounds(tmp_path):
     write_hdf5(tmp_path / "data.hdf5")
     with h5py.File(tmp_path / "data.hdf5", "a") as file:
-        file.attrs["action_minimum"], file.attrs["action_maximum"] = -2.0, [2.0, 3.0]
+        file.attrs["action_minimum"] = -2.0
+        file.attrs["action_maximum"] = [2.0, 3.0]
     source = hdf5.hdf5_source(tmp_path / "data.hdf5")
     assert source.action == BoundedActions((-2.0, -2.0), (2.0, 3.0))
 
@@ -220,9 +221,12 @@ def minari_root(tmp_path, monkeypatch):
 def create(name="test/own-v0", *, nested=False, **facts):
     box = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float64)
     space = gymnasium.spaces.Dict({"b": box, "a": box}) if nested else box
-    about = ("algorithm_name", "author", "author_email", "code_permalink", "description")
-    one = lambda values: np.asarray(values, float)[:, None]  # noqa: E731
-    observation = (lambda values: {"a": one(values), "b": -one(values)}) if nested else one
+    attributes = ("algorithm_name", "author", "author_email", "code_permalink", "description")
+
+    def observation(values):
+        vector = np.asarray(values, float)[:, None]
+        return {"a": vector, "b": -vector} if nested else vector
+
     return minari.create_dataset_from_buffers(
         name,
         [
@@ -231,7 +235,7 @@ def create(name="test/own-v0", *, nested=False, **facts):
         ],
         observation_space=space,
         action_space=gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32),
-        **dict.fromkeys(about, "none"),
+        **dict.fromkeys(attributes, "none"),
         **facts,
     )
 

@@ -44,11 +44,11 @@ def test_eight_processes_that_ask_at_once_get_one_build(tmp_path):
     ]
     for worker in workers:
         worker.start()
-    found = [results.get(timeout=60) for _ in workers]
+    outcomes = [results.get(timeout=60) for _ in workers]
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 8
-    assert len(set(found)) == 1
+    assert len(set(outcomes)) == 1
     assert len((tmp_path / "log").read_text().split()) == 1
 
 

@@ -1,5 +1,4 @@
-"""What we write as RLDS comes back as it was, and damage to it is found. TensorFlow's part is in
-test_tfds.py."""
+"""RLDS datasets are read as they were written, and damage is detected; test_tfds.py has more."""
 
 import json
 import subprocess
@@ -207,7 +206,9 @@ import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 try:
-    rlds_writer.write_rlds(root / "full", written(episodes(500)), action=DiscreteActions(3), metadata={})
+    rlds_writer.write_rlds(
+        root / "full", written(episodes(500)), action=DiscreteActions(3), metadata={}
+    )
 except UsageError as error:
     print(error)
 """

@@ -1,5 +1,4 @@
-"""TFDS with TensorFlow: TFRecord datasets, the official builders' layouts, and other libraries
-reading what we wrote.
+"""TFDS with TensorFlow: TFRecord, the official builders' layouts, and other libraries as readers.
 
 TensorFlow takes seconds to import, so everything that needs it is here.
 """
@@ -27,8 +26,8 @@ def _root(tmp_path, monkeypatch):
     monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "data"))
 
 
-def stored(given, target):
-    ingest.ingest(given, target, name="test")
+def stored(source, target):
+    ingest.ingest(source, target, name="test")
     return store.open_store(target)
 
 

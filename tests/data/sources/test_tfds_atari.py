@@ -1,5 +1,4 @@
-"""The official Atari builders: checkpoints, the first episodes of each, clipped rewards, where
-discounts belong.
+"""The official Atari builders: checkpoints, percentages, clipped rewards, positions of discounts.
 
 Real data cannot be had here: TFDS's own builder reads a small dataset that is written in its
 layout.
@@ -148,10 +147,10 @@ def test_a_checkpoint_that_was_not_prepared_is_one_line():
 
 def test_a_single_split_gives_its_first_episodes():
     with tfds.testing.mock_data(num_examples=3, num_sub_examples=40):
-        whole = catalog.open_named("rlu_atari/Breakout_run_2")
-    assert whole.manifest["spec"]["frame_stack"] == 4
-    assert whole.manifest["spec"]["action"] == {"num_actions": 4}
-    assert whole.manifest["provenance"]["splits"] == ["train"]
+        complete = catalog.open_named("rlu_atari/Breakout_run_2")
+    assert complete.manifest["spec"]["frame_stack"] == 4
+    assert complete.manifest["spec"]["action"] == {"num_actions": 4}
+    assert complete.manifest["provenance"]["splits"] == ["train"]
     with tfds.testing.mock_data(num_examples=3, num_sub_examples=40):
         part = catalog.open_named("rlu_atari/Breakout_run_2-percent40")
     assert part.manifest["provenance"]["splits"] == ["train[:40%]"]
@@ -159,22 +158,26 @@ def test_a_single_split_gives_its_first_episodes():
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_the_builders_discounts_stand_where_ours_do(terminal):
-    """TFDS shifts the stored discounts of a terminated episode by one; the flags alone must say the
-    same."""
+    """TFDS shifts the stored discounts of a terminated episode by one step, as the flags do."""
     import tensorflow as tf
     from tensorflow_datasets.rl_unplugged import atari_utils
 
     discounts = [1.0, 1.0, 1.0, 0.0 if terminal else 1.0]
-    floats = lambda values: tf.train.Feature(float_list=tf.train.FloatList(value=values))  # noqa: E731
-    whole = lambda values: tf.train.Feature(int64_list=tf.train.Int64List(value=values))  # noqa: E731
+
+    def floats(values):
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+    def integers(values):
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
     example = tf.train.Example(
         features=tf.train.Features(
             feature={
-                "checkpoint_idx": whole([0]),
-                "episode_idx": whole([0]),
+                "checkpoint_idx": integers([0]),
+                "episode_idx": integers([0]),
                 "episode_return": floats([0.0]),
                 "clipped_episode_return": floats([0.0]),
-                "actions": whole([0, 1, 2, 3]),
+                "actions": integers([0, 1, 2, 3]),
                 "discounts": floats(discounts),
                 "observations": tf.train.Feature(
                     bytes_list=tf.train.BytesList(value=[b"0", b"1", b"2", b"3"])
@@ -206,7 +209,7 @@ def test_the_builders_discounts_stand_where_ours_do(terminal):
         (
             f"{NAME}-unclipped-percent10-checkpoints0-4",
             f"{NAME}-checkpoints0-4-percent10-unclipped",
-            Part((0, 4), 10, False),
+            Part(checkpoints=(0, 4), percent=10, clipped=False),
         ),
         (f"{NAME}-checkpoints49", f"{NAME}-checkpoints49-49", Part((49, 49))),
         ("rlu_atari/Pong_run_5-percent1", "rlu_atari/Pong_run_5-percent1", Part(percent=1)),

@@ -58,11 +58,11 @@ def test_every_row_of_a_split_is_found_in_the_source():
     }
     for split, chosen in (("train", ~held_out), ("validation", held_out)):
         expected = rows[chosen[of_episode]]
-        places = columns.locate(ends, split, range(len(expected)))
-        assert [place.row for place in places] == expected.tolist()
-        assert [place.episode for place in places] == of_episode[expected].tolist()
+        positions = columns.locate(ends, split, range(len(expected)))
+        assert [position.row for position in positions] == expected.tolist()
+        assert [position.episode for position in positions] == of_episode[expected].tolist()
         starts = (np.cumsum(lengths) - lengths)[of_episode[expected]]
-        assert [place.step for place in places] == (expected - starts).tolist()
+        assert [position.step for position in positions] == (expected - starts).tolist()
 
 
 def test_one_episode_of_twenty_is_held_out_and_two_suffice():
@@ -121,11 +121,11 @@ def test_fifty_random_bit_flips_are_all_found(small_chunks, built):
         file = files[rng.integers(len(files))]
         bit = int(rng.integers(8 * file.stat().st_size))
         flip_bit(file, bit)
-        with pytest.raises(UsageError, match=r"damaged|format") as found:
+        with pytest.raises(UsageError, match=r"damaged|format") as refused:
             read_everything(built)
-        assert file.stem in str(found.value)
+        assert file.stem in str(refused.value)
         dataset = "NAME" if file.stem == "manifest" else "test"
-        assert f"offline-mbrl data build {dataset} --force" in str(found.value)
+        assert f"offline-mbrl data build {dataset} --force" in str(refused.value)
         flip_bit(file, bit)
     read_everything(built)
 
@@ -206,7 +206,8 @@ def test_unsuitable_sources_are_refused_in_one_line(tmp_path, listed, message):
 
 
 def test_fields_that_change_between_batches_are_refused(tmp_path):
-    wide, more = broken(observation=np.zeros((4, 3))), broken(extra=np.zeros(4))
+    wide = broken(observation=np.zeros((4, 3)))
+    more = broken(extra=np.zeros(4))
     for pair in ((broken(), wide), (broken(), more), (more, broken())):
         batches = [ingest.Batch(records, np.array([4])) for records in pair]
         with pytest.raises(UsageError, match="changes on the way"):
