@@ -217,15 +217,24 @@ def _num_evaluations(
 ) -> int:
     """The evaluations that the stage's time allows for; prints what they cost."""
     run = recorded.run
-    asked = run.options.evaluations
-    ends = np.asarray(run.data.dataset.episode_end)
-    length = len(ends) / (1 + np.count_nonzero(ends[1:] != ends[:-1]))  # mean, of the data
+    requested = run.options.evaluations
     params = fitting.policy_params(recorded.stage.learner, progress.state, recorded.context)
-    each = player.seconds(params, run.options.episodes_during, length)
-    training = progress.seconds / progress.num_updates * recorded.stage.num_updates
-    allowed = playing.affordable(asked, each, training, run.options.evaluation_share)
-    run.console.print(playing.cost(asked, allowed, each))
+    length = _mean_episode_length(run)
+    evaluation_seconds = player.seconds(params, run.options.episodes_during, length)
+    training_seconds = progress.seconds / progress.num_updates * recorded.stage.num_updates
+    allowed = playing.affordable(
+        requested, evaluation_seconds, training_seconds, run.options.evaluation_share
+    )
+    run.console.print(playing.cost(requested, allowed, evaluation_seconds))
     return allowed
+
+
+def _mean_episode_length(run: FolderRun) -> float | None:
+    """Steps of the data's episodes; None where they stay on the disk."""
+    if stream.on_disk(run.data.dataset):
+        return None
+    ends = np.asarray(run.data.dataset.episode_end)
+    return len(ends) / (1 + np.count_nonzero(ends[1:] != ends[:-1]))
 
 
 def _due(recorded: RecordedStage, progress: fitting.Progress, count: int) -> bool:
