@@ -9,4 +9,10 @@ def setting(request):
     """Two hundred episodes: problem, target, trajectories, log ratios, exact values."""
     problem, batch = logged(known.tabular, num_episodes=200, terminal=request.param)
     params = problem.target_params[3]
-    return problem, params, batch, ratios_of(problem.policy)(params, batch), *exact(problem, params, batch)
+    return (
+        problem,
+        params,
+        batch,
+        ratios_of(problem.policy)(params, batch),
+        *exact(problem, params, batch),
+    )

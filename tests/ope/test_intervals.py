@@ -9,18 +9,27 @@ from offline_mbrl.ope import convergence, intervals
 from offline_mbrl.types import Estimate, UsageError
 
 FITS = Estimate(
-    value=jnp.array([1.0, 2.0, 3.0]), stderr=jnp.array([0.3, 0.4, 0.5]),
+    value=jnp.array([1.0, 2.0, 3.0]),
+    stderr=jnp.array([0.3, 0.4, 0.5]),
     per_episode=jnp.array([[0.0, 2.0], [1.0, 3.0], [2.0, 4.0]]),
-    diagnostics={"drift": jnp.array([0.1, 0.2, 0.6]), "updates_too_few": jnp.array([0.0, 1.0, 0.0])})  # fmt: skip
+    diagnostics={
+        "drift": jnp.array([0.1, 0.2, 0.6]),
+        "updates_too_few": jnp.array([0.0, 1.0, 0.0]),
+    },
+)
 
 
-STUDENT = 4.302653 / 1.959964  # 97.5 % of Student's t with two degrees of freedom, of three fits, over the normal's
+# 97.5 % of Student's t with two degrees of freedom, of three fits, over the normal's.
+STUDENT = 4.302653 / 1.959964
 
 
 def test_the_spread_over_resamples_stays_and_that_over_seeds_averages_out():
     within = (0.09 + 0.16 + 0.25) / 3
-    resampled, seeds = (intervals.combine(FITS, resampled=resampled) for resampled in (True, False))
-    np.testing.assert_allclose(resampled.stderr, np.sqrt(within + STUDENT**2 * (1 + 1 / 3)), rtol=1e-6)
+    resampled = intervals.combine(FITS, resampled=True)
+    seeds = intervals.combine(FITS, resampled=False)
+    np.testing.assert_allclose(
+        resampled.stderr, np.sqrt(within + STUDENT**2 * (1 + 1 / 3)), rtol=1e-6
+    )
     np.testing.assert_allclose(seeds.stderr, np.sqrt(within + STUDENT**2 / 3), rtol=1e-6)
     np.testing.assert_allclose([resampled.value, seeds.value], 2.0)
     np.testing.assert_allclose(seeds.per_episode, [1.0, 3.0])
@@ -28,9 +37,10 @@ def test_the_spread_over_resamples_stays_and_that_over_seeds_averages_out():
 
 
 def test_a_single_fit_is_refused():
-    for one in (jax.tree.map(lambda leaf: leaf[:1], FITS), jax.tree.map(lambda leaf: leaf[0], FITS)):
+    for rows in (slice(0, 1), 0):
+        single = jax.tree.map(lambda leaf, rows=rows: leaf[rows], FITS)
         with pytest.raises(UsageError, match="combine takes at least 2 fits"):
-            intervals.combine(one, resampled=True)
+            intervals.combine(single, resampled=True)
 
 
 @pytest.mark.parametrize("size", [2, 3, 4, 10])
@@ -39,24 +49,26 @@ def test_intervals_of_few_resamples_cover_like_those_of_many(size):
     generator = np.random.default_rng(0)
     fits = generator.normal(size=(4_000, 1)) + generator.normal(size=(4_000, size))
     zeros = jnp.zeros((4_000, size))
-    found = jax.vmap(lambda one: intervals.combine(one, resampled=True))(Estimate(jnp.asarray(fits), zeros, (), {}))
-    assert abs(np.mean(np.abs(found.value) < 1.96 * found.stderr) - 0.95) < 0.015
+    estimates = Estimate(jnp.asarray(fits), zeros, None, {})
+    combined = jax.vmap(lambda fits: intervals.combine(fits, resampled=True))(estimates)
+    covered = np.abs(combined.value) < 1.96 * combined.stderr
+    assert abs(np.mean(covered) - 0.95) < 0.015
 
 
 def test_a_flag_of_one_fit_is_a_flag_of_all_and_other_figures_are_means():
-    found = intervals.combine(FITS, resampled=True).diagnostics
-    np.testing.assert_allclose([found["updates_too_few"], found["drift"]], [1.0, 0.3], rtol=1e-6)
+    diagnostics = intervals.combine(FITS, resampled=True).diagnostics
+    assert diagnostics["updates_too_few"] == 1.0
+    np.testing.assert_allclose(diagnostics["drift"], 0.3, rtol=1e-6)
 
 
 def test_estimates_without_episodes_combine():
-    found = intervals.combine(FITS._replace(per_episode=()), resampled=True)
-    assert found.per_episode == ()
+    assert intervals.combine(FITS._replace(per_episode=None), resampled=True).per_episode is None
 
 
-def settle(figures, *, over, needed_updates):
+def settle(values, *, over, needed_updates):
     track = convergence.start()
-    for figure in figures:
-        track = convergence.follow(track, jnp.float32(figure), over=over)
+    for value in values:
+        track = convergence.follow(track, jnp.float32(value), over=over)
     return convergence.diagnostics(track, needed_updates=needed_updates, width=jnp.float32(10.0))
 
 

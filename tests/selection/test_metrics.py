@@ -34,7 +34,13 @@ def test_both_are_normalized_by_the_true_extremes_and_estimates_capped_above_onl
 def test_hand_computed_vectors(estimates, rho, error, regret_1, regret_2, raw, bias):
     found = metrics.score(TRUTH, estimates, ks=(1, 2), num_replicates=2).metrics
     assert list(found) == [
-        "rank_correlation", "absolute_error", "regret_at_1", "regret_at_2", "raw_absolute_error", "bias"]  # fmt: skip
+        "rank_correlation",
+        "absolute_error",
+        "regret_at_1",
+        "regret_at_2",
+        "raw_absolute_error",
+        "bias",
+    ]
     wanted = [rho, error, regret_1, regret_2, raw, bias]
     np.testing.assert_allclose([one.value for one in found.values()], wanted, atol=1e-12)
 
@@ -47,15 +53,21 @@ def test_rank_correlation_is_scipys_row_by_row():
 
 
 def test_regret_in_a_resample_is_relative_to_its_own_best():
-    np.testing.assert_allclose(metrics.regret_at_k(np.array([0.0, 0.5]), np.array([1.0, 0.0]), 1), 1.0)
-    np.testing.assert_allclose(metrics.regret_at_k(np.array([0.25, 0.5]), np.array([1.0, 0.0]), 1), 0.5)
+    np.testing.assert_allclose(
+        metrics.regret_at_k(np.array([0.0, 0.5]), np.array([1.0, 0.0]), 1), 1.0
+    )
+    np.testing.assert_allclose(
+        metrics.regret_at_k(np.array([0.25, 0.5]), np.array([1.0, 0.0]), 1), 0.5
+    )
 
 
 def test_regret_takes_the_worst_of_equal_estimates():
     assert value(np.zeros(5), "regret_at_1") == 1.0
     assert value(np.zeros(5), "regret_at_5") == 0.0
     assert value([0, 1, 1, 1, 1], "regret_at_1") == 0.75
-    assert value([9, 9, 0, 0, 0], "regret_at_1", truth=TRUTH[::-1]) == 0.25  # in whatever order they are listed
+    assert (
+        value([9, 9, 0, 0, 0], "regret_at_1", truth=TRUTH[::-1]) == 0.25
+    )  # in whatever order they are listed
 
 
 def test_missing_estimates_rank_last_and_are_counted():
@@ -66,7 +78,10 @@ def test_missing_estimates_rank_last_and_are_counted():
     np.testing.assert_allclose([found.metrics[f"regret_at_{k}"].value for k in (1, 4)], 0.25)
     assert found.metrics["absolute_error"].value == 0.0
     for bad in (np.inf, -np.inf):
-        assert value([10, 20, 30, 40, bad], "rank_correlation") == found.metrics["rank_correlation"].value
+        assert (
+            value([10, 20, 30, 40, bad], "rank_correlation")
+            == found.metrics["rank_correlation"].value
+        )
 
 
 def test_estimates_that_are_all_missing_have_no_score_but_the_worst_regret():
@@ -112,7 +127,9 @@ def test_bootstrap_is_over_policies_with_the_full_sets_normalization():
 
 
 def test_the_same_seed_draws_the_same_policies_for_every_estimator():
-    plain, shifted = (metrics.score(TRUTH, TRUTH + shift, seed=5).metrics["bias"] for shift in (1.0, 4.0))
+    plain, shifted = (
+        metrics.score(TRUTH, TRUTH + shift, seed=5).metrics["bias"] for shift in (1.0, 4.0)
+    )
     np.testing.assert_allclose(shifted.replicates - plain.replicates, 3.0)
     other = metrics.score(TRUTH, TRUTH[::-1], seed=6).metrics["bias"].replicates
     assert (other != metrics.score(TRUTH, TRUTH[::-1], seed=5).metrics["bias"].replicates).any()
@@ -120,8 +137,12 @@ def test_the_same_seed_draws_the_same_policies_for_every_estimator():
 
 def test_aggregation_is_the_mean_over_tasks_in_every_resample():
     generator = np.random.default_rng(2)
-    tasks = {name: metrics.score(TRUTH, TRUTH + 10 * generator.normal(size=5), seed=index, num_replicates=200)
-             for index, name in enumerate(("a", "b", "c"))}  # fmt: skip
+    tasks = {
+        name: metrics.score(
+            TRUTH, TRUTH + 10 * generator.normal(size=5), seed=index, num_replicates=200
+        )
+        for index, name in enumerate(("a", "b", "c"))
+    }
     found = metrics.aggregate(tasks)
     for name in ("absolute_error", "bias", "rank_correlation", "regret_at_1"):
         each = np.stack([task.metrics[name].replicates for task in tasks.values()])
@@ -129,10 +150,14 @@ def test_aggregation_is_the_mean_over_tasks_in_every_resample():
             means = np.nanmean(each, axis=0)
         np.testing.assert_allclose(found.metrics[name].mean, np.nanmean(means))
         np.testing.assert_allclose(found.metrics[name].std, np.nanstd(means))
-        np.testing.assert_allclose(found.metrics[name].value, np.mean([t.metrics[name].value for t in tasks.values()]))
+        np.testing.assert_allclose(
+            found.metrics[name].value, np.mean([t.metrics[name].value for t in tasks.values()])
+        )
     assert (found.num_policies, found.num_missing) == (15, 0)
     # independent tasks average out
-    assert found.metrics["absolute_error"].std < max(t.metrics["absolute_error"].std for t in tasks.values())
+    assert found.metrics["absolute_error"].std < max(
+        t.metrics["absolute_error"].std for t in tasks.values()
+    )
 
 
 def test_a_regret_over_more_policies_than_there_are_is_over_all():
@@ -154,7 +179,10 @@ def test_bad_input_is_refused_in_words(truth, estimates, message):
 
 
 def test_tasks_scored_differently_are_not_aggregated():
-    one, other = metrics.score(TRUTH, TRUTH, num_replicates=5), metrics.score(TRUTH, TRUTH, num_replicates=6)
+    one, other = (
+        metrics.score(TRUTH, TRUTH, num_replicates=5),
+        metrics.score(TRUTH, TRUTH, num_replicates=6),
+    )
     with pytest.raises(UsageError, match="not scored with the same"):
         metrics.aggregate({"a": one, "b": other})
     with pytest.raises(UsageError, match="no task"):

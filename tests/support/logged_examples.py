@@ -1,4 +1,4 @@
-"""Logged episodes of known problems, their ratios and exact values, which tests of whole episodes share."""
+"""Logged episodes of known problems, their ratios and exact values."""
 
 import functools
 
@@ -22,28 +22,38 @@ def logged(make, seed=0, **sizes):
 @functools.cache
 def ratios_of(policy):
     """(params, batch) -> log ratios against the logged density."""
-    return jax.jit(lambda params, batch: importance.log_ratios(
-        policy, params, batch, batch.extras["behavior_log_prob"]))  # fmt: skip
+
+    @jax.jit
+    def ratios(params, batch):
+        return importance.log_ratios(policy, params, batch, batch.extras["behavior_log_prob"])
+
+    return ratios
 
 
 def batch_of(reward, mask=None, discount=None):
-    """Trajectories of these rewards `[N, T]` and of nothing else."""
+    """Trajectories of these rewards `[N, T]` and nothing else."""
     reward = np.asarray(reward, np.float32)
-    mask, discount = (np.ones_like(reward) if of is None else np.asarray(of, np.float32) for of in (mask, discount))
-    observation = np.zeros((*np.add(reward.shape, (0, 1)), 1), np.float32)
-    return Trajectory(observation, np.zeros(reward.shape, np.int32), reward, discount, mask)
+    ones = np.ones_like(reward)
+    return Trajectory(
+        observation=np.zeros((*np.add(reward.shape, (0, 1)), 1), np.float32),
+        action=np.zeros(reward.shape, np.int32),
+        reward=reward,
+        discount=ones if discount is None else np.asarray(discount, np.float32),
+        mask=ones if mask is None else np.asarray(mask, np.float32),
+    )
 
 
 def exact(problem, params, batch):
     """Values with the steps left until the horizon; nothing is left there."""
     steps = problem.spec.horizon - np.arange(problem.spec.horizon + 1)
     before = batch.observation[:, :-1]
-    q, v = problem.q(params, before, batch.action, steps[:-1]), problem.v(params, batch.observation, steps)
+    q = problem.q(params, before, batch.action, steps[:-1])
+    v = problem.v(params, batch.observation, steps)
     return q.astype(np.float32), v.astype(np.float32)
 
 
 def wrong(q, v):
-    """Far from the truth, but `v` is still the policy's mean of `q`, and nothing is left at the horizon."""
+    """Far from the truth, but `v` is the policy's mean of `q`, and 0 is left at the horizon."""
     v = 0.6 * v + 0.5
     v[:, -1] = 0
     return 0.6 * q + 0.5, v
@@ -57,7 +67,9 @@ def split(tree, repeats):
 @jax.jit
 def robust(batch, log_ratios, q, v, gamma=0.9):
     """Both forms at once: they share what is compiled."""
-    return {name: estimate(batch, log_ratios, q, v, gamma=gamma) for name, estimate in FORMS.items()}
+    return {
+        name: estimate(batch, log_ratios, q, v, gamma=gamma) for name, estimate in FORMS.items()
+    }
 
 
 @functools.partial(jax.jit, static_argnames="lengths")

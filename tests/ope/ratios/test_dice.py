@@ -4,14 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from learned_examples import GAMMA, assert_finds_values, chain, single, statistics
+from learned_examples import (
+    GAMMA,
+    assert_finds_values,
+    chain,
+    context,
+    over_policies,
+    single,
+)
 
 from offline_mbrl.ope.ratios import dice
 from offline_mbrl.ope.ratios import shared as ratios
 
 SIZES = {
-    "hidden_layers": (32, 32), "batch_size": 128, "nu_learning_rate": 3e-3, "zeta_learning_rate": 3e-3,
-    "averaged_updates": 400}  # fmt: skip
+    "hidden_layers": (32, 32),
+    "batch_size": 128,
+    "nu_learning_rate": 3e-3,
+    "zeta_learning_rate": 3e-3,
+    "averaged_updates": 400,
+}
 TINY = {"hidden_layers": (8,), "batch_size": 16, "averaged_updates": 10}
 UPDATES = 4_000
 
@@ -25,24 +36,36 @@ def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal):
     problem = chain(terminal=terminal)
     settings = config(preset, **SIZES)
     learner, read_out = dice.make(settings, problem.spec, problem.policy)
-    policies, states, found = assert_finds_values(problem, (learner, read_out), num_updates=UPDATES)
-    np.testing.assert_allclose(found.diagnostics["mass"], 1.0, atol=0.03)
-    assert not np.any(found.diagnostics["low_support"])
-    ratio = jax.vmap(jax.vmap(dice.density_ratio(settings, problem.spec), (None, None, 0)), (None, 0, None))
+    made = (learner, read_out)
+    policies, states, run_context, estimates = assert_finds_values(
+        problem, made, num_updates=UPDATES
+    )
+    np.testing.assert_allclose(estimates.diagnostics["mass"], 1.0, atol=0.03)
+    assert not np.any(estimates.diagnostics["low_support"])
+    ratio = jax.vmap(
+        jax.vmap(dice.density_ratio(settings, problem.spec), (None, None, 0)), (None, 0, None)
+    )
     states_of_chain = jnp.eye(5)[: 4 if terminal else 5]
     by_network = jax.jit(jax.vmap(ratio, (0, None, None)))(
-        jax.vmap(learner.policy_params)(states), states_of_chain, jnp.arange(2))  # fmt: skip
+        over_policies(learner.policy_params)(states, run_context), states_of_chain, jnp.arange(2)
+    )
     by_network = by_network.reshape(2, len(policies), *by_network.shape[1:]).mean(axis=0)
-    by_table = np.array([problem.density_ratio(params) for params in policies])[:, : len(states_of_chain)]
+    by_table = np.array([problem.density_ratio(params) for params in policies])[
+        :, : len(states_of_chain)
+    ]
     assert np.sqrt(np.mean((by_network - by_table) ** 2)) < 0.15
     assert np.corrcoef(by_network.ravel(), by_table.ravel())[0, 1] > 0.9
 
 
 def test_the_residual_stops_at_a_terminal_and_not_at_a_time_limit():
-    one = lambda discount: dice.residual(  # noqa: E731
-        *jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.float32(discount), gamma=0.9, reward_coef=0.5)  # fmt: skip
-    np.testing.assert_allclose(one(1), 0.5 * 4 + 0.9 * 2 - 1 - 3, rtol=1e-5)
-    np.testing.assert_allclose(one(0), 0.5 * 4 - 1 - 3 / (1 - 0.9), rtol=1e-5)
+    def residual(discount):
+        nu, next_nu, lambda_, reward = jnp.array([1.0, 2.0, 3.0, 4.0])
+        return dice.residual(
+            nu, next_nu, lambda_, reward, jnp.float32(discount), gamma=0.9, reward_coef=0.5
+        )
+
+    np.testing.assert_allclose(residual(1), 0.5 * 4 + 0.9 * 2 - 1 - 3, rtol=1e-5)
+    np.testing.assert_allclose(residual(0), 0.5 * 4 - 1 - 3 / (1 - 0.9), rtol=1e-5)
 
 
 @pytest.mark.parametrize("geometric", [False, True])
@@ -51,17 +74,19 @@ def test_a_constant_reward_is_its_own_average_before_anything_is_learned(geometr
     dataset = problem.dataset._replace(reward=jnp.full_like(problem.dataset.reward, 3.0))
     settings = config("best_dice", geometric_sampling=geometric, **TINY)
     run = single(dice.make(settings, problem.spec, problem.policy), num_updates=5)
-    found = run(0, problem.behavior_params, dataset, statistics(dataset))
-    np.testing.assert_allclose(found.value, 3.0 / (1 - GAMMA), rtol=1e-4)
-    np.testing.assert_allclose(found.stderr, 0.0, atol=1e-3)
-    assert found.diagnostics["updates_too_few"] == 1
+    estimate = run(0, dataset, context(dataset, problem.behavior_params))
+    np.testing.assert_allclose(estimate.value, 3.0 / (1 - GAMMA), rtol=1e-4)
+    np.testing.assert_allclose(estimate.stderr, 0.0, atol=1e-3)
+    assert estimate.diagnostics["updates_too_few"] == 1
 
 
 def test_geometric_sampling_weighs_a_step_by_gamma_to_its_place():
     problem = chain(num_episodes=20)
     learner, _ = dice.make(config("best_dice", **TINY), problem.spec, problem.policy)
-    batch = learner.sample(problem.dataset, jax.random.key(0))
-    of_steps, of_starts = ratios.weights(jax.random.key(0), batch, gamma=0.5, geometric=True, bootstrap=False)
+    batch = learner.sample(problem.dataset, None, jax.random.key(0))
+    of_steps, of_starts = ratios.weights(
+        jax.random.key(0), batch, gamma=0.5, geometric=True, bootstrap=False
+    )
     np.testing.assert_allclose(of_steps, 0.5 ** np.asarray(batch.step), rtol=1e-6)
     np.testing.assert_allclose(of_starts, batch.initial_weight)
     plain, _ = ratios.weights(jax.random.key(0), batch, gamma=0.5, geometric=False, bootstrap=False)
@@ -71,31 +96,42 @@ def test_geometric_sampling_weighs_a_step_by_gamma_to_its_place():
 def test_the_players_move_against_each_other():
     problem = chain(num_episodes=20)
     learner, _ = dice.make(config("dual_dice", **TINY), problem.spec, problem.policy)
-    batch = learner.sample(problem.dataset, jax.random.key(0))
-    state = learner.init(jax.random.key(1), batch, statistics(problem.dataset), {"target": problem.behavior_params})
+    batch = learner.sample(problem.dataset, None, jax.random.key(0))
+    run_context = context(problem.dataset, problem.behavior_params)
+    state = learner.init(jax.random.key(1), batch, run_context)
     step = jax.jit(learner.step)
-    after, first = step(state, batch, jax.random.key(2))
+    after, first = step(state, run_context, batch, jax.random.key(2))
 
     def lagrangian(**params):
         changed = state._replace(params={**state.params, **params})
-        return step(changed, batch, jax.random.key(2))[1]["loss/lagrangian"]
+        return step(changed, run_context, batch, jax.random.key(2))[1]["loss/lagrangian"]
 
-    assert lagrangian(nu=after.params["nu"]) < first["loss/lagrangian"] < lagrangian(zeta=after.params["zeta"])
+    assert (
+        lagrangian(nu=after.params["nu"])
+        < first["loss/lagrangian"]
+        < lagrangian(zeta=after.params["zeta"])
+    )
 
 
 def test_a_few_large_ratios_are_low_support():
-    problem, size = chain(num_episodes=20), 200
-    learner, _ = dice.make(config("best_dice", **{**TINY, "batch_size": size}), problem.spec, problem.policy)
-    transitions = learner.sample(problem.dataset, jax.random.key(0)).transition
-    settings = {"gamma": GAMMA, "normalize": True, "over": 10.0}
+    problem = chain(num_episodes=20)
+    size = 200
+    learner, _ = dice.make(
+        config("best_dice", **{**TINY, "batch_size": size}), problem.spec, problem.policy
+    )
+    transitions = learner.sample(problem.dataset, None, jax.random.key(0)).transition
+    averaging = ratios.Averaging(gamma=GAMMA, normalize=True, over=10.0)
 
     def diagnostics(ratio):
         moments = ratios.start(jnp.float32(1_000))
-        moments = ratios.follow(moments, ratio, transitions, jnp.ones(size), **settings)
-        return ratios.read_out(moments, width=jnp.float32(5.0), **settings).diagnostics
+        moments = ratios.follow(moments, ratio, transitions, jnp.ones(size), averaging)
+        return ratios.read_out(moments, averaging, width=jnp.float32(5.0)).diagnostics
 
-    even, one = diagnostics(jnp.ones(size)), diagnostics(jnp.full(size, 1e-4).at[0].set(float(size)))
-    np.testing.assert_allclose([even["effective_transitions"], one["largest_weight"]], [1_000, size], rtol=1e-5)
-    np.testing.assert_allclose(one["effective_transitions"], 1_000 / size, rtol=0.01)
+    even = diagnostics(jnp.ones(size))
+    single_large = diagnostics(jnp.full(size, 1e-4).at[0].set(float(size)))
+    np.testing.assert_allclose(
+        [even["effective_transitions"], single_large["largest_weight"]], [1_000, size], rtol=1e-5
+    )
+    np.testing.assert_allclose(single_large["effective_transitions"], 1_000 / size, rtol=0.01)
     assert even["low_support"] == 0
-    assert one["low_support"] == 1
+    assert single_large["low_support"] == 1

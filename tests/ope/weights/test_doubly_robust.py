@@ -16,8 +16,10 @@ from offline_mbrl.types import UsageError
 
 @jax.jit
 def of_many(batches, log_ratios, q, v):
-    return {name: jax.vmap(functools.partial(estimate, gamma=0.9))(batches, log_ratios, q, v)
-            for name, estimate in FORMS.items()}  # fmt: skip
+    return {
+        name: jax.vmap(functools.partial(estimate, gamma=0.9))(batches, log_ratios, q, v)
+        for name, estimate in FORMS.items()
+    }
 
 
 # --- identities ---
@@ -29,14 +31,17 @@ def test_exact_values_of_a_deterministic_problem_leave_no_variance_whatever_the_
     params = problem.target_params[3]
     q, v = exact(problem, params, batch)
     log_ratios = np.random.default_rng(0).normal(size=batch.reward.shape).astype(np.float32)
-    for estimate in (*robust(batch, log_ratios, q, v).values(), blended(batch, log_ratios, q, v, (0, 3, 10))):
+    for estimate in (
+        *robust(batch, log_ratios, q, v).values(),
+        blended(batch, log_ratios, q, v, (0, 3, 10)),
+    ):
         np.testing.assert_allclose(estimate.per_episode, v[:, 0], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(estimate.value, v[:, 0].mean(), rtol=1e-4)
         np.testing.assert_allclose(estimate.stderr, v[:, 0].std(ddof=1) / math.sqrt(200), rtol=0.02)
 
 
 def test_the_textbook_s_formula_written_out(setting):
-    """V = mean sum_t gamma^t (w_t (r_t - q_t) + w_{t-1} v_t), the last v weighted by the whole episode's w."""
+    """V = mean sum_t gamma^t (w_t (r_t - q_t) + w_{t-1} v_t), the last v by the episode's w."""
     _, _, batch, log_ratios, q, v = setting
     q, v = wrong(q, v)
     total = np.zeros(200)
@@ -55,7 +60,10 @@ def test_the_textbook_s_formula_written_out(setting):
 def test_without_values_they_are_per_decision_importance_sampling(setting):
     _, _, batch, log_ratios, q, v = setting
     found = robust(batch, log_ratios, 0 * q, 0 * v)
-    for name, plain in (("plain", importance.ordinary_per_decision), ("weighted", importance.weighted_per_decision)):
+    for name, plain in (
+        ("plain", importance.ordinary_per_decision),
+        ("weighted", importance.weighted_per_decision),
+    ):
         same = jax.jit(functools.partial(plain, gamma=0.9))(batch, log_ratios)
         np.testing.assert_allclose(found[name].value, same.value, rtol=1e-5)
         np.testing.assert_allclose(found[name].stderr, same.stderr, rtol=1e-4)
@@ -83,7 +91,9 @@ def test_good_values_shrink_the_standard_error(setting):
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_unbiased_over_ten_thousand_datasets_if_values_or_weights_are_right_and_biased_if_neither_is(terminal):
+def test_unbiased_over_ten_thousand_datasets_if_values_or_weights_are_right_and_biased_else(
+    terminal,
+):
     problem, batch = logged(known.tabular, num_episodes=50_000, horizon=6, terminal=terminal)
     params = problem.target_params[3]
     right, truth = ratios_of(problem.policy)(params, batch), problem.value(params)
@@ -91,7 +101,9 @@ def test_unbiased_over_ten_thousand_datasets_if_values_or_weights_are_right_and_
     inverse = -right  # a function of state and action, but not the ratio
 
     def errors(log_ratios, values):
-        found = np.asarray(of_many(*split((batch, log_ratios, *values), 10_000))["plain"].value, np.float64)
+        found = np.asarray(
+            of_many(*split((batch, log_ratios, *values), 10_000))["plain"].value, np.float64
+        )
         return abs(found.mean() - truth) / (found.std() / 100)
 
     assert errors(right, wrong(q, v)) < 3.5
@@ -121,11 +133,16 @@ def test_what_follows_a_true_terminal_is_worth_nothing():
     log_ratios, (q, v) = ratios_of(problem.policy)(params, batch), exact(problem, params, batch)
     arrived = batch.observation[:, :, 4] == 1
     assert arrived.any()
-    found = robust(batch, log_ratios, q, v), robust(batch, log_ratios, q, np.where(arrived, np.float32(50.0), v))
+    found = (
+        robust(batch, log_ratios, q, v),
+        robust(batch, log_ratios, q, np.where(arrived, np.float32(50.0), v)),
+    )
     for name in FORMS:
         np.testing.assert_array_equal(found[0][name].value, found[1][name].value)
     forgotten = batch._replace(discount=np.ones_like(batch.discount))
-    assert robust(forgotten, log_ratios, q, np.where(arrived, np.float32(50.0), v))["plain"].value > 5
+    assert (
+        robust(forgotten, log_ratios, q, np.where(arrived, np.float32(50.0), v))["plain"].value > 5
+    )
 
 
 def test_a_time_limit_is_no_terminal_and_stationary_values_go_on_past_it():
@@ -147,7 +164,10 @@ def test_a_time_limit_is_no_terminal_and_stationary_values_go_on_past_it():
 def test_a_thousand_steps_stay_finite(scale):
     rng = np.random.default_rng(0)
     _, batch = logged(known.tabular, num_episodes=40, horizon=1000)
-    q, v = rng.normal(size=(40, 1000)).astype(np.float32), rng.normal(size=(40, 1001)).astype(np.float32)
+    q, v = (
+        rng.normal(size=(40, 1000)).astype(np.float32),
+        rng.normal(size=(40, 1001)).astype(np.float32),
+    )
     log_ratios = scale * rng.normal(size=(40, 1000)).astype(np.float32)
     blend = blended(batch, log_ratios, q, v, (0, 10), 0.995)
     for estimate in (*robust(batch, log_ratios, q, v, 0.995).values(), blend):
@@ -162,14 +182,20 @@ def test_values_along_trajectories_are_those_of_each_observation_and_action():
     problem, batch = logged(known.tabular, num_episodes=200, terminal=True)
     params = problem.target_params[0]
     table = jnp.asarray(problem.q(params, np.eye(5)[:, None], np.arange(2)[None]))
-    q_value = lambda table, observation, action: (observation @ table)[action]  # noqa: E731
+
+    def q_value(table, observation, action):
+        return (observation @ table)[action]
 
     def state_value(table, observation, key):
         actions = jax.random.categorical(key, observation @ params["logits"], shape=(300,))
         return jnp.mean((observation @ table)[actions])
 
-    q, v = jax.jit(functools.partial(doubly_robust.along, q_value, state_value))(table, batch, jax.random.key(0))
-    np.testing.assert_allclose(q, problem.q(params, batch.observation[:, :-1], batch.action), rtol=1e-5)
+    q, v = jax.jit(functools.partial(doubly_robust.along, q_value, state_value))(
+        table, batch, jax.random.key(0)
+    )
+    np.testing.assert_allclose(
+        q, problem.q(params, batch.observation[:, :-1], batch.action), rtol=1e-5
+    )
     np.testing.assert_allclose(v, problem.v(params, batch.observation), atol=0.1)
     assert v.shape == (200, 11)
 

@@ -1,4 +1,4 @@
-"""Importance sampling: unbiased, consistent, covered by its intervals, finite, and alert where support is low."""
+"""Importance sampling: unbiased, consistent, covered by its intervals, finite, and alert."""
 
 import functools
 
@@ -9,15 +9,25 @@ import pytest
 from logged_examples import batch_of, logged, ratios_of
 
 from offline_mbrl.data import episodes
-from offline_mbrl.ope.weights import importance
+from offline_mbrl.ope.weights import diagnostics, importance
 from offline_mbrl.problems import known
 
-UNBIASED = {"ordinary": importance.ordinary, "ordinary_per_decision": importance.ordinary_per_decision}
-CONSISTENT = {"weighted": importance.weighted, "weighted_per_decision": importance.weighted_per_decision}
-TRUNCATED = functools.partial(importance.importance_sampling, weighting=importance.truncated(
-    importance.per_decision, most=2.0))  # fmt: skip
+UNBIASED = {
+    "ordinary": importance.ordinary,
+    "ordinary_per_decision": importance.ordinary_per_decision,
+}
+CONSISTENT = {
+    "weighted": importance.weighted,
+    "weighted_per_decision": importance.weighted_per_decision,
+}
+TRUNCATED = functools.partial(
+    importance.importance_sampling,
+    weighting=importance.truncated(importance.per_decision, most=2.0),
+)
 BIASED = {"clipped_per_decision": importance.clipped_per_decision, "truncated": TRUNCATED}
-DROPPING = functools.partial(importance.importance_sampling, normalizer=importance.self_normalized_alive)
+DROPPING = functools.partial(
+    importance.importance_sampling, normalizer=importance.self_normalized_alive
+)
 ALL = UNBIASED | CONSISTENT | BIASED
 
 
@@ -30,8 +40,10 @@ def estimates(batch, log_ratios, gamma=0.9):
 @jax.jit
 def of_many(batches, log_ratios):
     """Those with intervals, over a leading axis of datasets."""
-    return {name: jax.vmap(functools.partial(estimate, gamma=0.9))(batches, log_ratios)
-            for name, estimate in (UNBIASED | CONSISTENT).items()}  # fmt: skip
+    return {
+        name: jax.vmap(functools.partial(estimate, gamma=0.9))(batches, log_ratios)
+        for name, estimate in (UNBIASED | CONSISTENT).items()
+    }
 
 
 def many(make, repeats, **sizes):
@@ -58,7 +70,9 @@ def test_unnormalized_forms_are_unbiased_over_ten_thousand_datasets(terminal):
         values = np.asarray(found[name].value, np.float64)
         assert abs(values.mean() - problem.value(params)) < 3.5 * values.std() / 100, name
         behavior = problem.value(problem.behavior_params)
-        assert abs(behavior - problem.value(params)) > 20 * values.std() / 100  # the test could have failed
+        assert (
+            abs(behavior - problem.value(params)) > 20 * values.std() / 100
+        )  # the test could have failed
 
 
 @pytest.mark.parametrize("terminal", [False, True])
@@ -93,13 +107,19 @@ def test_the_behavior_policy_s_estimate_is_the_mean_return(make):
         np.testing.assert_allclose(estimate.per_episode, returns, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(estimate.stderr, returns.std(ddof=1) / np.sqrt(200), rtol=0.05)
         assert estimate.diagnostics["low_support"] == 0
-        np.testing.assert_allclose(estimate.diagnostics["effective_sample_size_min"], 200, rtol=1e-4)
+        np.testing.assert_allclose(
+            estimate.diagnostics["effective_sample_size_min"], 200, rtol=1e-4
+        )
 
 
 def test_the_reference_s_formula_written_out():
-    """Spec of the clipped, self-normalized per-decision form with the mask on the weights, episode by episode."""
+    """The clipped, self-normalized per-decision form with the mask on the weights, by episode."""
     rng = np.random.default_rng(0)
-    lengths, log_ratios, reward = rng.integers(3, 11, 200), rng.normal(size=(200, 10)) * 4, rng.normal(size=(200, 10))
+    lengths, log_ratios, reward = (
+        rng.integers(3, 11, 200),
+        rng.normal(size=(200, 10)) * 4,
+        rng.normal(size=(200, 10)),
+    )
     mask = (np.arange(10)[None] < lengths[:, None]).astype(np.float32)
     batch = batch_of(reward * mask, mask)
     total = 0.0
@@ -107,22 +127,36 @@ def test_the_reference_s_formula_written_out():
         cumulated = [np.clip(log_ratios[i, : step + 1], -6, 2).sum() for i in range(200)]
         rho = [np.exp(c - max(cumulated)) * mask[i, step] for i, c in enumerate(cumulated)]
         scale = sum(rho) / mask[:, step].sum()
-        total += sum(0.9**step * mask[i, step] * rho[i] / scale * reward[i, step] for i in range(200)) / 200
-    np.testing.assert_allclose(estimates(batch, log_ratios)["clipped_per_decision"].value, total, rtol=1e-4)
+        total += (
+            sum(0.9**step * mask[i, step] * rho[i] / scale * reward[i, step] for i in range(200))
+            / 200
+        )
+    np.testing.assert_allclose(
+        estimates(batch, log_ratios)["clipped_per_decision"].value, total, rtol=1e-4
+    )
 
 
 def test_weights_of_each_form_by_hand():
     log_ratios = np.log([[2.0, 3.0], [1.0, 0.5]])
     reward = [[1.0, 10.0], [2.0, 20.0]]
-    value = {name: estimate.value for name, estimate in estimates(batch_of(reward), log_ratios, 0.5).items()}
+    value = {
+        name: estimate.value
+        for name, estimate in estimates(batch_of(reward), log_ratios, 0.5).items()
+    }
     np.testing.assert_allclose(value["ordinary"], (6 * 6 + 0.5 * 12) / 2, rtol=1e-6)
     np.testing.assert_allclose(value["weighted"], (6 * 6 + 0.5 * 12) / 6.5, rtol=1e-6)
-    np.testing.assert_allclose(value["ordinary_per_decision"], (2 + 6 * 5 + 2 + 0.5 * 10) / 2, rtol=1e-6)
-    np.testing.assert_allclose(value["weighted_per_decision"], (2 + 2) / 3 + (6 * 5 + 0.5 * 10) / 6.5, rtol=1e-6)
+    np.testing.assert_allclose(
+        value["ordinary_per_decision"], (2 + 6 * 5 + 2 + 0.5 * 10) / 2, rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        value["weighted_per_decision"], (2 + 2) / 3 + (6 * 5 + 0.5 * 10) / 6.5, rtol=1e-6
+    )
 
 
 def test_truncated_weights_are_at_most_that_large():
-    weights = importance.truncated(importance.per_decision, most=2.0)(jnp.log(jnp.array([4.0, 0.25, 0.5])))
+    weights = importance.truncated(importance.per_decision, most=2.0)(
+        jnp.log(jnp.array([4.0, 0.25, 0.5]))
+    )
     np.testing.assert_allclose(jnp.exp(weights), [2.0, 1.0, 0.5], rtol=1e-6)
 
 
@@ -142,7 +176,9 @@ def test_the_influence_of_a_ratio_is_the_delta_method_s():
     log_ratios, reward = 0.3 * rng.normal(size=(200, 10)), rng.normal(size=(200, 10))
     estimate = estimates(batch_of(reward), log_ratios)["weighted"]
     weights = np.exp(log_ratios.sum(axis=1))
-    spread = weights / weights.mean() * ((reward * 0.9 ** np.arange(10)).sum(axis=1) - estimate.value)
+    spread = (
+        weights / weights.mean() * ((reward * 0.9 ** np.arange(10)).sum(axis=1) - estimate.value)
+    )
     np.testing.assert_allclose(estimate.stderr, np.sqrt((spread**2).sum() / (200 * 199)), rtol=1e-4)
 
 
@@ -172,7 +208,9 @@ def test_actions_that_the_data_never_hold_are_flagged_although_the_weights_are_e
         assert estimate.diagnostics["effective_sample_size"] > 199
         assert estimate.diagnostics["mean_weight"] < 0.7
         assert estimate.diagnostics["low_support"] == 1
-        assert abs(estimate.value - problem.value(params)) > 3 * estimate.stderr  # it is no use indeed
+        assert (
+            abs(estimate.value - problem.value(params)) > 3 * estimate.stderr
+        )  # it is no use indeed
 
 
 def test_clipping_and_truncation_do_not_hide_low_support():
@@ -182,11 +220,19 @@ def test_clipping_and_truncation_do_not_hide_low_support():
         assert found[name].diagnostics["low_support"] == 1
 
 
-@pytest.mark.parametrize(("log_weights", "size"), [
-    ([0.0] * 8, 8), ([0.0] + [-np.inf] * 7, 1), ([-np.inf] * 8, 0), ([900.0] * 4 + [-900.0] * 4, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("log_weights", "size"),
+    [
+        ([0.0] * 8, 8),
+        ([0.0] + [-np.inf] * 7, 1),
+        ([-np.inf] * 8, 0),
+        ([900.0] * 4 + [-900.0] * 4, 4),
+    ],
+)
 def test_effective_sample_size_of_known_weights(log_weights, size):
-    np.testing.assert_allclose(importance.effective_sample_size(jnp.array(log_weights)), size, rtol=1e-6)
+    np.testing.assert_allclose(
+        diagnostics.effective_sample_size(jnp.array(log_weights)), size, rtol=1e-6
+    )
 
 
 def test_diagnostics_of_two_weights_by_hand():
@@ -234,10 +280,13 @@ def test_padding_changes_nothing():
 
 
 def test_a_reward_is_weighted_with_its_own_action_s_ratio():
-    """Reward 1 for action 1 alone: taking that of the next step would pay it before its action is weighted."""
+    """Reward 1 for action 1 alone: that of the next step would be paid before its weight."""
     rng = np.random.default_rng(0)
     action, first = rng.integers(0, 2, (50_000, 6)), np.arange(6)[None] < 3
-    batch, log_ratios = batch_of(action * first), np.where(first, np.log(np.array([0.1, 0.9])[action] / 0.5), 0.0)
+    batch, log_ratios = (
+        batch_of(action * first),
+        np.where(first, np.log(np.array([0.1, 0.9])[action] / 0.5), 0.0),
+    )
     estimate = estimates(batch, log_ratios, 1.0)["ordinary_per_decision"]
     assert abs(estimate.value - 2.7) < 4 * estimate.stderr
     shifted = batch._replace(reward=np.roll(batch.reward, -1, axis=1))
@@ -248,13 +297,18 @@ def test_a_reward_is_weighted_with_its_own_action_s_ratio():
 def test_what_a_time_limit_cut_off_counts_as_nothing_and_is_told_where_a_true_end_is_not():
     mask, log_ratios = np.ones((40, 4), np.float32), np.zeros((40, 4), np.float32)
     mask[:10, 2:] = 0
-    of = {ended: batch_of(np.ones((40, 4)), mask, np.where(mask == 0, 1.0 - ended, 1.0)) for ended in (True, False)}
+    of = {
+        ended: batch_of(np.ones((40, 4)), mask, np.where(mask == 0, 1.0 - ended, 1.0))
+        for ended in (True, False)
+    }
     for ended, batch in of.items():
         for name, one in estimates(batch, log_ratios, 1.0).items():
             np.testing.assert_allclose(one.value, 0.75 * 4 + 0.25 * 2, err_msg=name)
             assert one.diagnostics["cut_fraction"] == (0.0 if ended else 0.25)
             assert one.diagnostics["low_support"] == (0.0 if ended else 1.0)
-    problem, batch = logged(known.tabular, num_episodes=200)  # whole episodes, which only the horizon ends
+    problem, batch = logged(
+        known.tabular, num_episodes=200
+    )  # whole episodes, which only the horizon ends
     found = estimates(batch, ratios_of(problem.policy)(problem.target_params[2], batch))
     assert all(one.diagnostics["cut_fraction"] == 0 for one in found.values())
 
@@ -266,5 +320,7 @@ def test_discounted_and_undiscounted_values_are_each_estimated_as_such():
     for gamma, truth, other in ((0.9, problem, undiscounted), (1.0, undiscounted, problem)):
         estimate = estimates(batch, log_ratios, gamma)["weighted_per_decision"]
         assert (
-            abs(estimate.value - truth.value(params)) < 3 * estimate.stderr < abs(estimate.value - other.value(params))
+            abs(estimate.value - truth.value(params))
+            < 3 * estimate.stderr
+            < abs(estimate.value - other.value(params))
         )

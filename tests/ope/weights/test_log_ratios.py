@@ -16,14 +16,18 @@ from offline_mbrl.types import Policy, UsageError
 
 @functools.partial(jax.jit, static_argnames="gamma")
 def estimates(batch, log_ratios, gamma=0.9):
-    return {"weighted_per_decision": importance.weighted_per_decision(batch, log_ratios, gamma=gamma)}
+    return {
+        "weighted_per_decision": importance.weighted_per_decision(batch, log_ratios, gamma=gamma)
+    }
 
 
 def test_log_ratios_are_differences_of_densities_and_zero_past_the_end():
     problem, batch = logged(known.tabular, num_episodes=200, terminal=True)
     params = problem.target_params[0]
     state, tables = batch.observation[:, :-1].argmax(axis=-1), (params, problem.behavior_params)
-    target, behavior = (scipy.special.log_softmax(table["logits"], axis=1)[state, batch.action] for table in tables)
+    target, behavior = (
+        scipy.special.log_softmax(table["logits"], axis=1)[state, batch.action] for table in tables
+    )
     log_ratios = ratios_of(problem.policy)(params, batch)
     np.testing.assert_allclose(log_ratios, batch.mask * (target - behavior), atol=1e-5)
     assert (np.asarray(log_ratios)[batch.mask == 0] == 0).all()
@@ -31,19 +35,31 @@ def test_log_ratios_are_differences_of_densities_and_zero_past_the_end():
 
 def test_a_cloned_behavior_takes_the_place_of_logged_densities():
     problem, batch = logged(known.linear_gaussian, num_episodes=200, horizon=10)
-    cloned = jax.jit(functools.partial(importance.log_probs, problem.policy))(problem.behavior_params, batch)
+    cloned = jax.jit(functools.partial(importance.log_probs, problem.policy))(
+        problem.behavior_params, batch
+    )
     np.testing.assert_allclose(cloned, batch.extras["behavior_log_prob"], atol=1e-4)
     params = problem.target_params[0]
-    np.testing.assert_allclose(importance.log_ratios(problem.policy, params, batch, cloned),
-                               ratios_of(problem.policy)(params, batch), atol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(
+        importance.log_ratios(problem.policy, params, batch, cloned),
+        ratios_of(problem.policy)(params, batch),
+        atol=1e-4,
+    )
 
 
 def test_many_policies_are_one_call():
     problem, batch = logged(known.tabular, num_episodes=200)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *problem.target_params)
-    log_ratios = jax.jit(jax.vmap(lambda params: importance.log_ratios(
-        problem.policy, params, batch, batch.extras["behavior_log_prob"])))(stacked)  # fmt: skip
-    together = jax.jit(jax.vmap(functools.partial(importance.weighted_per_decision, batch, gamma=0.9)))(log_ratios)
+    log_ratios = jax.jit(
+        jax.vmap(
+            lambda params: importance.log_ratios(
+                problem.policy, params, batch, batch.extras["behavior_log_prob"]
+            )
+        )
+    )(stacked)
+    together = jax.jit(
+        jax.vmap(functools.partial(importance.weighted_per_decision, batch, gamma=0.9))
+    )(log_ratios)
     apart = [estimates(batch, one)["weighted_per_decision"].value for one in log_ratios]
     np.testing.assert_allclose(together.value, apart, rtol=1e-5)
 
@@ -61,7 +77,9 @@ def test_undefined_log_ratios_are_refused_where_they_count(bad):
 
 def test_wrong_shapes_single_episodes_and_policies_without_a_density_are_refused():
     batch = batch_of(np.ones((3, 2)))
-    with pytest.raises(UsageError, match=r"log_ratios has shape \(3, 3\), but the trajectories' rewards \(3, 2\)"):
+    with pytest.raises(
+        UsageError, match=r"log_ratios has shape \(3, 3\), but the trajectories' rewards \(3, 2\)"
+    ):
         importance.weighted(batch, np.zeros((3, 3)), gamma=0.9)
     with pytest.raises(UsageError, match="at least 2 episodes, got 1"):
         importance.weighted(jax.tree.map(lambda leaf: leaf[:1], batch), np.zeros((1, 2)), gamma=0.9)
@@ -72,10 +90,19 @@ def test_wrong_shapes_single_episodes_and_policies_without_a_density_are_refused
         importance.log_ratios(problem.policy, problem.behavior_params, batch, np.zeros(3))
 
 
-@pytest.mark.parametrize(("log_prob", "message"), [
-    (lambda params, observation, action: action, r"log_prob has shape \(1,\) for one action.*sum it"),
-    (lambda params, observation, action: action @ jnp.ones(3), r"log_prob fails on one observation and action of"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("log_prob", "message"),
+    [
+        (
+            lambda params, observation, action: action,
+            r"log_prob has shape \(1,\) for one action.*sum it",
+        ),
+        (
+            lambda params, observation, action: action @ jnp.ones(3),
+            r"log_prob fails on one observation and action of",
+        ),
+    ],
+)
 def test_a_density_that_is_not_one_number_is_refused(log_prob, message):
     problem, batch = logged(known.linear_gaussian, num_episodes=20, horizon=10)
     with pytest.raises(UsageError, match=message):
@@ -85,8 +112,12 @@ def test_a_density_that_is_not_one_number_is_refused(log_prob, message):
 def test_a_trajectory_without_an_axis_of_episodes_is_refused():
     problem, batch = logged(known.tabular, num_episodes=200)
     one = jax.tree.map(lambda leaf: leaf[0], batch)
-    with pytest.raises(UsageError, match=r"several episodes \[N, T, \.\.\.\], but their rewards have shape \(10,\)"):
-        importance.log_ratios(problem.policy, problem.behavior_params, one, one.extras["behavior_log_prob"])
+    with pytest.raises(
+        UsageError, match=r"several episodes \[N, T, \.\.\.\], but their rewards have shape \(10,\)"
+    ):
+        importance.log_ratios(
+            problem.policy, problem.behavior_params, one, one.extras["behavior_log_prob"]
+        )
     with pytest.raises(UsageError, match="several episodes"):
         importance.weighted(one, np.zeros(10), gamma=0.9)
 

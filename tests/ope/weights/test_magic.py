@@ -1,4 +1,4 @@
-"""MAGIC: the blend has the least estimated error, of a family from the direct method to the weighted estimate."""
+"""MAGIC: the blend with the least estimated error, from the direct method to the weighted one."""
 
 import functools
 
@@ -7,21 +7,27 @@ import numpy as np
 import pytest
 from logged_examples import blended, exact, logged, ratios_of, robust, split, wrong
 
-from offline_mbrl.ope.weights import doubly_robust, importance, magic
+from offline_mbrl.ope.weights import diagnostics, doubly_robust, magic
 from offline_mbrl.problems import known
 from offline_mbrl.types import UsageError
 
 
-@pytest.mark.parametrize(("matrix", "shares"), [
-    (np.diag([1.0, 3.0]), [0.75, 0.25]),  # inversely to the variances
-    (np.array([[1.0, 2.0], [2.0, 9.0]]), [1.0, 0.0]),  # the second only adds
-    (np.array([[2.0, 1.0], [1.0, 2.0]]), [0.5, 0.5]),
-    (np.diag([0.0, 1.0, 2.0]), [1.0, 0.0, 0.0]),
-    (1e-12 * np.diag([1.0, 3.0]), [0.75, 0.25]),
-    (1e20 * np.diag([1.0, 3.0]), [0.75, 0.25]),
-    (np.array([[np.inf, np.inf, np.nan], [np.inf, 1.0, 0.0], [np.nan, 0.0, 3.0]]), [0.0, 0.75, 0.25]),
-    (np.full((2, 2), np.nan), [np.nan, np.nan]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("matrix", "shares"),
+    [
+        (np.diag([1.0, 3.0]), [0.75, 0.25]),  # inversely to the variances
+        (np.array([[1.0, 2.0], [2.0, 9.0]]), [1.0, 0.0]),  # the second only adds
+        (np.array([[2.0, 1.0], [1.0, 2.0]]), [0.5, 0.5]),
+        (np.diag([0.0, 1.0, 2.0]), [1.0, 0.0, 0.0]),
+        (1e-12 * np.diag([1.0, 3.0]), [0.75, 0.25]),
+        (1e20 * np.diag([1.0, 3.0]), [0.75, 0.25]),
+        (
+            np.array([[np.inf, np.inf, np.nan], [np.inf, 1.0, 0.0], [np.nan, 0.0, 3.0]]),
+            [0.0, 0.75, 0.25],
+        ),
+        (np.full((2, 2), np.nan), [np.nan, np.nan]),
+    ],
+)
 def test_the_blend_minimizes_the_squared_error(matrix, shares):
     np.testing.assert_allclose(magic.blend(matrix), shares, atol=1e-6)
 
@@ -40,13 +46,21 @@ def test_the_blend_is_no_worse_than_any_other_share():
 def test_partial_estimates_reach_from_the_direct_method_to_the_weighted_estimate(setting):
     _, _, batch, log_ratios, q, v = setting
     q, v = wrong(q, v)
-    parts = jax.jit(functools.partial(magic.partial_estimates, gamma=0.9, lengths=[0, 1, 10]))(batch, log_ratios, q, v)
+    parts = jax.jit(functools.partial(magic.partial_estimates, gamma=0.9, lengths=[0, 1, 10]))(
+        batch, log_ratios, q, v
+    )
     estimate = robust(batch, log_ratios, q, v)["weighted"]
     np.testing.assert_allclose(parts.value[0], v[:, 0].mean(), rtol=1e-5)
     np.testing.assert_allclose(parts.value[2], estimate.value, rtol=1e-5)
-    np.testing.assert_allclose(importance.standard_error(parts.influence[2]), estimate.stderr, rtol=1e-3)
+    np.testing.assert_allclose(
+        diagnostics.standard_error(parts.influence[2]), estimate.stderr, rtol=1e-3
+    )
     weights = np.exp(log_ratios[:, 0])
-    first = weights / weights.mean() * (batch.reward[:, 0] + 0.9 * batch.discount[:, 0] * v[:, 1] - q[:, 0])
+    first = (
+        weights
+        / weights.mean()
+        * (batch.reward[:, 0] + 0.9 * batch.discount[:, 0] * v[:, 1] - q[:, 0])
+    )
     np.testing.assert_allclose(parts.value[1], (v[:, 0] + first).mean(), rtol=1e-4)
 
 
@@ -54,7 +68,9 @@ def test_the_blend_takes_exact_values_and_leaves_wrong_ones():
     problem, batch = logged(known.tabular, num_episodes=50_000, horizon=6)
     params = problem.target_params[3]
     log_ratios, values = ratios_of(problem.policy)(params, batch), exact(problem, params, batch)
-    with_exact, with_wrong = (blended(batch, log_ratios, *of, (0, 1, 3, 6)) for of in (values, wrong(*values)))
+    with_exact, with_wrong = (
+        blended(batch, log_ratios, *of, (0, 1, 3, 6)) for of in (values, wrong(*values))
+    )
     assert with_exact.diagnostics["direct_share"] > 0.5
     assert with_wrong.diagnostics["direct_share"] < 0.01
     for estimate in (with_exact, with_wrong):
@@ -83,8 +99,12 @@ def test_the_blend_s_intervals_cover_the_truth_or_support_is_flagged_and_many_ar
         estimate = many(*data)
         covered = np.abs(estimate.value - problem.value(params)) < 1.96 * estimate.stderr
         assert np.mean(covered | (estimate.diagnostics["low_support"] == 1)) >= 0.9
-        last = jax.jit(jax.vmap(functools.partial(doubly_robust.weighted_doubly_robust, gamma=0.9)))(*data)
-        assert np.all(estimate.stderr >= 0.999 * last.stderr)  # which knows how fitted values would err
+        last = jax.jit(
+            jax.vmap(functools.partial(doubly_robust.weighted_doubly_robust, gamma=0.9))
+        )(*data)
+        assert np.all(
+            estimate.stderr >= 0.999 * last.stderr
+        )  # which knows how fitted values would err
     alone = blended(*jax.tree.map(lambda leaf: leaf[7], data), (0, 2, 8))
     np.testing.assert_allclose(estimate.value[7], alone.value, rtol=1e-4)
 
@@ -92,7 +112,9 @@ def test_the_blend_s_intervals_cover_the_truth_or_support_is_flagged_and_many_ar
 def test_lengths_beyond_the_trajectories_are_refused_and_defaults_span_them():
     _, batch = logged(known.tabular, num_episodes=200)
     zeros = np.zeros((200, 11), np.float32)
-    with pytest.raises(UsageError, match=r"lengths must be in 0 \.\. 10, the trajectories' steps, got \[0, 11\]"):
+    with pytest.raises(
+        UsageError, match=r"lengths must be in 0 \.\. 10, the trajectories' steps, got \[0, 11\]"
+    ):
         magic.magic(batch, zeros[:, 1:], zeros[:, 1:], zeros, gamma=0.9, lengths=[0, 11])
     assert magic._lengths(None, 1000)[:3] == [0, 1, 2]
     assert magic._lengths(None, 1000)[-1] == 1000
