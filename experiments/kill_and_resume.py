@@ -1,21 +1,23 @@
-"""Kills `offline-mbrl train` at random moments and checks that the run goes on as if nothing had happened.
+"""Kills `offline-mbrl train` at random moments and checks that the run ends as if undisturbed.
 
     python experiments/kill_and_resume.py --kills 20
 
-One run goes through undisturbed. Then, for each kill, the same command starts in a new folder, is killed by SIGKILL at
-a moment drawn uniformly over the whole duration (start-up, training, evaluation and report included), and is repeated
-until it ends. With `--kills-per-run 3` it is killed three times before it may end. Compared with the undisturbed run:
+One run goes through undisturbed. Then, for each kill, the same command starts in a new folder, is
+killed by SIGKILL at a moment drawn uniformly over the whole duration (start-up, training,
+evaluation and report included), and is repeated until it ends. With `--kills-per-run 3` it is
+killed three times before it may end. Compared with the undisturbed run:
 
 * the sha256 of the final checkpoint's state: parameters, optimizer, step;
 * the rows of metrics.jsonl, one by one and with every figure: none twice, none missing;
 * the scores in evaluation.json, and the exported policy's arrays.
 
-Prints a table; the exit code is 1 if anything differs. With `--generate` the dataset is generated anew within each
-run, so that kills hit that as well.
+Prints a table; the exit code is 1 if anything differs. With `--generate` the dataset is generated
+anew within each run, so that kills hit that as well.
 """
 
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -62,41 +64,58 @@ def main(options: Options) -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="kill_and_resume-"))
     run(options, folder / "warm-up")  # builds the dataset and fills the compilation cache
     seconds = run(options, folder / "undisturbed")
-    wanted = read(folder / "undisturbed")
-    console.print(f"undisturbed: {seconds:.1f} s, {len(wanted.rows)} rows, state {wanted.state[:16]}")
-    rng, table, differing = random.Random(options.seed), Table("kill", "after s", "during", "state", "differs in"), 0
+    expected = read(folder / "undisturbed")
+    console.print(
+        f"undisturbed: {seconds:.1f} s, {len(expected.rows)} rows, state {expected.state[:16]}"
+    )
+    rng = random.Random(options.seed)
+    table = Table("kill", "after s", "during", "state", "differs in")
+    num_different = 0
     for number in range(options.kills):
         moments = [rng.uniform(0, seconds) for _ in range(options.kills_per_run)]
         place = folder / f"killed-{number}"
-        found = [kill(options, place, moment) for moment in moments]
+        phases = ", ".join(kill(options, place, moment) for moment in moments)
         run(options, place)
         outcome = read(place)
-        wrong = [name for name, a, b in zip(Outcome._fields, outcome, wanted, strict=True) if a != b]
-        differing += bool(wrong)
-        cells = [" ".join(f"{moment:.1f}" for moment in moments), ", ".join(found), outcome.state[:16]]
-        table.add_row(str(number), *cells, ", ".join(wrong) or "nothing")
-        console.print(f"kill {number}: after {cells[0]} s, during {cells[1]}: {'DIFFERS' if wrong else 'same'}")
+        different = [
+            name for name in Outcome._fields if getattr(outcome, name) != getattr(expected, name)
+        ]
+        num_different += bool(different)
+        after = " ".join(f"{moment:.1f}" for moment in moments)
+        words = ", ".join(different) or "nothing"
+        table.add_row(str(number), after, phases, outcome.state[:16], words)
+        verdict = "DIFFERS" if different else "same"
+        console.print(f"kill {number}: after {after} s, during {phases}: {verdict}")
         shutil.rmtree(place)
     console.print(table)
-    console.print(f"{options.kills - differing} of {options.kills} runs equal the undisturbed one")
+    same = options.kills - num_different
+    console.print(f"{same} of {options.kills} runs equal the undisturbed one")
     if options.folder is None:
         shutil.rmtree(folder)
-    return 1 if differing else 0
+    return 1 if num_different else 0
 
 
 def start(options: Options, folder: Path) -> subprocess.Popen:
     """The command under test; its own process, so that nothing of this one survives in it."""
-    command = [
-        sys.executable, "-m", "offline_mbrl.cli", "train", options.algorithm, "--dataset", options.dataset, "--plain",
-        "--run-dir", str(folder), "--block-updates", str(options.block_updates), "--episodes", "100", "--seeds", "2",
-        "--checkpoint-seconds", str(options.checkpoint_seconds), "--config.num-updates", str(options.num_updates),
-        "--config.batch-size", "16",
-    ]  # fmt: skip
-    environment = {"OFFLINE_MBRL_DATA": str(folder) + "-data"} if options.generate else {}
+    flags = {
+        "--dataset": options.dataset,
+        "--run-dir": folder,
+        "--block-updates": options.block_updates,
+        "--episodes": 100,
+        "--seeds": 2,
+        "--checkpoint-seconds": options.checkpoint_seconds,
+        "--config.num-updates": options.num_updates,
+        "--config.batch-size": 16,
+    }
+    command = [sys.executable, "-m", "offline_mbrl.cli", "train", options.algorithm, "--plain"]
+    for flag, value in flags.items():
+        command += [flag, str(value)]
+    environment = dict(os.environ)
+    if options.generate:
+        environment["OFFLINE_MBRL_DATA"] = f"{folder}-data"
     return subprocess.Popen(
-        ["env", *(f"{name}={value}" for name, value in environment.items()), *command],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def run(options: Options, folder: Path) -> float:
@@ -110,20 +129,28 @@ def run(options: Options, folder: Path) -> float:
 
 
 def kill(options: Options, folder: Path, seconds: float) -> str:
-    """Starts the command and kills it; what it was doing, as far as its folder tells."""
+    """Starts the command and kills it; its phase, as far as its folder tells."""
     process = start(options, folder)
     try:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
     process.communicate()
-    for file, phase in (
-        ("report.md", "exit"), ("evaluation.json", "report"), ("metrics.jsonl", "training"), ("run.json", "compilation")
-    ):  # fmt: skip
-        if (folder / file).exists():
-            done = last_step(folder) if phase == "training" else 0
-            return "evaluation" if done >= options.num_updates else f"update {done}" if done else phase
-    return "start-up"
+    return phase(options, folder)
+
+
+def phase(options: Options, folder: Path) -> str:
+    """How far a killed run had come."""
+    if (folder / "report.md").exists():
+        return "exit"
+    if (folder / "evaluation.json").exists():
+        return "report"
+    if not (folder / "metrics.jsonl").exists():
+        return "compilation" if (folder / "run.json").exists() else "start-up"
+    step = last_step(folder)
+    if step >= options.num_updates:
+        return "evaluation"
+    return f"update {step}" if step else "training"
 
 
 def last_step(folder: Path) -> int:
@@ -133,27 +160,26 @@ def last_step(folder: Path) -> int:
 
 
 def read(folder: Path) -> Outcome:
-    """What a finished run left behind."""
+    """The files of a finished run."""
     newest = max((folder / "checkpoints" / "train").glob("[0-9]*"))
-    state = hashlib.sha256()  # as offline_mbrl.training.checkpoint.sha256 has it, of the restored state
+    state = hashlib.sha256()  # as offline_mbrl.training.checkpoint.sha256, of the restored state
     for leaf in json.loads((newest / "manifest.json").read_text())["leaves"]:
         state.update(json.dumps(leaf).encode())
     scores = json.dumps(json.loads((folder / "evaluation.json").read_text())["evaluation"])
     rows = (folder / "metrics.jsonl").read_text().splitlines()
-    assert_valid(rows)
+    require_valid(rows)
     policy = hashlib.sha256((folder / "policy" / "params.npz").read_bytes()).hexdigest()
-    return Outcome(state.hexdigest(), tuple(rows), scores, policy)
+    return Outcome(state=state.hexdigest(), rows=tuple(rows), scores=scores, policy=policy)
 
 
-def assert_valid(rows: list[str]) -> None:
-    """Every row is JSON, and of each (stage, step, seed) there is one."""
+def require_valid(rows: list[str]) -> None:
+    """Every row is JSON, and there is a single row for each (stage, step, seed)."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is not JSON")
 
-    keys = [
-        (row["stage"], row["step"], row["seed"]) for row in (json.loads(row, parse_constant=refuse) for row in rows)
-    ]
+    parsed = [json.loads(row, parse_constant=refuse) for row in rows]
+    keys = [(row["stage"], row["step"], row["seed"]) for row in parsed]
     if len(keys) != len(set(keys)):
         sys.exit("a row is there twice")
 

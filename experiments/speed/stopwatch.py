@@ -1,8 +1,9 @@
-"""CPU seconds and floating point operations of compiled programs: what the scripts beside this file measure with."""
+"""CPU seconds and floating point operations of compiled programs, for the scripts beside this."""
 
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from offline_mbrl.types import Array, Context, Learner, PyTree
 
 
 def one_core(core: int | None) -> int:
-    """Keeps this process on one core, by default its first; call it before the first computation."""
+    """Keeps this process on one core, by default its first; call it before any computation."""
     core = min(os.sched_getaffinity(0)) if core is None else core
     os.sched_setaffinity(0, {core})  # JAX starts its threads with its first computation
     return core
@@ -59,23 +60,35 @@ def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> 
 
 
 def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[float, float]:
-    """(CPU seconds of one call inside a compiled loop, its FLOPs). Each turn depends on the one before it."""
-    flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
-    floats = lambda tree: [
-        leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]  # noqa: E731
+    """CPU seconds of one call inside a compiled loop, and its FLOPs.
 
-    def loop(arguments, num_turns):
-        def turn(_, carry):
-            shifted = jax.tree.map(
-                lambda leaf: leaf + carry.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-                arguments)  # fmt: skip
-            return 1e-30 * sum(jnp.sum(leaf) for leaf in floats(program(*shifted)))
+    Each turn depends on the one before it.
+
+    Args:
+      program: pure.
+      *arguments: of the program.
+      seconds: of one measurement, about.
+    """
+    flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
+
+    def is_floating(leaf: Array) -> bool:
+        return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    def loop(arguments: PyTree, num_turns: Array) -> Array:
+        def turn(_: Array, carry: Array) -> Array:
+            def shift(leaf: Array) -> Array:
+                return leaf + carry.astype(leaf.dtype) if is_floating(leaf) else leaf
+
+            outputs = jax.tree.leaves(program(*jax.tree.map(shift, arguments)))
+            return 1e-30 * sum(jnp.sum(leaf) for leaf in outputs if is_floating(leaf))
 
         return jax.lax.fori_loop(0, num_turns, turn, jnp.zeros(()))
 
     compiled = jax.jit(loop).lower(arguments, np.int32(1)).compile()
-    run = lambda turns: jax.block_until_ready(compiled(arguments, np.int32(turns)))  # noqa: E731
+
+    def run(turns: int) -> None:
+        jax.block_until_ready(compiled(arguments, np.int32(turns)))
+
     turns = calibrate(run, seconds)
     return min(cpu_seconds(run, turns) for _ in range(3)) / turns, flops
 
@@ -85,8 +98,28 @@ def matrix_product_peak(size: int = 1024) -> float:
     matrix = jnp.ones((size, size))
     product = jax.jit(jnp.dot)
     product(matrix, matrix).block_until_ready()
-    run = lambda turns: [product(matrix, matrix).block_until_ready() for _ in range(turns)]  # noqa: E731
+
+    def run(turns: int) -> None:
+        for _ in range(turns):
+            product(matrix, matrix).block_until_ready()
+
     return 10 * 2 * size**3 / min(cpu_seconds(run, 10) for _ in range(5))
+
+
+def in_turn(runs: Sequence[Callable[[int], Any]], seconds: float, rounds: int) -> list[float]:
+    """CPU seconds of one turn of each program, medians of measurements in turn.
+
+    Args:
+      runs: (turns) -> runs a program that often.
+      seconds: of one measurement, about.
+      rounds: measurements of each.
+    """
+    turns = [calibrate(run, seconds) for run in runs]
+    table = [
+        [cpu_seconds(run, count) / count for run, count in zip(runs, turns, strict=True)]
+        for _ in range(rounds)
+    ]
+    return [statistics.median(column) for column in zip(*table, strict=True)]
 
 
 def cpu_seconds(run: Callable[[int], Any], count: int) -> float:
