@@ -1,7 +1,8 @@
-"""`offline-mbrl data list|info|build|audit`: what datasets there are, what is in them, and what is wrong with them."""
+"""`offline-mbrl data list|info|build|audit`: datasets, their contents, and their faults."""
 
 import dataclasses
 import difflib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,13 @@ from offline_mbrl.data.store import write as columns
 from offline_mbrl.types import UsageError
 
 PROG = "offline-mbrl data"
+LIST_NOTE = (
+    "local/ datasets are generated here, the others are official and fetched by TFDS (every name: "
+    "--all). Variants: local/catch-noise0.1-fraction10-episodes200-seed1, "
+    "local/atari/Pong-steps30000-seed1 (any game), local/control/cheetah_run-episodes30-seed1, "
+    "rlu_atari_checkpoints_ordered/Pong_run_1-checkpoints0-4-percent10-unclipped. Your own: an "
+    "RLDS or Minari directory, a D4RL-style .hdf5 file, minari:<id>."
+)
 Name = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
 
 
@@ -35,7 +43,8 @@ class List:
 class Info:
     """Counts, spec, origin and fingerprint of a dataset; builds it if it is absent."""
 
-    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    name: Name
     verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
     json: bool = False  # the manifest as JSON
 
@@ -44,10 +53,13 @@ class Info:
 class Build:
     """Makes a dataset's column store; `local/` datasets are generated first."""
 
-    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
-    noise: float | None = None  # local/: probability that the environment replaces an action by a uniform one
+    # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    name: Name
+    # local/: probability that the environment replaces an action by a uniform one
+    noise: float | None = None
     episodes: int | None = None  # local/: episodes of the behavior's run
-    fraction: int | None = None  # local/: percent of those episodes that are kept, spread over the whole run
+    # local/: percent of those episodes that are kept, spread over the whole run
+    fraction: int | None = None
     seed: int | None = None  # local/: fixes everything
     steps: int | None = None  # local/atari/: agent steps in all
     force: bool = False  # make it anew even if it is there
@@ -55,16 +67,21 @@ class Build:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """What is wrong with a dataset. The exit code is 1 when there are errors; warnings are for you to judge."""
+    """Faults of a dataset. The exit code is 1 where there are errors, not for warnings alone."""
 
-    name: Name  # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
+    name: Name
     verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
 
 
 def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
-    commands = {"list": (List, run_list), "info": (Info, run_info), "build": (Build, run_build),
-                "audit": (Audit, run_audit)}  # fmt: skip
+    commands = {
+        "list": (List, run_list),
+        "info": (Info, run_info),
+        "build": (Build, run_build),
+        "audit": (Audit, run_audit),
+    }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {PROG} {{{'|'.join(commands)}}} ...\n")
         for name, (options, _) in commands.items():
@@ -92,17 +109,14 @@ def run_list(options: List, console: Console) -> int:
     for name, size in sorted(built.items()):
         if name not in names.names():
             table.add_row(name, None, size)
-    for family in dict.fromkeys(name.split("/")[0] for name in names.names() if not name.startswith("local/")):
+    for family in dict.fromkeys(
+        name.split("/")[0] for name in names.names() if not name.startswith("local/")
+    ):
         listed = [name for name in names.names() if name.startswith(f"{family}/")]
         here = f"{sum(name in built for name in listed)} of {len(listed)}"
         table.add_row(listed[0] + ", ...", names.lookup(listed[0]).simulator, here)
     console.print(table, highlight=False)
-    console.print(
-        "local/ datasets are generated here, the others are official and fetched by TFDS (every name: --all). "
-        "Variants: local/catch-noise0.1-fraction10-episodes200-seed1, local/atari/Pong-steps30000-seed1 (any game), "
-        "local/control/cheetah_run-episodes30-seed1, "
-        "rlu_atari_checkpoints_ordered/Pong_run_1-checkpoints0-4-percent10-unclipped. Your own: an RLDS or Minari "
-        "directory, a D4RL-style .hdf5 file, minari:<id>.", highlight=False)  # fmt: skip
+    console.print(LIST_NOTE, highlight=False)
     return 0
 
 
@@ -111,21 +125,13 @@ def run_info(options: Info, console: Console) -> int:
     opened = _open(options.name, options.verify)
     manifest = opened.manifest
     if options.json:
-        print(json.dumps({name: value for name, value in manifest.items() if name != "columns"}, indent=1))
+        shown = {name: value for name, value in manifest.items() if name != "columns"}
+        print(json.dumps(shown, indent=1))
         return 0
     table = Table("", "", show_header=False, box=None)
     table.columns[1].overflow = "fold"
-    spec, counts = specs.from_json(manifest["spec"]), manifest["counts"]
-    dropped = ", ".join(f"{count} {reason}" for reason, count in counts["dropped"].items()) or "none"
-    for what, value in {
-        "name": manifest["name"], "store": opened.directory, "fingerprint": manifest["fingerprint"],
-        "simulator": catalog.lookup(options.name).simulator or manifest["simulator"] or "none: evaluation is skipped",
-        "episodes": f"{counts['episodes']} ({len(_ends(opened, 'validation'))} of them for validation)",
-        "transitions": counts["transitions"], "steps read": counts["steps"], "steps dropped": dropped,
-        "observation": spec.observation, "action": spec.action, "gamma": spec.gamma,
-        "horizon": spec.horizon or "unknown", "origin": json.dumps(manifest["provenance"]),
-    }.items():  # fmt: skip
-        table.add_row(what, str(value))
+    for name, value in _summary(options.name, opened).items():
+        table.add_row(name, str(value))
     for split in opened.columns:
         for path, column in opened.columns[split].items():
             shape = "x".join(map(str, column.shape))
@@ -134,20 +140,53 @@ def run_info(options: Info, console: Console) -> int:
     return 0
 
 
+def _summary(name: str, opened: store.Store) -> dict[str, object]:
+    """Rows of `data info` before those of the columns."""
+    manifest = opened.manifest
+    spec = specs.from_json(manifest["spec"])
+    counts = manifest["counts"]
+    simulator = catalog.lookup(name).simulator or manifest["simulator"]
+    dropped = [f"{count} {reason}" for reason, count in counts["dropped"].items()]
+    num_validation = len(_ends(opened, "validation"))
+    return {
+        "name": manifest["name"],
+        "store": opened.directory,
+        "fingerprint": manifest["fingerprint"],
+        "simulator": simulator or "none: evaluation is skipped",
+        "episodes": f"{counts['episodes']} ({num_validation} of them for validation)",
+        "transitions": counts["transitions"],
+        "steps read": counts["steps"],
+        "steps dropped": ", ".join(dropped) or "none",
+        "observation": spec.observation,
+        "action": spec.action,
+        "gamma": "unknown" if spec.gamma is None else spec.gamma,
+        "horizon": spec.horizon or "unknown",
+        "origin": json.dumps(manifest["provenance"]),
+    }
+
+
 def run_build(options: Build, console: Console) -> int:
     """Builds a dataset."""
     name = options.name
-    flags = {flag: getattr(options, flag) for flag in names.Variant._fields if getattr(options, flag) is not None}
+    flags = {
+        flag: getattr(options, flag)
+        for flag in names.Variant._fields
+        if getattr(options, flag) is not None
+    }
     if flags:
         entry = names.lookup(name)
         if entry.kind != "local":
-            raise UsageError(f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not")
+            raise UsageError(
+                f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not"
+            )
         names.check(name, entry.location, entry.variant._replace(**flags))
         name = names.local_name(entry.location, entry.variant._replace(**flags))
-    directory = catalog.build(name, collect=datasets.collector(Console(stderr=True)), force=options.force)
+    directory = catalog.build(
+        name, collect=datasets.collector(Console(stderr=True)), force=options.force
+    )
     counts = store.open_store(directory).manifest["counts"]
-    console.print(f"{name}: {_count(counts, 'episode')}, {_count(counts, 'transition')} in {directory}",
-                  highlight=False, soft_wrap=True)  # fmt: skip
+    sizes = f"{_count(counts, 'episode')}, {_count(counts, 'transition')}"
+    console.print(f"{name}: {sizes} in {directory}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -162,21 +201,32 @@ def run_audit(options: Audit, console: Console) -> int:
         summary.add_row(statistic, *(f"{values[statistic]:g}" for values in summaries.values()))
     console.print(summary, highlight=False)
     longest = int(max(values["length_max"] for values in summaries.values()))
-    found = {split: audit.findings(part, spec, longest=longest) for split, part in parts.items() if part}
-    lines = [line for split in found for line in _described(parts, split, found[split])]
+    findings = {
+        split: audit.findings(part, spec, longest=longest) for split, part in parts.items() if part
+    }
+    lines = [line for split in findings for line in _described(parts, split, findings[split])]
     console.print("\n".join(lines) or "nothing found", highlight=False, markup=False)
-    if any(finding.row is not None for listed in found.values() for finding in listed):
+    listed = list(itertools.chain.from_iterable(findings.values()))
+    if any(finding.row is not None for finding in listed):
         dropped = " that hold a transition" if opened.manifest["counts"]["dropped"] else ""
-        console.print(f"(counted from 0 over the source's episodes{dropped}, in the source's order)", highlight=False)
-    return 1 if any(finding.severity == audit.ERROR for listed in found.values() for finding in listed) else 0
+        console.print(
+            f"(counted from 0 over the source's episodes{dropped}, in the source's order)",
+            highlight=False,
+        )
+    return int(any(finding.severity == audit.ERROR for finding in listed))
 
 
-def _described(parts: Mapping[str, steps.Aligned | None], split: str, found: list[audit.Finding]) -> Iterator[str]:
+def _described(
+    parts: Mapping[str, steps.Aligned | None], split: str, findings: list[audit.Finding]
+) -> Iterator[str]:
     """A line for each finding, that names its place in the source."""
     ends = {name: part.episode_ends for name, part in parts.items() if part}
-    places = iter(columns.locate(ends, split, [finding.row for finding in found if finding.row is not None]))
-    for finding in found:
-        where = "" if finding.row is None else "episode {}, step {}, row {}, ".format(*next(places))
+    rows = [finding.row for finding in findings if finding.row is not None]
+    locations = iter(columns.locate(ends, split, rows))
+    for finding in findings:
+        where = ""
+        if finding.row is not None:
+            where = "episode {}, step {}, row {}, ".format(*next(locations))
         yield f"{finding.severity}: {finding.field} ({where}{split} split): {finding.message}"
 
 
@@ -192,20 +242,20 @@ def _ends(opened: store.Store, split: str):
     return store.read(opened.columns[split][store.ENDS]) if split in opened.columns else ()
 
 
-def _count(counts: Mapping[str, int], what: str) -> str:
-    number = counts[f"{what}s"]
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def _count(counts: Mapping[str, int], noun: str) -> str:
+    number = counts[f"{noun}s"]
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _built() -> dict[str, str]:
     """Name -> size of every store on this machine."""
     root: Path = atomic.root() / "store"
-    found = {}
+    sizes = {}
     for path in sorted(root.rglob(store.MANIFEST)) if root.is_dir() else []:
         try:
             manifest = store.open_store(path.parent).manifest
         except UsageError:
-            found[str(path.parent.relative_to(root))] = "damaged"
+            sizes[str(path.parent.relative_to(root))] = "damaged"
             continue
-        found[manifest["name"]] = _count(manifest["counts"], "transition")
-    return found
+        sizes[manifest["name"]] = _count(manifest["counts"], "transition")
+    return sizes

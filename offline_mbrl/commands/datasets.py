@@ -19,14 +19,20 @@ def collector(console: Console) -> catalog.Collect:
     """What generates the episodes of `local/` datasets."""
 
     def collect(environment: str, **settings: Any) -> Iterator[dict[str, Any]]:
-        from offline_mbrl.collect import atari, bsuite, control  # simulators are loaded only where they are needed
+        # Simulators are loaded only where they are needed.
+        from offline_mbrl.collect import atari, bsuite, control
 
         family, _, name = environment.rpartition("/")
         counted = "steps" if family == "atari" else "episodes"
         say = functools.partial(console.print, highlight=False)
-        run = {"": bsuite.collect, "atari": atari.collect,
-               "control": functools.partial(control.collect, report=say)}[family]  # fmt: skip
+        collectors = {
+            "": bsuite.collect,
+            "atari": atari.collect,
+            "control": functools.partial(control.collect, report=say),
+        }
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
-            yield from run(name, progress=lambda done, *_: show(done, counted), **settings)
+            yield from collectors[family](
+                name, progress=lambda done, *_: show(done, counted), **settings
+            )
 
     return collect

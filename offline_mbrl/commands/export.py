@@ -1,4 +1,4 @@
-"""`offline-mbrl export RUN DIR`: a run's policies as a folder that `offline_mbrl.load_policy` reads."""
+"""`offline-mbrl export RUN DIR`: a run's policies as a folder for `offline_mbrl.load_policy`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from offline_mbrl.commands import arguments
 from offline_mbrl.commands.evaluate import policy_folder
 from offline_mbrl.types import UsageError
 
-ADDED = ("algorithm", "config", "spec", "seeds", "sha256")  # what `export.save` writes by itself
+ADDED = {*export.REQUIRED, "structure"}  # written by `export.save` itself
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,25 @@ def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
     options = arguments.parse(Options, argv, prog="offline-mbrl export")
     exported = export.load(policy_folder(options.run))
-    about, params = exported.description, exported.params
+    about = exported.description
     seeds = about["seeds"] if options.seed is None else [options.seed]
     if not set(seeds) <= set(about["seeds"]):
-        raise UsageError(f"the run has no seed {options.seed}: it holds {', '.join(map(str, about['seeds']))}")
+        raise UsageError(
+            f"the run has no seed {options.seed}: it holds {', '.join(map(str, about['seeds']))}"
+        )
     rows = np.array([about["seeds"].index(seed) for seed in seeds])
+    algorithm = registry.lookup(about["algorithm"])
+    config = export.config_from_json(algorithm.config, about["config"])
     export.save(
         options.directory,
         algorithm=about["algorithm"],
-        config=export.config_from_json(registry.lookup(about["algorithm"]).config, about["config"]),
+        config=config,
         spec=exported.spec,
-        params=jax.tree.map(lambda leaf: leaf[rows], params),
+        params=jax.tree.map(lambda leaf: leaf[rows], exported.params),
         seeds=seeds,
         description={name: value for name, value in about.items() if name not in ADDED},
     )
-    print(f"wrote {options.directory}: policy = offline_mbrl.load_policy({str(options.directory)!r})")
+    print(
+        f"wrote {options.directory}: policy = offline_mbrl.load_policy({str(options.directory)!r})"
+    )
     return 0

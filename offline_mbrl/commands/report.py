@@ -15,8 +15,7 @@ from offline_mbrl.types import UsageError
 
 @dataclass(frozen=True)
 class Options:
-    """Writes report.md and learning_curve.png into each run's folder, and prints a table over all
-    of them."""
+    """Writes report.md and learning_curve.png into each run's folder; prints a table of all."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]  # run folders
 
@@ -38,16 +37,19 @@ def main(argv: list[str]) -> int:
             "none of these folders holds a complete run: `offline-mbrl train` completes one"
         )
     for run_folder in complete:
-        run, outcome = (
-            folder.read_json(run_folder / folder.RUN),
-            folder.read_json(run_folder / folder.EVALUATION),
-        )
+        run = folder.read_json(run_folder / folder.RUN)
+        outcome = folder.read_json(run_folder / folder.EVALUATION)
         page.write(run_folder)
-        played = [
-            tables.aggregate_in_words(one) for one in outcome.get("evaluation", {}).values()
-        ] or ["-", "-"]
-        sizes = (str(outcome["step"]), str(len(outcome["seeds"])))
-        compared.add_row(run_folder.name, run["algorithm"], run["dataset"], *sizes, *played)
+        evaluations = outcome.get("evaluation", {}).values()
+        scores = [tables.aggregate_in_words(evaluation) for evaluation in evaluations]
+        compared.add_row(
+            run_folder.name,
+            run["algorithm"],
+            run["dataset"],
+            str(outcome["step"]),
+            str(len(outcome["seeds"])),
+            *(scores or ["-", "-"]),
+        )
     console.print(compared)
     for run_folder in complete:
         console.print(f"report: {run_folder / page.PAGE}")
