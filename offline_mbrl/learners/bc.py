@@ -51,14 +51,6 @@ def _is_continuous(scope: Scope) -> bool:
     return isinstance(scope.spec.action, BoundedActions)
 
 
-def _uses_resnet(scope: Scope) -> bool:
-    return residual.chosen(scope.config.torso, scope.spec.observation)
-
-
-def _uses_mlp(scope: Scope) -> bool:
-    return not _uses_resnet(scope)
-
-
 def _is_squashed(scope: Scope) -> bool:
     return scope.config.head == "squashed_gaussian"
 
@@ -69,8 +61,6 @@ def _is_mixture(scope: Scope) -> bool:
 
 if_discrete = read_if(_is_discrete, "discrete actions")
 if_continuous = read_if(_is_continuous, "continuous actions")
-if_mlp = read_if(_uses_mlp, "torso mlp")
-if_resnet = read_if(_uses_resnet, "torso resnet")
 
 
 @dataclass(frozen=True)
@@ -96,9 +86,9 @@ class Config:
     batch_size: Annotated[int, at_least(1)] = 512  # transitions per update
     # resnet for images, mlp for everything else
     torso: Annotated[residual.Torso, if_discrete] = "auto"
-    encoder_layers: Annotated[tuple[int, ...], sizes(), if_discrete, if_mlp] = (64, 64, 32)
-    prediction_layers: Annotated[tuple[int, ...], sizes(), if_discrete, if_mlp] = (32,)
-    resnet: Annotated[residual.ResNetConfig, if_discrete, if_resnet] = field(
+    encoder_layers: Annotated[tuple[int, ...], sizes(), if_discrete, residual.if_mlp] = (64, 64, 32)
+    prediction_layers: Annotated[tuple[int, ...], sizes(), if_discrete, residual.if_mlp] = (32,)
+    resnet: Annotated[residual.ResNetConfig, if_discrete, residual.if_resnet] = field(
         default_factory=residual.ResNetConfig
     )
     optimizer: Annotated[optimizers.OptimizerConfig, if_discrete] = field(

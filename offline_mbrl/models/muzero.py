@@ -8,13 +8,15 @@ link; images through its residual network (`networks.residual`), whose embedding
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from offline_mbrl import settings
 from offline_mbrl.networks import heads, residual, torsos
+from offline_mbrl.settings import at_least, sizes
 from offline_mbrl.targets import transforms
 from offline_mbrl.types import (
     Action,
@@ -39,12 +41,15 @@ class ModelConfig:
     lies beyond the 21 atoms -10..10.
     """
 
-    num_bins: int = 21  # atoms of the scaled reward and value
+    num_bins: Annotated[int, at_least(2)] = 21  # atoms of the scaled reward and value
     torso: residual.Torso = "auto"  # resnet for images, mlp for everything else
-    encoder_layers: tuple[int, ...] = (64, 64, 32)  # mlp: the last is the embedding size
-    dynamics_layers: tuple[int, ...] = (32, 32)  # mlp
-    prediction_layers: tuple[int, ...] = (32,)  # mlp
-    resnet: residual.ResNetConfig = field(default_factory=residual.ResNetConfig)
+    # The last is the embedding size.
+    encoder_layers: Annotated[tuple[int, ...], sizes(), residual.if_mlp] = (64, 64, 32)
+    dynamics_layers: Annotated[tuple[int, ...], sizes(), residual.if_mlp] = (32, 32)
+    prediction_layers: Annotated[tuple[int, ...], sizes(), residual.if_mlp] = (32,)
+    resnet: Annotated[residual.ResNetConfig, residual.if_resnet] = field(
+        default_factory=residual.ResNetConfig
+    )
 
 
 class PredictionNetwork(nn.Module):
@@ -108,10 +113,9 @@ def make(config: ModelConfig, spec: EnvironmentSpec) -> LatentModel:
       UsageError: the actions are continuous, or the sizes or the number of bins make no model.
     """
     size = num_actions(spec, "the latent model")
-    if config.num_bins < 2:
-        raise UsageError("the latent model needs at least two bins")
-    deep = residual.chosen(config.torso, spec.observation)
-    parts = _residual(config, size) if deep else _mlp(config, size)
+    settings.require_valid(config, "the latent model", spec)
+    is_residual = residual.chosen(config.torso, spec.observation)
+    parts = _residual(config, size) if is_residual else _mlp(config, size)
 
     def init(key: Key) -> Params:
         keys = jax.random.split(key, 3)
@@ -153,9 +157,6 @@ def _residual(config: ModelConfig, num_actions: int) -> Parts:
 
 
 def _mlp(config: ModelConfig, num_actions: int) -> Parts:
-    layers = (config.encoder_layers, config.dynamics_layers, config.prediction_layers)
-    if min(map(len, layers)) < 1:
-        raise UsageError("the latent model needs at least one layer in each part")
     if config.dynamics_layers[-1] != config.encoder_layers[-1]:
         raise UsageError(
             f"dynamics_layers ends in {config.dynamics_layers[-1]} and encoder_layers in "

@@ -4,13 +4,14 @@ As in MuZero and in ROSMO's release. The heads regress to `Targets`, which the a
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from offline_mbrl.settings import at_least
 from offline_mbrl.targets import transforms
 from offline_mbrl.types import (
     Array,
@@ -29,10 +30,10 @@ from offline_mbrl.types import (
 class LossConfig:
     """ROSMO's released values unless said otherwise."""
 
-    reward_coef: float = 1.0
-    value_coef: float = 0.25
-    policy_coef: float = 1.0
-    gradient_scale: float = 0.5  # of the embedding after every model step
+    reward_coef: Annotated[float, at_least(0)] = 1.0
+    value_coef: Annotated[float, at_least(0)] = 0.25
+    policy_coef: Annotated[float, at_least(0)] = 1.0
+    gradient_scale: Annotated[float, at_least(0)] = 0.5  # of the embedding after every model step
     # Released; False scales only what the next model step sees (MuZero).
     scale_before_heads: bool = True
     # Over the unroll: "root" is MuZero's 1 at the root, 1 / K after it.

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl.networks import heads, torsos
-from offline_mbrl.settings import at_least, sizes
+from offline_mbrl.settings import Scope, at_least, read_if, sizes
 from offline_mbrl.types import Array, Observation, PyTree, UsageError
 
 # auto: resnet for one image [H, W, C], mlp for everything else
@@ -50,6 +50,19 @@ def chosen(torso: Torso, observation: PyTree) -> bool:
             "use torso mlp"
         )
     return True
+
+
+def _uses_resnet(scope: Scope) -> bool:
+    return chosen(scope.config.torso, scope.spec.observation)
+
+
+def _uses_mlp(scope: Scope) -> bool:
+    return not _uses_resnet(scope)
+
+
+# Of a config's settings beside its `torso`.
+if_resnet = read_if(_uses_resnet, "torso resnet")
+if_mlp = read_if(_uses_mlp, "torso mlp")
 
 
 class ResBlock(nn.Module):

@@ -19,14 +19,22 @@ TRAIN = ["train", "bc", "--dataset", running.DATASET, *running.TINY]
 
 def own(**changes):
     """Training on an HDF5 file with these fields changed."""
-    return lambda tmp: ["train", "bc", "--dataset", str(running.write_hdf5(tmp / "mine.hdf5", **changes)),
-                        *running.TINY]  # fmt: skip
+    return lambda tmp: [
+        "train",
+        "bc",
+        "--dataset",
+        str(running.write_hdf5(tmp / "mine.hdf5", **changes)),
+        *running.TINY,
+    ]
 
 
 def with_value(name, row, value):
     def argv(tmp):
-        column = {"observations": np.zeros((30, 4), np.float32), "rewards": np.zeros(30, np.float32),
-                  "actions": np.zeros((30, 2), np.float32)}[name]  # fmt: skip
+        column = {
+            "observations": np.zeros((30, 4), np.float32),
+            "rewards": np.zeros(30, np.float32),
+            "actions": np.zeros((30, 2), np.float32),
+        }[name]
         column[row] = value
         return own(**{name: column})(tmp)
 
@@ -84,10 +92,19 @@ BAD = {
     "algorithm": (["train", "rosmoo"], "unknown algorithm 'rosmoo': did you mean rosmo?"),
     "no algorithm": (["train", "--dataset", "x"], "name the algorithm first"),
     "dataset": (["train", "bc", "--dataset", "local/cacth"], "did you mean local/catch"),
-    "dataset variant": (["train", "bc", "--dataset", "local/catch-noise2"], "noise must be from 0 to 1, got 2"),
+    "dataset variant": (
+        ["train", "bc", "--dataset", "local/catch-noise2"],
+        "noise must be from 0 to 1, got 2",
+    ),
     "dataset of data": (["data", "info", "local/cacth"], "did you mean local/catch"),
-    "flag": ([*TRAIN, "--config.num-update", "3"], "unknown option --config.num-update; did you mean --config.num-up"),
-    "flag without its group": ([*TRAIN, "--batch-size=3"], "unknown option --batch-size; did you mean --config.batch-"),
+    "flag": (
+        [*TRAIN, "--config.num-update", "3"],
+        "unknown option --config.num-update; did you mean --config.num-up",
+    ),
+    "flag without its group": (
+        [*TRAIN, "--batch-size=3"],
+        "unknown option --batch-size; did you mean --config.batch-",
+    ),
     "flag of evaluate": (["evaluate", "run", "--episode", "3"], "did you mean --episodes?"),
     "argument too many": ([*TRAIN, "more"], "unexpected argument more"),
     "no dataset": (["train", "bc"], "--dataset must be given"),
@@ -95,42 +112,99 @@ BAD = {
     "no value": (["train", "bc", "--dataset"], "Missing value for argument '--dataset'"),
     "type": ([*TRAIN, "--seeds", "two"], "cannot read --seeds INT: invalid literal"),
     "choice": ([*TRAIN, "--verify", "partly"], "invalid choice 'partly'"),
-    "preset": (["train", "rosmo", "--preset", "relesed"], "no preset 'relesed'; did you mean 'released'?"),
+    "preset": (
+        ["train", "rosmo", "--preset", "relesed"],
+        "no preset 'relesed'; did you mean 'released'?",
+    ),
     "preset where there is none": (["train", "bc", "--preset", "published"], "known: none"),
     # settings
     "no seeds": ([*TRAIN, "--seeds", "0"], "--seeds must be at least 1, got 0"),
     "negative seed": ([*TRAIN, "--first-seed", "-1"], "--first-seed must be at least 0"),
     "large seed": ([*TRAIN, "--first-seed", str(2**32)], "below 2^32"),
-    "no updates": ([*TRAIN, "--config.num-updates", "0"], "--config.num-updates must be at least 1, got 0"),
-    "no batch": ([*TRAIN, "--config.batch-size", "0"], "--config.batch-size must be at least 1, got 0"),
+    "no updates": (
+        [*TRAIN, "--config.num-updates", "0"],
+        "--config.num-updates must be at least 1, got 0",
+    ),
+    "no batch": (
+        [*TRAIN, "--config.batch-size", "0"],
+        "--config.batch-size must be at least 1, got 0",
+    ),
     "no block": ([*TRAIN, "--block-updates", "0"], "--block-updates must be at least 1"),
     "devices": ([*TRAIN, "--devices", "99"], "--devices must lie in 1..8 here, got 99"),
-    "batch over devices": ([*TRAIN, "--config.batch-size", "3", "--devices", "2"], "cannot be split over 2 devices"),
-    "unroll": (["train", "rosmo", *TRAIN[2:], "--config.unroll-steps", "0"], "unroll_steps"),
+    "batch over devices": (
+        [*TRAIN, "--config.batch-size", "3", "--devices", "2"],
+        "cannot be split over 2 devices",
+    ),
+    "unroll": (
+        ["train", "rosmo", *TRAIN[2:], "--config.unroll-steps", "0"],
+        "--config.unroll-steps must be at least 1, got 0",
+    ),
     "layers that disagree": (
         ["train", "rosmo", *TRAIN[2:], "--config.model.dynamics-layers", "16"],
         "dynamics_layers ends in 16 and encoder_layers in 32",
     ),
-    "no layers": ([*TRAIN, "--config.encoder-layers"], "--config.encoder-layers needs one or more sizes"),
-    "bins": (["train", "rosmo", *TRAIN[2:], "--config.model.num-bins", "1"], "num-bins must be at least 2"),
-    "two rewards a step": (own(rewards=np.zeros((30, 2), np.float32)), "field 'rewards' has shape (30, 2)"),
-    "words for numbers": (own(observations=np.full((30, 4), b"x")), "field 'observations' has dtype"),
+    "no layers": (
+        [*TRAIN, "--config.encoder-layers"],
+        "--config.encoder-layers must be one or more sizes",
+    ),
+    "operator": (
+        ["train", "rosmo", *TRAIN[2:], "--config.search.operator", "mcts"],
+        "--config.search.operator must be one of one_step, ",
+    ),
+    "a setting of the other kind of actions": (
+        [*TRAIN, "--config.continuous.num-components", "3"],
+        "continuous.num_components is 3, but it is read only with continuous actions",
+    ),
+    "a setting of another operator": (
+        ["train", "rosmo", *TRAIN[2:], "--config.search.depth", "3"],
+        "search.depth is 3, but it is read only with operator lookahead or lookahead_max",
+    ),
+    "an algorithm's file that is not there": (
+        ["train", "nowhere/mine.py:make", *TRAIN[2:]],
+        "there is no file nowhere/mine.py",
+    ),
+    "bins": (
+        ["train", "rosmo", *TRAIN[2:], "--config.model.num-bins", "1"],
+        "num-bins must be at least 2",
+    ),
+    "two rewards a step": (
+        own(rewards=np.zeros((30, 2), np.float32)),
+        "field 'rewards' has shape (30, 2)",
+    ),
+    "words for numbers": (
+        own(observations=np.full((30, 4), b"x")),
+        "field 'observations' has dtype",
+    ),
     # kinds of actions
     "discrete data": (["train", "skeleton", *TRAIN[2:]], "skeleton needs continuous actions"),
     "continuous data": (
-        lambda tmp: ["train", "rosmo", *own(actions=running.continuous())(tmp)[2:]], "needs discrete actions"),
+        lambda tmp: ["train", "rosmo", *own(actions=running.continuous())(tmp)[2:]],
+        "needs discrete actions",
+    ),
     # data
-    "missing path": (["train", "bc", "--dataset", "./none.hdf5"], "there is no file or directory ./none.hdf5"),
+    "missing path": (
+        ["train", "bc", "--dataset", "./none.hdf5"],
+        "there is no file or directory ./none.hdf5",
+    ),
     "kind of file": (wrong_suffix, "file of unknown kind"),
     "not HDF5": (text_file, "cannot be read as HDF5"),
     "HDF5 cut short": (cut_short, "cannot be read as HDF5, it may be cut short"),
     "directory without data": (empty_directory, "nothing"),
     "no field": (own(rewards=None), "has no field 'rewards'"),
     "other fields": (no_group, "has no field 'observations'"),
-    "lengths": (own(actions=np.zeros(29, int)), "field 'actions' has 29 rows, but 'rewards' has 30"),
-    "rank": (own(actions=np.zeros((30, 2, 2), np.float32)), "field 'action' has dtype float32 and shape"),
+    "lengths": (
+        own(actions=np.zeros(29, int)),
+        "field 'actions' has 29 rows, but 'rewards' has 30",
+    ),
+    "rank": (
+        own(actions=np.zeros((30, 2, 2), np.float32)),
+        "field 'action' has dtype float32 and shape",
+    ),
     "dtype": (own(actions=np.zeros(30, np.float32)), "discrete actions must be integers"),
-    "action below the range": (own(actions=np.full(30, -1)), "discrete and holds -1: actions count from 0"),
+    "action below the range": (
+        own(actions=np.full(30, -1)),
+        "discrete and holds -1: actions count from 0",
+    ),
     "action above the bounds": (attribute_bounds, "action"),
     "empty": (empty, "holds no transition"),
     "episodes of length 1": (short_episodes, "holds no transition"),
@@ -138,19 +212,31 @@ BAD = {
     "infinity": (with_value("rewards", 4, np.inf), "field 'reward'"),
     # folders
     "folder below a file": ([*TRAIN, "--run-dir", "/dev/null/run"], "/dev/null is not a directory"),
-    "read-only folder": ([*TRAIN, "--run-dir", "/proc/run"], "cannot write the run folder /proc/run"),
+    "read-only folder": (
+        [*TRAIN, "--run-dir", "/proc/run"],
+        "cannot write the run folder /proc/run",
+    ),
     "run that is not there": (["evaluate", "nowhere"], "there is no folder nowhere"),
     "report of nothing": (["report"], "name at least one run folder"),
     "report of no run": (["report", "."], "holds a complete run"),
     "export of nothing": (["export"], "RUN and DIR must be given"),
     "tau": (["train", "sac", *TRAIN[2:], "--config.tau", "1.5"], "--config.tau must be at most 1"),
-    "rate": (["train", "sac", *TRAIN[2:], "--config.actor-learning-rate", "-1"], "rate must be at least 0, got -1"),
-    "gamma": (["train", "rosmo", *TRAIN[2:], "--config.gamma", "2"], "--config.gamma must be at most 1"),
-    "learning rate": ([*TRAIN, "--config.optimizer.learning-rate", "nan"], "must be a finite number"),
+    "rate": (
+        ["train", "sac", *TRAIN[2:], "--config.actor-learning-rate", "-1"],
+        "rate must be at least 0, got -1",
+    ),
+    "gamma": (
+        ["train", "rosmo", *TRAIN[2:], "--config.gamma", "2"],
+        "--config.gamma must be at most 1",
+    ),
+    "learning rate": (
+        [*TRAIN, "--config.optimizer.learning-rate", "nan"],
+        "must be a finite number",
+    ),
     "export of no run": (["export", "nowhere", "there"], "there is no folder nowhere"),
     "folder without policy": (["evaluate", "."], "holds no policy"),
     "no episodes": (["evaluate", ".", "--episodes", "0"], "--episodes must be at least 1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -169,7 +255,9 @@ sys.exit(cli.main())
 """
 
 
-@pytest.mark.parametrize(("size", "named"), [(100, "File too large"), (3_000, "cannot write the checkpoint")])
+@pytest.mark.parametrize(
+    ("size", "named"), [(100, "File too large"), (3_000, "cannot write the checkpoint")]
+)
 def test_a_full_disk_is_one_line(size, named, tmp_path, monkeypatch):
     """A limit on the size of files is a full disk to whoever writes them."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
@@ -209,8 +297,10 @@ def test_the_help_goes_to_stdout(capsys):
 def test_a_preset_is_where_flags_start_from():
     from offline_mbrl import registry
 
-    options, config, preset = train._parse(
-        "rosmo", registry.lookup("rosmo"), ["--preset=released", "--dataset", "x", "--config.td-steps", "7"]
+    options, config, preset = train.parse(
+        "rosmo",
+        registry.lookup("rosmo"),
+        ["--preset=released", "--dataset", "x", "--config.td-steps", "7"],
     )
     assert (options.dataset, preset) == ("x", "released")
     assert (config.behavior_advantage, config.td_steps) == ("encoded_next", 7)
@@ -219,7 +309,9 @@ def test_a_preset_is_where_flags_start_from():
 def test_what_tyro_says_is_told_in_one_line():
     with pytest.raises(UsageError) as found:
         arguments.parse(train.Options, ["--dataset", "x", "--seeds", "3.5"], prog="p")
-    assert str(found.value) == ("cannot read --seeds INT: invalid literal for int() with base 10: '3.5' (see p --help)")
+    assert str(found.value) == (
+        "cannot read --seeds INT: invalid literal for int() with base 10: '3.5' (see p --help)"
+    )
 
 
 def test_interrupting_is_no_traceback(monkeypatch, capsys):
