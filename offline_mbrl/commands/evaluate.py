@@ -1,4 +1,4 @@
-"""`offline-mbrl evaluate RUN`: plays the policies of a run's last checkpoint, or of an exported folder."""
+"""`offline-mbrl evaluate RUN`: plays the policies of a run's last checkpoint or of an export."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ import tyro
 from offline_mbrl import export
 from offline_mbrl.commands import arguments
 from offline_mbrl.data.catalog import official
-from offline_mbrl.runs import display, folder, playing, recording, results, tables
+from offline_mbrl.runs import display, folder, playing, recording, results
+from offline_mbrl.runs.report import tables
 from offline_mbrl.training import compilation
 from offline_mbrl.types import UsageError
 
@@ -56,23 +57,29 @@ def main(argv: list[str]) -> int:
         played = player.play(
             exported.params, seed=options.seed, num_episodes=options.episodes, show=show
         )
+    human = official.human_reference(simulator)
     outcome = {
-        "step": about.get("step"), "seeds": about["seeds"], "failures": {},
-        "evaluation": playing.summarize(played, reference(simulator, about), official.human_reference(simulator)),
-    }  # fmt: skip
+        "step": about.get("step"),
+        "seeds": about["seeds"],
+        "failures": {},
+        "evaluation": playing.summarize(played, reference(simulator, about), human),
+    }
     console.print(tables.table({"algorithm": about["algorithm"], "dataset": simulator}, outcome))
-    for how, one in outcome["evaluation"].items():
-        if one["message"]:
-            console.print(f"{how}: {one['message']}")
+    for mode, summary in outcome["evaluation"].items():
+        if summary["message"]:
+            console.print(f"{mode}: {summary['message']}")
     return 0 if results.is_complete(outcome) else 1
 
 
 def reference(simulator: str, about: Mapping[str, Any]) -> Any:
-    """The returns that stand for 0 and 1: the simulator's own where known, else those of a run in that simulator."""
+    """The returns that count as 0 and 1.
+
+    The simulator's own where they are published, else those of a run in that simulator.
+    """
     plain = simulator.partition("?")[0]
-    known = official.REFERENCES.get(plain)
-    same = plain == (about.get("simulator") or "").partition("?")[0]
-    return known or (about.get("reference") if same else None)
+    published = official.REFERENCES.get(plain)
+    is_same = plain == (about.get("simulator") or "").partition("?")[0]
+    return published or (about.get("reference") if is_same else None)
 
 
 def policy_folder(path: Path) -> Path:
@@ -87,6 +94,8 @@ def policy_folder(path: Path) -> Path:
         return path
     inside = path / recording.POLICY
     if not (path / folder.EVALUATION).exists():
-        has = f", or give its last checkpoint's policy: {inside}" if (inside / export.POLICY).exists() else ""
-        raise UsageError(f"the run in {path} is not finished: repeat its command to go on{has}")
+        remedy = "repeat its command to go on"
+        if (inside / export.POLICY).exists():
+            remedy += f", or give its last checkpoint's policy: {inside}"
+        raise UsageError(f"the run in {path} is not finished: {remedy}")
     return inside

@@ -1,5 +1,4 @@
-"""`offline-mbrl report RUN ...`: a page and a learning curve per run, and one table over
-several."""
+"""`offline-mbrl report RUN ...`: a page and a learning curve per run, and a table over several."""
 
 from dataclasses import dataclass
 from pathlib import Path
