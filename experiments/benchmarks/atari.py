@@ -1,18 +1,22 @@
-"""A latent model of Atari from frames to scores: collect or convert data, train, play in the ALE, report. For example
+"""A latent model of Atari from frames to scores: data, training, play in the ALE, report.
 
     python experiments/benchmarks/atari.py --preset smoke
-    python experiments/benchmarks/atari.py --preset full --games Pong --data "rlu_atari/{game}_run_1"
+    python experiments/benchmarks/atari.py --preset full --games Pong \\
+        --data "rlu_atari/{game}_run_1"
 
-`smoke` shows that the whole path works on two cores: a small network, little data, a few hundred updates, short games;
-its scores say nothing about the method. `full` is ROSMO's released size and budget, for a GPU. The same command goes
-on where an earlier one was stopped; what is finished is skipped.
+`smoke` shows that the whole path works on two cores: a small network, little data, a few hundred
+updates, short games; its scores say nothing about the method. `full` is ROSMO's released size and
+budget, for a GPU. The same command goes on where an earlier one was stopped; what is finished is
+skipped.
 """
 
 import csv
 import dataclasses
+import functools
 import io
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks import figures
 from offline_mbrl import cli, environments, export, files, registry
 from offline_mbrl.commands import arguments
 from offline_mbrl.data.catalog import atari_scores
@@ -33,9 +38,10 @@ from offline_mbrl.evaluation import aggregate
 from offline_mbrl.runs import folder, playing
 from offline_mbrl.runs import memory as process_memory
 from offline_mbrl.training import blocks, compilation
-from offline_mbrl.types import UsageError
+from offline_mbrl.types import Array, Context, Key, PyTree, UsageError
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "atari"
+LAYOUT = figures.Layout(columns=99, width=5.0, height=3.0, head=0.6, dpi=120)
 
 
 class Preset(NamedTuple):
@@ -45,19 +51,37 @@ class Preset(NamedTuple):
     updates: int
     episodes: int  # of evaluation, a way of acting
     max_steps: int  # of a game that is played; 0 for half an hour
-    settings: str  # of the algorithm
+    settings: tuple[str, ...]  # of the algorithm
 
 
 PRESETS = {
     "smoke": Preset(
-        "local/atari/{game}-steps12000", updates=300, episodes=4, max_steps=1_000,
-        settings="batch-size=16 unroll-steps=3 td-steps=3 target-period=50 optimizer.warmup-updates=50 "
-        "model.resnet.channels=16 model.resnet.blocks-representation=1 model.resnet.blocks-transition=1 "
-        "model.resnet.blocks-prediction=1 model.resnet.head-channels=32 model.resnet.head-layers=64,64"),
+        data="local/atari/{game}-steps12000",
+        updates=300,
+        episodes=4,
+        max_steps=1_000,
+        settings=(
+            "batch-size=16",
+            "unroll-steps=3",
+            "td-steps=3",
+            "target-period=50",
+            "optimizer.warmup-updates=50",
+            "model.resnet.channels=16",
+            "model.resnet.blocks-representation=1",
+            "model.resnet.blocks-transition=1",
+            "model.resnet.blocks-prediction=1",
+            "model.resnet.head-channels=32",
+            "model.resnet.head-layers=64,64",
+        ),
+    ),
     "full": Preset(
-        "local/atari/{game}", updates=200_000, episodes=50, max_steps=0,
-        settings="batch-size=512 unroll-steps=5 td-steps=5 model.num-bins=601"),
-}  # fmt: skip
+        data="local/atari/{game}",
+        updates=200_000,
+        episodes=50,
+        max_steps=0,
+        settings=("batch-size=512", "unroll-steps=5", "td-steps=5", "model.num-bins=601"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +101,11 @@ class Options:
 def main(options: Options) -> int:
     """Trains, plays and reports what is missing; the exit code."""
     compilation.enable()
-    console, began = Console(highlight=False, soft_wrap=True), time.perf_counter()
-    given = {name: value for name in ("data", "updates", "episodes", "max_steps")
-             if (value := getattr(options, name)) not in (None, "")}  # fmt: skip
-    preset = PRESETS[options.preset]._replace(**given)
+    console = Console(highlight=False, soft_wrap=True)
+    began = time.perf_counter()
+    values = {name: getattr(options, name) for name in ("data", "updates", "episodes", "max_steps")}
+    changes = {name: value for name, value in values.items() if value not in (None, "")}
+    preset = PRESETS[options.preset]._replace(**changes)
     root = options.folder or Path("runs") / f"atari-{options.preset}"
     results = options.folder or RESULTS / options.preset
     games = [game for game in options.games.split(",") if game]
@@ -91,18 +116,23 @@ def main(options: Options) -> int:
     rows = [row for game in games for row in evaluated(preset, game, root / game, console)]
     write(results, root, rows, games)
     console.print(table(rows))
-    console.print(f"written: {results}; {(time.perf_counter() - began) / 60:.1f} minutes in this process; "
-                  f"resident memory now: {process_memory.describe(process_memory.now())}")  # fmt: skip
+    minutes = (time.perf_counter() - began) / 60
+    resident = process_memory.describe(process_memory.now())
+    console.print(
+        f"written: {results}; {minutes:.1f} minutes in this process; resident memory now: "
+        f"{resident}"
+    )
     return 0
 
 
-def check(games: list[str], preset: Preset) -> None:
+def check(games: Sequence[str], preset: Preset) -> None:
     """Refuses what would fail, or be wrong, after an hour of training."""
     if not games or preset.episodes < 1:
         raise UsageError("give at least one of --games and one of --episodes")
     if "{game}" not in preset.data and len(games) > 1:
         raise UsageError(
-            f"--data {preset.data!r} names no {{game}}: all {len(games)} games would train on one dataset"
+            f"--data {preset.data!r} names no {{game}}: all {len(games)} games would train on one "
+            "dataset"
         )
     atari_scores.human_normalized(np.zeros(len(games)), games)  # names an unknown game
     for game in games:
@@ -110,41 +140,81 @@ def check(games: list[str], preset: Preset) -> None:
 
 
 def train(algorithm: str, preset: Preset, game: str, run: Path) -> int:
-    """`offline-mbrl train`, streaming from the disk, without a simulator; a finished run is passed over."""
-    flags = [part for setting in preset.settings.split() for part in _flag(*setting.split("="))]
-    return cli.main([
-        "train", algorithm, "--dataset", preset.data.format(game=game), "--stream", "always", "--episodes", "0",
-        "--run-dir", str(run), "--config.num-updates", str(preset.updates), *flags])  # fmt: skip
+    """`offline-mbrl train`, streaming from the disk, without a simulator; the exit code.
 
+    A finished run is passed over.
 
-def _flag(name: str, value: str) -> list[str]:
-    return [f"--config.{name}", *value.split(",")]
+    Args:
+      algorithm: its name.
+      preset: data, updates and settings.
+      game: its name.
+      run: folder of the run.
+    """
+    command = ["train", algorithm, "--dataset", preset.data.format(game=game)]
+    command += ["--stream", "always", "--episodes", "0", "--run-dir", str(run)]
+    command += ["--config.num-updates", str(preset.updates)]
+    for setting in preset.settings:
+        name, values = setting.split("=")
+        command += [f"--config.{name}", *values.split(",")]
+    return cli.main(command)
 
 
 def evaluated(preset: Preset, game: str, run: Path, console: Console) -> list[dict[str, Any]]:
-    """A row for each seed and way of acting; games are played once."""
+    """A row for each seed and way of acting; games are played once.
+
+    Args:
+      preset: how much is played.
+      game: its name.
+      run: folder of the run.
+      console: where progress is printed.
+    """
     path = run / "scores.json"
     simulator = f"atari/{game}" + (f"?max_steps={preset.max_steps}" if preset.max_steps else "")
-    asked = {"simulator": simulator, "episodes": preset.episodes}
-    if not path.exists() or not asked.items() <= folder.read_json(path).items():
-        exported = export.load(run / "policy")
-        seeds = exported.description["seeds"]
+    played = {"simulator": simulator, "episodes": preset.episodes}
+    if not path.exists() or not played.items() <= folder.read_json(path).items():
         console.print(f"playing {simulator}: {preset.episodes} episodes, greedy and sampled")
-        with playing.opened(exported.policy, simulator, num_seeds=len(seeds)) as player:
-            played = player.play(exported.params, seed=1, num_episodes=preset.episodes)
-        scores = playing.summarize(played, None)
-        if broken := next((one for one in scores.values() if not one["complete"]), None):
-            raise UsageError(f"{simulator}: {broken['message']}")
-        folder.write_json(path, asked | {"scores": scores} | speed(run))
-    found, about = folder.read_json(path), folder.read_json(run / folder.RUN)
+        scores = play(run, simulator, preset.episodes)
+        folder.write_json(path, played | {"scores": scores} | speed(run))
+    result = folder.read_json(path)
+    about = folder.read_json(run / folder.RUN)
     shared = {
-        "game": game, "algorithm": about["algorithm"], "dataset": about["dataset"], **asked,
-        "updates": about["config"]["num_updates"], "revision": about["revision"],
-    } | {name: found[name] for name in ("updates_per_second", "share_of_peak", "anonymous_mib")}  # fmt: skip
+        "game": game,
+        "algorithm": about["algorithm"],
+        "dataset": about["dataset"],
+        **played,
+        "updates": about["config"]["num_updates"],
+        "revision": about["revision"],
+        "updates_per_second": result["updates_per_second"],
+        "share_of_peak": result["share_of_peak"],
+        "anonymous_mib": result["anonymous_mib"],
+    }
     return [
-        {"acting": how, "seed": seed, "return": score} | normalized(game, score) | shared
-        for how, one in found["scores"].items() for seed, score in zip(about["seeds"], one["returns"], strict=True)
-    ]  # fmt: skip
+        {"acting": way, "seed": seed, "return": score} | normalized(game, score) | shared
+        for way, scores in result["scores"].items()
+        for seed, score in zip(about["seeds"], scores["returns"], strict=True)
+    ]
+
+
+def play(run: Path, simulator: str, num_episodes: int) -> dict[str, Any]:
+    """Scores of the run's exported policies by way of acting.
+
+    Args:
+      run: folder of the run.
+      simulator: its name.
+      num_episodes: of each seed and way.
+
+    Raises:
+      UsageError: an evaluation did not finish.
+    """
+    exported = export.load(run / "policy")
+    num_seeds = len(exported.description["seeds"])
+    with playing.opened(exported.policy, simulator, num_seeds=num_seeds) as player:
+        played = player.play(exported.params, seed=1, num_episodes=num_episodes)
+    scores = playing.summarize(played, None)
+    for own in scores.values():
+        if not own["complete"]:
+            raise UsageError(f"{simulator}: {own['message']}")
+    return scores
 
 
 def normalized(game: str, score: float | None) -> dict[str, float]:
@@ -161,40 +231,55 @@ def normalized(game: str, score: float | None) -> dict[str, float]:
 
 
 def speed(run: Path) -> dict[str, float]:
-    """Updates per second, the share of what a matrix product reaches here, and the memory that training held."""
+    """Updates per second, their share of a matrix product's speed here, and training's memory."""
     outcome = folder.read_json(run / folder.EVALUATION)
     rate = outcome["updates_per_second"]
     return {
-        "updates_per_second": round(rate, 3), "share_of_peak": round(rate * update_flops(run) / product_flops(), 4),
+        "updates_per_second": round(rate, 3),
+        "share_of_peak": round(rate * update_flops(run) / product_flops(), 4),
         "anonymous_mib": outcome["resident_bytes"]["anonymous"] // 2**20,
-    }  # fmt: skip
+    }
 
 
 def update_flops(run: Path) -> float:
-    """Floating point operations of one update of one seed, as the compiler counts them before it simplifies."""
+    """FLOPs of one update of one seed, as the compiler counts them before it simplifies."""
     exported = export.load(run / "policy")
-    algorithm, spec = registry.lookup(exported.description["algorithm"]), exported.spec
-    learner = algorithm.make(
-        export.config_from_json(algorithm.config, exported.description["config"]), spec
-    )
+    spec = exported.spec
+    algorithm = registry.lookup(exported.description["algorithm"])
+    config = export.config_from_json(algorithm.config, exported.description["config"])
+    learner = algorithm.make(config, spec)
     image = jax.tree.leaves(spec.observation)[0]
-    frame = jax.ShapeDtypeStruct(
-        (2, *image.shape[:2], image.shape[2] // spec.frame_stack), image.dtype
-    )
+    shape = (2, *image.shape[:2], image.shape[2] // spec.frame_stack)
     rows: Any = jax.ShapeDtypeStruct((2,), jnp.int32)
     values: Any = jax.ShapeDtypeStruct((2,), jnp.float32)
-    dataset, key = Dataset(frame, rows, values, values, rows, rows), jax.random.key(0)
-    state = jax.eval_shape(lambda key: learner.init(key, None, (), ()), key)
-    update = jax.jit(lambda *inputs: blocks.update(learner, *inputs))
-    return float(
-        (update.lower(state, dataset, key).cost_analysis() or {}).get("flops", float("nan"))
+    dataset = Dataset(
+        observation=jax.ShapeDtypeStruct(shape, image.dtype),
+        action=rows,
+        reward=values,
+        discount=values,
+        episode_end=rows,
+        starts=rows,
     )
+    context = Context()
+
+    def update(state: PyTree, dataset: Dataset, key: Key) -> PyTree:
+        return blocks.update(learner, state, context, dataset, (), key)
+
+    key = jax.random.key(0)
+    state = jax.eval_shape(lambda key: learner.init(key, None, context), key)
+    analysis = jax.jit(update).lower(state, dataset, key).cost_analysis() or {}
+    return float(analysis.get("flops", float("nan")))
 
 
 def product_flops(size: int = 2048, chained: int = 20) -> float:
-    """Operations per second of float32 matrix products in one dispatch, the fastest of five."""
-    products = jax.jit(lambda x: jax.lax.fori_loop(0, chained, lambda _, y: y @ x, x))
-    x, seconds = jnp.eye(size), []
+    """FLOPs per second of float32 matrix products in one dispatch, the fastest of five."""
+
+    @jax.jit
+    def products(x: Array) -> Array:
+        return jax.lax.fori_loop(0, chained, lambda _, y: y @ x, x)
+
+    x = jnp.eye(size)
+    seconds = []
     for _ in range(6):
         began = time.perf_counter()
         jax.block_until_ready(products(x))
@@ -205,62 +290,71 @@ def product_flops(size: int = 2048, chained: int = 20) -> float:
 # --- what is written ---
 
 
-def write(results: Path, root: Path, rows: list[dict[str, Any]], games: list[str]) -> None:
-    """`scores.csv` and `learning_curve.png`."""
-    results.mkdir(parents=True, exist_ok=True)
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def write(results: Path, root: Path, rows: Sequence[dict[str, Any]], games: Sequence[str]) -> None:
+    """`scores.csv` and `learning_curve.png`.
 
+    Args:
+      results: folder of both.
+      root: folder of the runs.
+      rows: of the scores.
+      games: their names.
+    """
+    results.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     files.write_whole(results / "scores.csv", lambda place: place.write_text(text.getvalue()))
-    figure = Figure(figsize=(5 * len(games), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, game in zip(figure.subplots(1, len(games), squeeze=False)[0], games, strict=True):
-        lines = [row for row in folder.read_rows(root / game) if row["stage"] == "train"]
-        for name in sorted({name for row in lines for name in row if name.startswith("loss/")}):
-            axes.plot(
-                [row["step"] for row in lines],
-                [row.get(name) for row in lines],
-                label=name.removeprefix("loss/"),
-            )
-        scores = ", ".join(
-            f"{row['acting']} {row['return']:.1f}" for row in rows if row["game"] == game
-        )
-        axes.set(title=f"{game}: {scores}", xlabel="updates", ylabel="training loss")
-        axes.legend(fontsize=8)
-    files.write_whole(
-        results / "learning_curve.png", lambda place: figure.savefig(place, dpi=120, format="png")
+    panels = {}
+    for game in games:
+        own = [row for row in rows if row["game"] == game]
+        scores = ", ".join(f"{row['acting']} {row['return']:.1f}" for row in own)
+        panels[f"{game}: {scores}"] = functools.partial(draw_losses, root / game)
+    figures.draw(
+        results / "learning_curve.png",
+        "",
+        panels,
+        LAYOUT,
+        vertical="training loss",
+        horizontal="updates",
     )
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def draw_losses(run: Path, axes: Any) -> None:
+    """The panel of one game."""
+    lines = [row for row in folder.read_rows(run) if row["stage"] == "train"]
+    for name in sorted({name for row in lines for name in row if name.startswith("loss/")}):
+        values = [row.get(name) for row in lines]
+        axes.plot([row["step"] for row in lines], values, label=name.removeprefix("loss/"))
+
+
+def table(rows: Sequence[dict[str, Any]]) -> Table:
     """The scores for a person."""
-    names = {"game": "game", "acting": "acting", "seed": "seed", "return": "return", "dqn_normalized": "DQN",
-             "human_normalized": "human", "updates_per_second": "updates/s", "share_of_peak": "of peak",
-             "anonymous_mib": "MiB"}  # fmt: skip
-    made = Table(*names.values())
+    names = {
+        "game": "game",
+        "acting": "acting",
+        "seed": "seed",
+        "return": "return",
+        "dqn_normalized": "DQN",
+        "human_normalized": "human",
+        "updates_per_second": "updates/s",
+        "share_of_peak": "of peak",
+        "anonymous_mib": "MiB",
+    }
+    shown = Table(*names.values())
     for row in rows:
-        made.add_row(
-            *(
-                f"{row[name]:g}" if isinstance(row[name], float) else str(row[name])
-                for name in names
-            )
-        )
-    for how in dict.fromkeys(row["acting"] for row in rows):
-        for name, over in (
-            ("IQM", aggregate.interquartile_mean),
-            ("median", np.median),
-            ("mean", np.mean),
-        ):
-            scales = [np.array([[row[scale]] for row in rows if row["acting"] == how]) for scale in (
-                "dqn_normalized", "human_normalized")]  # fmt: skip
-            made.add_row(
-                f"{name} of all", how, "", "", *(f"{float(over(one)):.4g}" for one in scales)
-            )
-    return made
+        cells = [row[name] for name in names]
+        shown.add_row(*(f"{cell:g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    statistics = {"IQM": aggregate.interquartile_mean, "median": np.median, "mean": np.mean}
+    for way in dict.fromkeys(row["acting"] for row in rows):
+        own = [row for row in rows if row["acting"] == way]
+        for name, statistic in statistics.items():
+            cells = []
+            for scale in ("dqn_normalized", "human_normalized"):
+                scores = np.array([[row[scale]] for row in own])
+                cells.append(f"{float(statistic(scores)):.4g}")
+            shown.add_row(f"{name} of all", way, "", "", *cells)
+    return shown
 
 
 if __name__ == "__main__":
