@@ -184,7 +184,7 @@ def _episode(transitions: Transition, number: int, row: int, policies: PolicySet
     """RLDS records of the transitions `[T, ...]` of a whole episode, played by policy `row`."""
     length = len(transitions.reward)
 
-    def padded(column: np.ndarray, last: float) -> np.ndarray:
+    def padded(column: Any, last: float) -> np.ndarray:
         return np.concatenate([column, np.full_like(column[:1], last)])
 
     steps = {

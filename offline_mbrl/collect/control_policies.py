@@ -123,7 +123,7 @@ def policy(params: PyTree) -> Policy:
         action=BoundedActions(minimum=(-1.0,) * size, maximum=(1.0,) * size),
     )
     learner = sac.make(dataclasses.replace(SAC, actor_layers=layers), spec)
-    assert learner.policy is not None
+    assert isinstance(learner.policy, Policy)
     return learner.policy
 
 
@@ -194,7 +194,7 @@ def train_run(
     action_spec: Any = running[0].action_spec()
     uniform = functools.partial(online.uniform, np.random.default_rng([run, 10]), action_spec.shape)
     random = np.concatenate([returns(running, uniform) for _ in range(RANDOM_EPISODES // EPISODES)])
-    assert learner.policy is not None
+    assert isinstance(learner.policy, Policy)
     act = online.acting(learner.policy, jax.random.fold_in(jax.random.key(run), 11))
     snapshots = []
     snapshot_returns = []

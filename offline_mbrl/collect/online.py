@@ -180,12 +180,12 @@ def train(
       progress: called after every round with the steps done and the round's mean metrics.
 
     Raises:
-      UsageError: the learner has no policy, a snapshot lies outside the run, or the policy became
+      UsageError: the learner has no policy without memory, a snapshot lies outside the run, or the policy became
         non-finite.
     """
     policy = learner.policy
-    if policy is None:
-        raise UsageError("a learner without a policy cannot be trained online")
+    if not isinstance(policy, Policy):
+        raise UsageError("a learner without a policy, or with memory, cannot be trained online")
     is_increasing = list(snapshots) == sorted(set(snapshots))
     if not snapshots or not is_increasing or snapshots[0] < 1:
         raise UsageError(

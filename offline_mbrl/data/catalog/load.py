@@ -255,7 +255,9 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
         facts = official.local(entry.location)
         assert facts is not None
         arguments = recipe(entry)
-        origin = {name.removeprefix("num_"): value for name, value in arguments.items()}
+        origin: dict[str, Any] = {
+            name.removeprefix("num_"): value for name, value in arguments.items()
+        }
         policies: dict[str, Any] = {}  # filled with every episode, written after the last one
         if entry.location in official.LOCAL_CONTROL:
             origin["policies"] = policies
