@@ -355,5 +355,5 @@ def test_training_from_a_store_of_20_gib_takes_less_than_1_gib_of_memory(tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     measured = json.loads(done.stdout)
     print(measured)
-    assert 2**27 < measured["anonymous"] < 2**30  # JAX, and a few stacks of 12 MiB
+    assert 2**26 < measured["anonymous"] < 2**30  # JAX, and a few stacks of 12 MiB
     assert measured["file_backed"] > 2**29  # what was read belongs to the kernel
