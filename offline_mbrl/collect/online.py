@@ -180,8 +180,8 @@ def train(
       progress: called after every round with the steps done and the round's mean metrics.
 
     Raises:
-      UsageError: the learner has no policy without memory, a snapshot lies outside the run, or the policy became
-        non-finite.
+      UsageError: the learner has no policy without memory, a snapshot lies outside the run, or the
+        policy became non-finite.
     """
     policy = learner.policy
     if not isinstance(policy, Policy):
