@@ -139,7 +139,8 @@ def algorithm_of(value: Any, module: ModuleType, name: str) -> Algorithm:
             for field, attribute in optional.items()
             if hasattr(module, attribute)
         }
-        value = Algorithm(config=module.Config, make=value, **more)
+        make: Any = value
+        value = Algorithm(config=module.Config, make=make, **more)
     if not dataclasses.is_dataclass(value.config):
         raise UsageError(f"algorithm {name!r}: its Config is not a dataclass")
     if "num_updates" not in {field.name for field in dataclasses.fields(value.config)}:

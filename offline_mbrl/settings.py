@@ -213,7 +213,7 @@ def _unread(config: Any, spec: EnvironmentSpec) -> Iterator[_Unread]:
         for name, annotation in _hints(type(owner)).items():
             value = getattr(owner, name)
             missing = condition or _missing_condition(annotation, scope)
-            defaults = [known[name] for known in (outer_defaults, class_defaults) if name in known]
+            defaults = [table[name] for table in (outer_defaults, class_defaults) if name in table]
             if _is_config(value):
                 yield from walk(value, (*path, name), defaults[0] if defaults else None, missing)
             elif missing and defaults:

@@ -55,23 +55,23 @@ def _known_flags(cls: type, options: dict[str, Any]) -> list[str]:
 
 def _unknown_flag(argv: list[str], flags: list[str]) -> str | None:
     for argument in argv:
-        given = argument.split("=", 1)[0].replace("_", "-")
-        if given.startswith("--") and given not in flags:
-            close = difflib.get_close_matches(given, flags, n=1) or _same_ending(given, flags)
+        typed = argument.split("=", 1)[0].replace("_", "-")
+        if typed.startswith("--") and typed not in flags:
+            close = difflib.get_close_matches(typed, flags, n=1) or _same_ending(typed, flags)
             return f"unknown option {argument.split('=', 1)[0]}" + (
                 f"; did you mean {close[0]}?" if close else ""
             )
     return None
 
 
-def _same_ending(given: str, flags: list[str]) -> list[str]:
+def _same_ending(typed: str, flags: list[str]) -> list[str]:
     """`--batch-size` is meant for `--config.batch-size`."""
     ends = {flag.rpartition(".")[2]: flag for flag in flags if "." in flag}
-    return [ends[end] for end in difflib.get_close_matches(given.removeprefix("--"), ends, n=1)]
+    return [ends[end] for end in difflib.get_close_matches(typed.removeprefix("--"), ends, n=1)]
 
 
 def _in_one_line(text: str) -> str:
-    """The words of tyro's error box, without its title, its rules and the help of the argument."""
+    """The text of tyro's error box, without its title, its rules and the help of the argument."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
     title, *lines = [line.strip(" │╭╮╰╯") for line in text.splitlines() if line.strip()] or [""]
     parts: list[list[str]] = [[]]
@@ -86,8 +86,8 @@ def _in_one_line(text: str) -> str:
             line.split()[0] for line in parts[0] if argument.match(line) and "Missing" not in line
         ]
         return f"{' and '.join(missing)} must be given"
-    words = " ".join(parts[0])
-    if words.startswith("Error parsing") and len(parts) > 1 and len(parts[1]) > 1:
+    message = " ".join(parts[0])
+    if message.startswith("Error parsing") and len(parts) > 1 and len(parts[1]) > 1:
         # The flag with the kind of value it takes.
-        return f"cannot read {parts[1][1]}: {words.partition(': ')[2]}"
-    return words.replace("Unrecognized options:", "unexpected argument")
+        return f"cannot read {parts[1][1]}: {message.partition(': ')[2]}"
+    return message.replace("Unrecognized options:", "unexpected argument")

@@ -1,8 +1,7 @@
 """Actor-critic learning with N critics: one update, whose parts are arguments.
 
 An update regresses the critics to a backup, lets the actor descend its objective, and moves the
-target networks. A method says its own by three functions with one signature,
-`(agent, context, batch, key)`:
+target networks. A method is three functions of `(agent, context, batch, key)`:
 
 * `backup`: what the critics regress to;
 * `critic_regularizer`: a loss beside that regression (CQL's, COMBO's, EDAC's, a value network's);
@@ -219,8 +218,7 @@ def agent_of(networks: Networks, state: State) -> Agent:
 def make(method: Method, sample: Callable[[PyTree, PyTree, Key], Transition]) -> Learner:
     """The learner of a method.
 
-    Its policy is that of the networks, acting by the actor's parameters alone; replace `policy` and
-    `policy_params` where a method acts in another way.
+    It acts by the networks' policy; replace `policy` and `policy_params` for another way.
 
     Args:
       method: its networks, its equations and its periods.
@@ -276,7 +274,7 @@ def _init(method: Method, key: Key) -> State:
 
 
 class _Losses(NamedTuple):
-    """The losses of one update at the parameters before it, as functions of what they change."""
+    """The losses of an update, as functions of the parameters that they change."""
 
     critic: Callable[[Params], tuple[Array, Metrics]]
     actor: Callable[[Params], tuple[Array, ActorLoss]]
@@ -369,6 +367,8 @@ def _step_actor(
 def _learn_temperature(temperature: Temperature, before: _Actor, log_prob: Array | None) -> _Actor:
     if temperature.optimizer is None:
         return before
+    if log_prob is None:
+        raise ValueError("a learned temperature needs the log_prob of the actor's objective")
 
     def loss(log_temperature: Array) -> Array:
         target = temperature.target_entropy
