@@ -234,9 +234,9 @@ def make(method: Method, sample: Callable[[PyTree, PyTree, Key], Transition]) ->
 
     def validate(state: State, context: Context, batch: Transition, key: Key) -> Metrics:
         losses = _losses(method, state, context, batch, key)
-        critic_value, critic_metrics = losses.critic(state.critic)
-        actor_value, actor = losses.actor(state.actor)
-        return _metrics(state, critic_value, critic_metrics, actor_value, actor)
+        _, critic_metrics = losses.critic(state.critic)
+        _, actor_loss = losses.actor(state.actor)
+        return _metrics(state, critic_metrics, actor_loss)
 
     return Learner(
         sample=sample,
@@ -289,14 +289,13 @@ def _losses(method: Method, state: State, context: Context, batch: Transition, k
     def critic(params: Params) -> tuple[Array, Metrics]:
         agent = agent_of(networks, state._replace(critic=params))
         q = agent.critics(batch.observation, batch.action)
-        per_transition = jax.vmap(critic_loss, (1, targets.ndim - 1))
-        loss = jnp.mean(per_transition(q, targets))
-        metrics: Metrics = {"q/mean": jnp.mean(q)}
+        loss = jnp.mean(jax.vmap(critic_loss, (1, targets.ndim - 1))(q, targets))
+        metrics = {"q/mean": jnp.mean(q)}
         if method.critic_regularizer is not None:
-            added, more = method.critic_regularizer(agent, context, batch, key_regularizer)
-            loss = loss + added
-            metrics = {**metrics, "loss/regularizer": added, **more}
-        return loss, metrics
+            regularizer, more = method.critic_regularizer(agent, context, batch, key_regularizer)
+            loss = loss + regularizer
+            metrics = {**metrics, "loss/regularizer": regularizer, **more}
+        return loss, {**metrics, "loss/critic": loss}
 
     def actor(params: Params) -> tuple[Array, ActorLoss]:
         agent = agent_of(networks, state._replace(actor=params))
@@ -319,14 +318,12 @@ def _step(
     method: Method, state: State, context: Context, batch: Transition, key: Key
 ) -> tuple[State, Metrics]:
     losses = _losses(method, state, context, batch, key)
-    (critic_value, critic_metrics), gradient = jax.value_and_grad(losses.critic, has_aux=True)(
-        state.critic
-    )
+    gradient, critic_metrics = jax.grad(losses.critic, has_aux=True)(state.critic)
     critic, critic_opt_state = optimizers.descend(
         method.critic_optimizer, gradient, state.critic_opt_state, state.critic
     )
     num_updates = state.num_updates + 1
-    changed, (actor_value, actor_loss) = _step_actor(method, state, losses, num_updates)
+    changed, actor_loss = _step_actor(method, state, losses, num_updates)
     target_actor = state.target_actor
     if method.follow_actor is not None:
         target_actor = method.follow_actor(changed.actor, state.target_actor, num_updates)
@@ -338,26 +335,26 @@ def _step(
         critic_opt_state=critic_opt_state,
         num_updates=num_updates,
     )
-    return after, _metrics(state, critic_value, critic_metrics, actor_value, actor_loss)
+    return after, _metrics(state, critic_metrics, actor_loss)
 
 
 def _step_actor(
     method: Method, state: State, losses: _Losses, num_updates: Array
-) -> tuple[_Actor, tuple[Array, ActorLoss]]:
+) -> tuple[_Actor, ActorLoss]:
     """The actor and its temperature, which stay as they are between two of its updates."""
     before = _Actor(**{name: getattr(state, name) for name in _Actor._fields})
 
-    def update() -> tuple[_Actor, tuple[Array, ActorLoss]]:
+    def update() -> tuple[_Actor, ActorLoss]:
         # Differentiated by the actor alone: no gradient of the critics' weights is computed.
-        value, gradient = jax.value_and_grad(losses.actor, has_aux=True)(state.actor)
+        gradient, actor_loss = jax.grad(losses.actor, has_aux=True)(state.actor)
         actor, opt_state = optimizers.descend(
             method.actor_optimizer, gradient, state.actor_opt_state, state.actor
         )
         after = before._replace(actor=actor, actor_opt_state=opt_state)
-        return _learn_temperature(method.temperature, after, value[1].log_prob), value
+        return _learn_temperature(method.temperature, after, actor_loss.log_prob), actor_loss
 
-    def keep() -> tuple[_Actor, tuple[Array, ActorLoss]]:
-        return before, losses.actor(state.actor)
+    def keep() -> tuple[_Actor, ActorLoss]:
+        return before, losses.actor(state.actor)[1]
 
     if method.actor_period == 1:
         return update()
@@ -381,18 +378,11 @@ def _learn_temperature(temperature: Temperature, before: _Actor, log_prob: Array
     return before._replace(log_temperature=log_temperature, temperature_opt_state=opt_state)
 
 
-def _metrics(
-    state: State,
-    critic_value: Array,
-    critic_metrics: Metrics,
-    actor_value: Array,
-    actor_loss: ActorLoss,
-) -> Metrics:
+def _metrics(state: State, critic_metrics: Metrics, actor_loss: ActorLoss) -> Metrics:
     """Figures of an update at the parameters before it."""
     metrics = {
-        "loss/total": critic_value + actor_value,
-        "loss/critic": critic_value,
-        "loss/actor": actor_value,
+        "loss/total": critic_metrics["loss/critic"] + actor_loss.loss,
+        "loss/actor": actor_loss.loss,
         **critic_metrics,
         **actor_loss.metrics,
     }
