@@ -190,7 +190,7 @@ def load_policy(
         raise UsageError(f"{directory} has no seed {seed}: it holds {', '.join(map(str, seeds))}")
     index = 0 if seed is None else seeds.index(seed)
     params = jax.tree.map(lambda leaf: leaf[index], exported.params)
-    if policies.is_actor(exported.policy):
+    if isinstance(exported.policy, Actor):
         return _loaded_actor(exported.policy, params, exported.spec)
     return _loaded_policy(exported.policy, params, exported.spec)
 
@@ -273,7 +273,8 @@ def _flatten(tree: PyTree, path: tuple[str, ...], arrays: dict[str, np.ndarray])
     if isinstance(tree, Mapping):
         branches = {str(name): tree[name] for name in sorted(tree)}
     elif isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        branches = tree._asdict()
+        record: Any = tree
+        branches = record._asdict()
     elif isinstance(tree, tuple | list):
         branches = {str(index): branch for index, branch in enumerate(tree)}
     elif tree is None:
@@ -397,4 +398,8 @@ def _config_classes(hint: Any) -> tuple[type, ...]:
     """The dataclasses that a type hint stands for: none, one, or the members of a union."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     members = typing.get_args(hint) if union else (hint,)
-    return tuple(member for member in members if dataclasses.is_dataclass(member))
+    return tuple(
+        member
+        for member in members
+        if isinstance(member, type) and dataclasses.is_dataclass(member)
+    )

@@ -151,7 +151,7 @@ Termination = Callable[[Observation, Action, Observation], Array]
 
 
 class DynamicsModel(NamedTuple):
-    """A model of `(observation, action) -> (reward, next observation)` in raw units: E >= 1 members.
+    """A model of `(observation, action) -> (reward, next observation)`: E >= 1 members, raw units.
 
     All functions but `loss` take one transition; vmap for many. D as in `MemberPredictions`.
     """
@@ -279,7 +279,13 @@ class RefreshFn(Protocol):
     """What happens before update t when t is a multiple of `refresh_every`, t = 0 included."""
 
     def __call__(
-        self, state: PyTree, context: Context, dataset: PyTree, cache: PyTree, update: Array, key: Key
+        self,
+        state: PyTree,
+        context: Context,
+        dataset: PyTree,
+        cache: PyTree,
+        update: Array,
+        key: Key,
     ) -> tuple[PyTree, PyTree, Metrics]:
         """One refresh.
 
@@ -332,7 +338,8 @@ class Learner(NamedTuple):
     validate: Callable[[PyTree, Context, PyTree, Key], Metrics] | None = None
     refresh: RefreshFn = no_refresh
     refresh_every: int = 0  # updates between refreshes; 0: never
-    init_cache: Callable[[PyTree], PyTree] = no_cache  # (example batch) -> empty cache, fixed shapes
+    # (example batch) -> an empty cache of fixed shapes
+    init_cache: Callable[[PyTree], PyTree] = no_cache
 
 
 # --- algorithms ---
@@ -354,8 +361,8 @@ class Stage(NamedTuple):
     hooks: tuple[Callable[[Any], str | None], ...] = ()  # a reason returned by one ends the stage
     # (state, context) of one seed -> what is handed on by the stage's name; None: `policy_params`
     outputs: Callable[[PyTree, Context], PyTree] | None = None
-    # (dataset, outputs with a leading axis [S] of seeds, key) -> the dataset of later stages, shared
-    # by all seeds; None: the same dataset
+    # (dataset, outputs with a leading axis [S] of seeds, key) -> the dataset of later stages,
+    # shared by all seeds; None: the same dataset
     hand_on_dataset: Callable[[PyTree, PyTree, Key], PyTree] | None = None
 
 

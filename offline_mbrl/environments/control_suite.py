@@ -6,6 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import dm_env
 import numpy as np
@@ -55,7 +56,7 @@ def reseed(environment: dm_env.Environment, seed: int) -> bool:
       False, and nothing was changed, where this is no task of the suite or where its model depends
       on the seed.
     """
-    task = getattr(environment, "task", None)
+    task: Any = getattr(environment, "task", None)
     module = type(task).__module__
     if not module.startswith("dm_control.suite.") or module == "dm_control.suite.lqr":
         return False

@@ -36,7 +36,7 @@ def vectorize(policy: Policy | Actor, width: int, *, greedy: bool, over_seeds: b
       over_seeds: whether params and everything else have the leading axis S.
     """
     actor = policies.as_actor(policy)
-    choose = actor.act_greedily if greedy else actor.act
+    choose = (actor.act_greedily or actor.act) if greedy else actor.act
 
     def init_slot(params: Params, observation: Observation, key: Key) -> PyTree:
         return actor.init(params, observation, jax.random.fold_in(key, jnp.uint32(INIT)))

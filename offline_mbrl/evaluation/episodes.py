@@ -30,8 +30,8 @@ class Evaluation(NamedTuple):
 class Evaluator(NamedTuple):
     """A policy in simulators that are built by its first evaluation and used by all later ones."""
 
-    # (params, *, seed, num_episodes, greedy, ended=None) -> Evaluation; `ended(count)` is called for
-    # each episode with the number of those that have ended so far
+    # (params, *, seed, num_episodes, greedy, ended=None) -> Evaluation; `ended(count)` is called
+    # for each episode with the number of those that have ended so far
     evaluate: Callable[..., Evaluation]
     # (params, *, num_episodes, num_steps) -> seconds that a step of all slots takes
     seconds_per_step: Callable[..., float]
@@ -209,7 +209,7 @@ def _chooser(policy: acting.Acting, params: Params, shape: tuple[int, ...], seed
     def choose(observation: np.ndarray, first: np.ndarray) -> np.ndarray:
         nonlocal carry, t
         observation = observation.reshape(*shape, *observation.shape[1:])
-        step = np.uint32(t)
+        step: Any = np.uint32(t)
         if t == 0:
             carry = policy.begin(params, observation, key, step)
         action, carry = policy.act(params, carry, observation, first.reshape(shape), key, step)

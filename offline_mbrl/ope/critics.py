@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -65,7 +65,7 @@ def scales(statistics: PyTree, caller: str) -> Scales:
     Raises:
       UsageError: the statistics lack those of the transitions.
     """
-    measured = getattr(statistics, "transitions", None)
+    measured: Any = getattr(statistics, "transitions", None)
     if not hasattr(measured, "reward_std"):
         raise UsageError(
             f"{caller} needs the statistics of the transitions: pass "
@@ -145,9 +145,11 @@ def action_vector(action: Action, spec: EnvironmentSpec) -> Array:
 
 def num_inputs(spec: EnvironmentSpec) -> int:
     """The length of `inputs`."""
-    discrete = isinstance(spec.action, DiscreteActions)
-    num_actions = spec.action.num_actions if discrete else spec.action.size
-    return num_actions + sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(spec.observation))
+    if isinstance(spec.action, DiscreteActions):
+        action_size = spec.action.num_actions
+    else:
+        action_size = spec.action.size
+    return action_size + sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(spec.observation))
 
 
 def critic(network: nn.Module, spec: EnvironmentSpec) -> tuple[Callable[[Key], Params], Critic]:

@@ -1,6 +1,7 @@
 """Standard errors of mean returns over rollouts that share starts and members of an ensemble."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -72,7 +73,7 @@ def member_std(returns: Array, start: np.ndarray, num_members: int) -> Array:
     member = shares.member_of(size, num_members)
     columns = jnp.stack([deviation, jnp.ones_like(deviation)], axis=1)
 
-    def squares(group: Array, num_groups: int) -> Array:
+    def squares(group: Any, num_groups: int) -> Array:
         """`[2]`: sums of squares of the groups' sums of deviations, and of their sizes."""
         sums = jax.ops.segment_sum(columns, group, num_segments=num_groups)
         return jnp.sum(sums**2, axis=0)

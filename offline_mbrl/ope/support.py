@@ -156,6 +156,7 @@ def _disagreement(
     del observation, action
     statistics = params.statistics
     varies = statistics.varies[:-1]
+    assert prediction.members is not None  # the measure needs members
     means = prediction.members.mean[params.elites][:, :-1]
     spread = jnp.where(varies, jnp.std(means, axis=0) / statistics.delta_std, 0.0)
     return {"disagreement": jnp.sqrt(jnp.sum(spread**2) / jnp.maximum(jnp.sum(varies), 1))}

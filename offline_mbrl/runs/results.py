@@ -89,7 +89,7 @@ def finish(
         total = playing.num_played(len(run.seeds), num_episodes)
         with display.bar(run.console, "evaluation", total) as show:
             played = player.play(params, seed=1, num_episodes=num_episodes, show=show)
-        human = official.human_reference(run.data.simulator)
+        human = official.human_reference(run.data.simulator or "")
         outcome["evaluation"] = playing.summarize(played, run.data.reference, human)
     else:
         outcome["figures"] = _last_figures(run.folder)

@@ -4,11 +4,13 @@ A thread of tensorboardX would hang on a full disk: none is started.
 """
 
 import contextlib
+import importlib
 import importlib.util
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,8 +35,9 @@ def opened(
         yield lambda step, figures: None
         return
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto import event_pb2
     from tensorboardX.summary import scalar
+
+    event_pb2: Any = importlib.import_module("tensorboardX.proto.event_pb2")
 
     with contextlib.ExitStack() as stack:
         writers = []

@@ -304,7 +304,9 @@ def _fill(folder: Path, template: PyTree, leaves: Mapping[str, np.ndarray]) -> P
 
 
 def _fit_leaf(folder: Path, name: str, expected: Any, leaf: np.ndarray) -> Any:
-    target = jax.eval_shape(jax.random.key_data, expected) if manifests.is_key(expected) else expected
+    target = (
+        jax.eval_shape(jax.random.key_data, expected) if manifests.is_key(expected) else expected
+    )
     if leaf.shape != tuple(target.shape) or leaf.dtype != jnp.dtype(target.dtype):
         raise UsageError(
             f"checkpoint {folder} does not fit: leaf {name} is {leaf.dtype}{list(leaf.shape)} "

@@ -34,8 +34,12 @@ def run(capsys, *arguments):
 
 
 def write_hdf5(path, **changes):
-    fields = {"observations": np.random.default_rng(0).normal(size=(40, 3)), "rewards": np.ones(40),
-              "actions": np.zeros((40, 2)), "terminals": np.arange(40) % 10 == 9} | changes  # fmt: skip
+    fields = {
+        "observations": np.random.default_rng(0).normal(size=(40, 3)),
+        "rewards": np.ones(40),
+        "actions": np.zeros((40, 2)),
+        "terminals": np.arange(40) % 10 == 9,
+    } | changes
     with h5py.File(path, "w") as file:
         for name, value in fields.items():
             file[name] = value
@@ -60,12 +64,18 @@ def test_build_makes_the_variant_that_the_flags_say(capsys, root):
 
 
 def test_one_episode_and_one_transition_are_said_in_the_singular(capsys, tmp_path):
-    one = {"observations": np.ones((1, 3)), "rewards": np.ones(1),
-           "actions": np.zeros((1, 2)), "terminals": np.ones(1, bool)}  # fmt: skip
+    one = {
+        "observations": np.ones((1, 3)),
+        "rewards": np.ones(1),
+        "actions": np.zeros((1, 2)),
+        "terminals": np.ones(1, bool),
+    }
     write_hdf5(tmp_path / "one.hdf5", **one)
     _, out, _ = run(capsys, "build", str(tmp_path / "one.hdf5"))
     assert "one.hdf5: 1 episode, 1 transition in" in out
-    assert " 1 transition\n" in "\n".join(line.rstrip() + "\n" for line in run(capsys, "list")[1].splitlines())
+    assert " 1 transition\n" in "\n".join(
+        line.rstrip() + "\n" for line in run(capsys, "list")[1].splitlines()
+    )
 
 
 def test_build_with_force_makes_it_anew(capsys, root):
@@ -100,28 +110,45 @@ def test_audit_names_faults_and_its_exit_code_counts_errors(capsys, tmp_path):
     code, out, _ = run(capsys, "audit", str(tmp_path / "bad.hdf5"))
     assert code == 1
     assert "error: reward (episode 0, step 7, row 7, train split): is not finite (nan)" in out
-    assert "error: action (episode 0, step 0, row 0, train split): [1.5, 1.5] is outside [-1, 1]" in out
+    assert (
+        "error: action (episode 0, step 0, row 0, train split): [1.5, 1.5] is outside [-1, 1]"
+        in out
+    )
 
 
 def test_audit_and_refusal_name_the_episode_of_the_source(capsys, tmp_path):
     observations = np.random.default_rng(0).normal(size=(40, 3))
-    observations[[13, 25], 1] = np.nan  # episode 1 is held out, episode 2 is the second of the training split
+    # Episode 1 is held out, episode 2 is the second of the training split
+    observations[[13, 25], 1] = np.nan
     path = tmp_path / "nan.hdf5"
-    write_hdf5(path, observations=observations, terminals=np.zeros(40, bool), timeouts=np.arange(40) % 10 == 9)
+    write_hdf5(
+        path,
+        observations=observations,
+        terminals=np.zeros(40, bool),
+        timeouts=np.arange(40) % 10 == 9,
+    )
     code, out, _ = run(capsys, "audit", str(path))
     assert code == 1
-    assert "error: observation (episode 1, step 3, row 13, validation split): is not finite (nan)" in out
+    assert (
+        "error: observation (episode 1, step 3, row 13, validation split): is not finite (nan)"
+        in out
+    )
     assert "error: observation (episode 2, step 5, row 25, train split): is not finite (nan)" in out
     assert "(counted from 0 over the source's episodes, in the source's order)" in out
-    with pytest.raises(UsageError, match=r"'observation' is not finite \(nan\) at step 5 of episode 2 \(counted"):
+    with pytest.raises(
+        UsageError, match=r"'observation' is not finite \(nan\) at step 5 of episode 2 \(counted"
+    ):
         catalog.load(str(path))
 
 
 def test_audit_says_when_episodes_were_dropped_from_the_count(capsys, tmp_path):
     rewards = np.ones(40)
     rewards[13] = np.nan
-    ends = np.isin(np.arange(40), [0, 9, 19, 29, 39])  # the first episode is a single step without an outcome
-    write_hdf5(tmp_path / "single.hdf5", rewards=rewards, terminals=np.zeros(40, bool), timeouts=ends)
+    # The first episode is a single step without an outcome
+    ends = np.isin(np.arange(40), [0, 9, 19, 29, 39])
+    write_hdf5(
+        tmp_path / "single.hdf5", rewards=rewards, terminals=np.zeros(40, bool), timeouts=ends
+    )
     _, out, _ = run(capsys, "audit", str(tmp_path / "single.hdf5"))
     assert "error: reward (episode 1, step 3, row 12, validation split): is not finite" in out
     assert "over the source's episodes that hold a transition" in out
@@ -171,7 +198,10 @@ def test_damaged_empty_and_unwritable_data_are_one_line_too(capsys, tmp_path, mo
         (["audit", str(tmp_path / "empty")], "is no RLDS dataset"),
         (["audit", str(tmp_path / "cut.hdf5")], "cannot be read as HDF5"),
         (["build", str(tmp_path / "short.hdf5")], "has 40 rows, but 'rewards' has 39"),
-        (["audit", str(tmp_path / "wide.hdf5")], "has shape [40, 5], but 'observations' has shape [40, 3]"),
+        (
+            ["audit", str(tmp_path / "wide.hdf5")],
+            "has shape [40, 5], but 'observations' has shape [40, 3]",
+        ),
         (["info", "minari:nothing/at-all-v0"], "cannot be opened"),
     ):
         code, _, err = run(capsys, *arguments)

@@ -179,7 +179,7 @@ def test_3_state_and_cache_keep_structure_shapes_and_dtypes(name, stage):
 
 @every_stage
 def test_4_metrics_are_finite_scalars_with_the_same_keys(name, stage):
-    learner, dataset, context, state, cache, batch = start(name, stage)
+    learner, dataset, context, state, _, batch = start(name, stage)
     step = jax.jit(learner.step)
     state, first = step(state, context, batch, jax.random.key(1))
     batch = learner.sample(dataset, None, jax.random.key(2))
@@ -304,9 +304,7 @@ def test_10_it_learns_the_toy_problem(name, monkeypatch):
         statistics=normalize.statistics(data),
     )
     learner = entry[MAIN].learner
-    fresh = fit.init(
-        learner, data, key=jax.random.key(5), seeds=[0, 1], context=trained.context
-    )
+    fresh = fit.init(learner, data, key=jax.random.key(5), seeds=[0, 1], context=trained.context)
     score = jax.jit(jax.vmap(lambda params: problem(name).score(learner.policy, params)))
     after = score(fit.policy_params(learner, trained.end.state, trained.context))
     before = score(fit.policy_params(learner, fresh, trained.context))
@@ -362,7 +360,9 @@ def counting(config, prefix="", read=None):
             read.add(f"{prefix}{name}")
         return object.__getattribute__(self, name)
 
-    counted = type(kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__})
+    counted = type(
+        kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__}
+    )
     fields = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

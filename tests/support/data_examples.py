@@ -15,7 +15,9 @@ def episode(*, length: int, terminal: bool, start: float = 0.0, seed: int = 0) -
     rng = np.random.default_rng(seed)
     t = np.arange(length + 1)
     return {
-        "observation": np.stack([start + t, rng.normal(size=length + 1)], axis=1).astype(np.float32),
+        "observation": np.stack([start + t, rng.normal(size=length + 1)], axis=1).astype(
+            np.float32
+        ),
         "action": rng.integers(0, 3, length + 1).astype(np.int32),
         "reward": np.where(t < length, rng.normal(size=length + 1), 0).astype(np.float32),
         "discount": np.where(terminal & (t >= length - 1), 0.0, 1.0).astype(np.float32),
@@ -29,7 +31,12 @@ def episodes(number: int, *, seed: int = 0) -> list[dict[str, Any]]:
     """Episodes of 2 to 8 transitions, every third one truncated."""
     rng = np.random.default_rng(seed)
     return [
-        episode(length=int(rng.integers(2, 9)), terminal=index % 3 > 0, start=100.0 * index, seed=seed * 1000 + index)
+        episode(
+            length=int(rng.integers(2, 9)),
+            terminal=index % 3 > 0,
+            start=100.0 * index,
+            seed=seed * 1000 + index,
+        )
         for index in range(number)
     ]
 
@@ -45,7 +52,9 @@ def written(listed: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return iter([{"steps": records, "metadata": {}} for records in listed])
 
 
-def collect(environment: str, *, num_episodes: int, noise: float, fraction: int, seed: int) -> Iterator[dict]:
+def collect(
+    environment: str, *, num_episodes: int, noise: float, fraction: int, seed: int
+) -> Iterator[dict]:
     """Stands in for the collector of `local/` datasets."""
     del environment, noise, fraction
     return written(episodes(num_episodes, seed=seed))

@@ -137,11 +137,10 @@ sys.exit(cli.main(sys.argv[4:]))
 
 
 def command(folder, data):
-    return [
-        *f"train {HERE / 'toy_mopo.py'}:ALGORITHM --dataset {data} --seeds 2".split(),
-        *"--episodes 0 --block-updates 10 --checkpoint-seconds 0 --devices 1".split(),
-        *f"--run-dir {folder}".split(),
-    ]
+    algorithm = f"{HERE / 'toy_mopo.py'}:ALGORITHM"
+    options = "--episodes 0 --block-updates 10 --checkpoint-seconds 0 --devices 1"
+    arguments = f"train {algorithm} --dataset {data} --seeds 2 {options} --run-dir {folder}"
+    return arguments.split()
 
 
 @pytest.fixture(scope="module")

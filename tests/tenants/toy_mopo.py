@@ -15,6 +15,10 @@ from offline_mbrl.types import Algorithm, Transition
 FIT = fitting.Config(num_updates=40, batch_size=32, refresh_every=10, final_learning_rate=1.0)
 
 
+DYNAMICS = gaussian_ensemble.Config(num_members=3, hidden_layers=(16,), decay=(), fit=FIT)
+POLICY = sac.Config(batch_size=32, actor_layers=(16,), critic_layers=(16,))
+
+
 @dataclass(frozen=True)
 class Config:
     num_updates: int = 60
@@ -22,10 +26,8 @@ class Config:
     num_starts: int = 16
     capacity: int = 128
     penalty_coef: float = 0.5
-    dynamics: gaussian_ensemble.Config = gaussian_ensemble.Config(
-        num_members=3, hidden_layers=(16,), decay=(), fit=FIT
-    )
-    policy: sac.Config = sac.Config(batch_size=32, actor_layers=(16,), critic_layers=(16,))
+    dynamics: gaussian_ensemble.Config = DYNAMICS
+    policy: sac.Config = POLICY
 
 
 def pretrain(config, spec):

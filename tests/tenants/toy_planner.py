@@ -13,16 +13,18 @@ from offline_mbrl.types import Actor, Algorithm
 FIT = fitting.Config(num_updates=400, batch_size=64, refresh_every=50, final_learning_rate=1.0)
 
 
+DYNAMICS = gaussian_ensemble.Config(num_members=2, hidden_layers=(32,), decay=(), fit=FIT)
+POLICY = bc.Config(batch_size=32)
+
+
 @dataclass(frozen=True)
 class Config:
     num_updates: int = 20
     horizon: int = 5
     num_candidates: int = 64
     noise: float = 0.5
-    dynamics: gaussian_ensemble.Config = gaussian_ensemble.Config(
-        num_members=2, hidden_layers=(32,), decay=(), fit=FIT
-    )
-    policy: bc.Config = bc.Config(batch_size=32)
+    dynamics: gaussian_ensemble.Config = DYNAMICS
+    policy: bc.Config = POLICY
 
 
 def pretrain(config, spec):

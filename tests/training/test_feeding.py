@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import linear_learner
@@ -131,11 +132,8 @@ def test_vmap_over_seeds_equals_the_loop_over_seeds():
     together = run(num_updates=20).state.learner
     for index, seed in enumerate([3, 5, 7]):
         alone = run(num_updates=20, seeds=[seed]).state.learner
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a[index], b[0], rtol=1e-5, atol=1e-6),
-            together,
-            alone,
-        )  # noqa: B023
+        of_seed = jax.tree.map(lambda leaf, i=index: leaf[i : i + 1], together)
+        chex.assert_trees_all_close(of_seed, alone, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("seeds", [None, [3, 5, 7]])

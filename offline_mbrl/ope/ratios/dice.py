@@ -17,7 +17,7 @@ Departures: rewards in the residual are standardized; initial observations are d
 """
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -317,7 +317,7 @@ def _identity(x: Array) -> Array:
 def _optimizer(config: Config) -> optax.GradientTransformation:
     """Adam for each part; zeta ascends."""
     adam = functools.partial(critics.adam, b1=config.b1, b2=config.b2)
-    descents = {
+    descents: dict[Hashable, optax.GradientTransformation] = {
         "nu": adam(config.nu_learning_rate, config.weight_decay),
         "lambda_": adam(config.nu_learning_rate, 0.0),
         "zeta": optax.chain(
