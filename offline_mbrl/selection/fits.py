@@ -188,9 +188,10 @@ def fqe_and_robust(
     params, direct = _fitted(fqe.make, config, data, policies, key_fit)
     trajectories = episodes.trajectories(data.dataset, data.horizon)
     logged = behavior_log_prob(trajectories)
-    if policies.policy.log_prob is None or logged is None:
+    policy = policy_functions.require_memoryless(policies.policy, "fqe")
+    if policy.log_prob is None or logged is None:
         return {"fqe": direct}
-    values = fqe.values(config, data.spec, policies.policy)
+    values = fqe.values(config, data.spec, policy)
     methods = {
         "doubly_robust": doubly_robust.doubly_robust,
         "weighted_doubly_robust": doubly_robust.weighted_doubly_robust,
@@ -201,7 +202,7 @@ def fqe_and_robust(
     def robust(
         params: critics.FittedParams, target: Params, trajectories: Trajectory, logged: Array
     ) -> Estimates:
-        ratios = importance.log_ratios(policies.policy, target, trajectories, logged)
+        ratios = importance.log_ratios(policy, target, trajectories, logged)
         q, v = doubly_robust.along(
             values.q_value, values.state_value, params, trajectories, key_values
         )
@@ -226,6 +227,7 @@ def visited(data: Data, policies: Policies) -> Metrics:
 
     Estimators of single transitions cannot see it.
     """
+    policy = policy_functions.require_memoryless(policies.policy, "visited_share")
     sample = batches.Experience(NUM_VISITS)
 
     @jax.jit
@@ -234,7 +236,7 @@ def visited(data: Data, policies: Policies) -> Metrics:
 
         def single_policy(params: Params) -> Metrics:
             return visits.visited_share(
-                policies.policy, params, batch, data.spec, jax.random.key(10), gamma=data.gamma
+                policy, params, batch, data.spec, jax.random.key(10), gamma=data.gamma
             )
 
         return jax.vmap(single_policy)(params)

@@ -245,7 +245,7 @@ def acting(policy: Policy | Actor, spec: EnvironmentSpec) -> Policy | Actor:
     which alone take actors, clip them.
     """
     continuous = isinstance(spec.action, BoundedActions)
-    if not continuous or policy_functions.is_actor(policy):
+    if not continuous or isinstance(policy, Actor):
         return policy
     return policy_functions.clipped(policy)
 
@@ -281,7 +281,7 @@ def require_kind(name: str, policy: Policy | Actor, groups: Mapping[str, Group])
         if not group.takes_actors:
             policy_functions.require_memoryless(policy, f"estimator {group_name} (for {name})")
     needing = [group_name for group_name, group in groups.items() if group.needs_density]
-    if needing and policy.log_prob is None:
+    if needing and getattr(policy, "log_prob", None) is None:
         others = [group_name for group_name in groups if group_name not in needing]
         raise UsageError(
             f"{name} has no log_prob, which {', '.join(needing)} needs: choose other estimators, "

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from offline_mbrl import policies as policy_functions
 from offline_mbrl.data import episodes
 from offline_mbrl.learners import bc
 from offline_mbrl.ope import support
@@ -89,6 +90,7 @@ def importance_weights(
       UsageError: a policy has no density, or a memory.
     """
     del settings
+    policy = policy_functions.require_memoryless(policies.policy, "importance")
     cloned, clone_params = learned
     trajectories = episodes.trajectories(data.dataset, data.horizon)
     cloned_log_prob = jax.jit(
@@ -100,7 +102,7 @@ def importance_weights(
 
     @jax.jit
     def all_weightings(target: Params, trajectories: Trajectory, behavior: Array) -> Estimates:
-        ratios = importance.log_ratios(policies.policy, target, trajectories, behavior)
+        ratios = importance.log_ratios(policy, target, trajectories, behavior)
         return {
             name: method(trajectories, ratios, gamma=data.gamma, limits=data.limits)
             for name, method in WEIGHTINGS.items()
@@ -125,6 +127,7 @@ def _action_signs(
     cloned: Policy, clone_params: Params, data: Data, policies: Policies, key: Key
 ) -> list[Metrics]:
     """How likely each policy's actions are under the clone."""
+    policy = policy_functions.require_memoryless(policies.policy, "importance")
     rows = np.random.default_rng(0).choice(np.asarray(data.dataset.starts), NUM_STATES)
     observations = data.dataset.observation[rows]
     actions = data.dataset.action[rows]
@@ -132,7 +135,7 @@ def _action_signs(
     @jax.jit
     def single_policy(target: Params) -> Metrics:
         return support.action_support(
-            cloned, clone_params, policies.policy, target, observations, actions, key
+            cloned, clone_params, policy, target, observations, actions, key
         )
 
     return [single_policy(target) for target in unstack(policies.params)]
