@@ -70,7 +70,7 @@ def as_actor(policy: Policy | Actor) -> Actor:
     Raises:
       UsageError: it is neither of the two.
     """
-    if is_actor(policy):
+    if isinstance(policy, Actor):
         return policy._replace(act_greedily=policy.act_greedily or policy.act)
     _check_policy(policy)
 
@@ -98,7 +98,7 @@ def require_memoryless(policy: Policy | Actor, caller: str) -> Policy:
     Raises:
       UsageError: it is an `Actor`; the message names `caller`.
     """
-    if is_actor(policy):
+    if isinstance(policy, Actor):
         raise UsageError(
             f"{caller} needs a policy whose action depends on one observation alone, but this one "
             "carries a state from step to step: evaluate it in a simulator, or by rollouts in a "

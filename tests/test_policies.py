@@ -42,8 +42,14 @@ def test_a_missing_mode_says_what_to_do():
         scaled(1.0).mode((), jnp.zeros(3))
 
 
-@pytest.mark.parametrize("function", [lambda observation: observation, lambda params, observation: observation,
-                                      lambda params, observation, key, more: observation])  # fmt: skip
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda observation: observation,
+        lambda params, observation: observation,
+        lambda params, observation, key, more: observation,
+    ],
+)
 def test_functions_with_other_arguments_are_refused(function):
     with pytest.raises(
         UsageError, match=r"a policy is a function \(params, observation, key\) -> action"
