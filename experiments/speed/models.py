@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl.models import explicit, fitting, kinds
-from offline_mbrl.models.density import Density
+from offline_mbrl.models.densities.density import Density
 from offline_mbrl.ope import model_based
 from offline_mbrl.rollouts import shares, unroll
 from offline_mbrl.types import Array, DynamicsModel, Key, Params

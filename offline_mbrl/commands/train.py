@@ -92,7 +92,7 @@ def _usage() -> str:
         "",
         "algorithms:",
         *summaries,
-        f"  {'FILE.py:NAME':<{width}}  One of your own: an Algorithm, or make(config, spec) beside Config.",
+        f"  {'FILE.py:NAME':<{width}}  Your own: an Algorithm, or make(config, spec) and Config.",
         "",
         "offline-mbrl train ALGORITHM --help lists all settings; offline-mbrl data list lists "
         "datasets.",

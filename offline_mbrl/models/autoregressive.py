@@ -20,9 +20,10 @@ from typing import Annotated, Literal
 
 import jax
 
-from offline_mbrl.models import autoregressive_masked, autoregressive_shared, conditionals, fitting
-from offline_mbrl.models.conditionals import ConditionalConfig
-from offline_mbrl.models.density import Density
+from offline_mbrl.models import fitting
+from offline_mbrl.models.densities import autoregressive_masked, autoregressive_shared, conditionals
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.density import Density
 from offline_mbrl.settings import at_least
 from offline_mbrl.types import UsageError
 

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.data.normalize import TransitionStatistics
-from offline_mbrl.models import coordinates
-from offline_mbrl.models.density import Density
+from offline_mbrl.models.densities import coordinates
+from offline_mbrl.models.densities.density import Density
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import (
     Action,

@@ -13,9 +13,10 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.models import conditionals, fitting
-from offline_mbrl.models.conditionals import ConditionalConfig
-from offline_mbrl.models.density import Density
+from offline_mbrl.models import fitting
+from offline_mbrl.models.densities import conditionals
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.density import Density
 from offline_mbrl.networks import torsos
 from offline_mbrl.settings import at_least
 from offline_mbrl.types import Array, Key, Params, PyTree

@@ -25,8 +25,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.models import coordinates, explicit, fitting, scores
-from offline_mbrl.models.density import Density, gaussian_log_prob, soft_bounds
+from offline_mbrl.models import explicit, fitting, scores
+from offline_mbrl.models.densities import coordinates
+from offline_mbrl.models.densities.density import Density, gaussian_log_prob, soft_bounds
 from offline_mbrl.networks import torsos
 from offline_mbrl.settings import at_least, require_bounds, sizes
 from offline_mbrl.types import (

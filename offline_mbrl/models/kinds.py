@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from offline_mbrl.models import (
     autoregressive,
-    coordinates,
     explicit,
     feedforward,
     fitting,
@@ -17,7 +16,8 @@ from offline_mbrl.models import (
     scores,
 )
 from offline_mbrl.models.autoregressive import MaskedConfig, SharedConfig
-from offline_mbrl.models.density import Density
+from offline_mbrl.models.densities import coordinates
+from offline_mbrl.models.densities.density import Density
 from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.models.gaussian_ensemble import GaussianEnsembleConfig
 from offline_mbrl.types import (

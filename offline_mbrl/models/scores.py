@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.models import coordinates
+from offline_mbrl.models.densities import coordinates
 from offline_mbrl.types import Array, DynamicsModel, ModelParams, Transition
 
 BATCH_SIZE = 256  # held-out transitions that are evaluated at a time

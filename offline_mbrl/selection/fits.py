@@ -13,7 +13,7 @@ from offline_mbrl import policies as policy_functions
 from offline_mbrl.data import episodes, memory
 from offline_mbrl.models import explicit, fitting, kinds
 from offline_mbrl.models.autoregressive import MaskedConfig
-from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
 from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.ope import batches, critics, model_based, support, visits
 from offline_mbrl.ope.ratios import dice, vpm

@@ -64,7 +64,10 @@ def test_the_rows_of_a_run_are_what_its_curve_shows(finished):
     curves = page._curves(running.rows(finished), run["seeds"], run["reference"])
     steps, values = curves["greedy"]
     assert steps.tolist() == [20, 40, 60]
-    returns = [[row["evaluation/greedy"] for row in running.rows(finished) if row["step"] == step] for step in steps]
+    returns = [
+        [row["evaluation/greedy"] for row in running.rows(finished) if row["step"] == step]
+        for step in steps
+    ]
     np.testing.assert_allclose(values, (np.array(returns) + 0.667) / 1.667)
 
 
@@ -73,7 +76,9 @@ def test_lines_come_at_every_tenth_and_not_more():
     with display.bar(Console(file=out), "train", 1000, done=500) as show:
         for step in range(501, 1001):
             show(step, "")
-    assert out.getvalue().splitlines() == [f"train {step}/1000" for step in (600, 700, 800, 900, 1000)]
+    assert out.getvalue().splitlines() == [
+        f"train {step}/1000" for step in (600, 700, 800, 900, 1000)
+    ]
 
 
 def test_a_terminal_gets_a_bar_from_start_to_end():

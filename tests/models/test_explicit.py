@@ -22,7 +22,8 @@ from explicit_examples import (
     with_part,
 )
 
-from offline_mbrl.models import autoregressive, coordinates, explicit
+from offline_mbrl.models import autoregressive, explicit
+from offline_mbrl.models.densities import coordinates
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
 UNITS = (coordinates.unit_variance, coordinates.standardized, coordinates.raw)

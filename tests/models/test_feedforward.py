@@ -10,7 +10,7 @@ from explicit_examples import jitted, many_steps, spec
 
 from offline_mbrl.data import memory, splits
 from offline_mbrl.models import explicit, feedforward, fitting, likelihood
-from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
 from offline_mbrl.training import fit
 from offline_mbrl.types import Context, UsageError
 

@@ -22,7 +22,7 @@ from explicit_examples import (
 )
 
 from offline_mbrl.models import gaussian_ensemble
-from offline_mbrl.models.density import soft_bounds
+from offline_mbrl.models.densities.density import soft_bounds
 from offline_mbrl.training import fit
 from offline_mbrl.types import Context, UsageError
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax.extend import core
 
 from offline_mbrl.models import autoregressive
-from offline_mbrl.models.conditionals import ConditionalConfig
-from offline_mbrl.models.density import Density
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.density import Density
 
 STATE, ACTION = 4, 2
 X, D = STATE + ACTION, STATE + 1

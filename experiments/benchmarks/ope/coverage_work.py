@@ -256,7 +256,9 @@ def rolled_out(
     return {name: over_repeats(keys, logs.dataset, logs.statistics, logs.starts)}
 
 
-def fit_model(learner: Learner, key: Key, context: Context, dataset: memory.Dataset) -> ModelParams:
+def fit_model(
+    learner: Learner, key_init: Key, key_fit: Key, context: Context, dataset: memory.Dataset
+) -> ModelParams:
     """Parameters of a model, each member at its best held-out score; pure.
 
     Args:

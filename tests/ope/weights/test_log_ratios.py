@@ -69,7 +69,7 @@ def test_undefined_log_ratios_are_refused_where_they_count(bad):
     batch = batch_of(np.ones((3, 2)), mask=[[1, 1], [1, 0], [1, 1]])
     log_ratios = np.zeros((3, 2), np.float32)
     log_ratios[1, 1] = bad  # past the end
-    assert checks.log_ratios(log_ratios, batch)[1, 1] == 0
+    assert checks.checked_log_ratios(log_ratios, batch)[1, 1] == 0
     log_ratios[2, 1] = bad
     with pytest.raises(UsageError, match=f"episode 2, step 1 is {bad}"):
         importance.weighted(batch, log_ratios, gamma=0.9)

@@ -11,7 +11,7 @@ import scipy.stats
 from autoregressive_examples import random_params
 
 from offline_mbrl.models import autoregressive, feedforward
-from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
 
 # --- two entries: integrals on a grid ---
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.models.conditionals import Network
+from offline_mbrl.models.densities.conditionals import Network
 from offline_mbrl.types import Array, Key, Params, PyTree
 
 # More parts skip more zeros, fewer are larger products.

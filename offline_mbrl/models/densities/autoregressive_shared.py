@@ -15,7 +15,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.models.conditionals import Network
+from offline_mbrl.models.densities.conditionals import Network
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import Array, Key, Params, PyTree
 

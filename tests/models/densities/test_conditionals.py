@@ -7,8 +7,9 @@ import pytest
 import scipy.stats
 from autoregressive_examples import masked, random_params
 
-from offline_mbrl.models import conditionals, feedforward
-from offline_mbrl.models.conditionals import ConditionalConfig
+from offline_mbrl.models import feedforward
+from offline_mbrl.models.densities import conditionals
+from offline_mbrl.models.densities.conditionals import ConditionalConfig
 from offline_mbrl.types import UsageError
 
 BOUNDS = (jnp.float32(-2.0), jnp.float32(1.0))

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.models.density import Density, gaussian_log_prob, soft_bounds
+from offline_mbrl.models.densities.density import Density, gaussian_log_prob, soft_bounds
 from offline_mbrl.types import Array, Key, Params, PyTree, UsageError
 
 Bounds = tuple[Array, Array]  # soft floor and ceiling of a log scale

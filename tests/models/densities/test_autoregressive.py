@@ -24,7 +24,7 @@ from autoregressive_examples import (
 )
 
 from offline_mbrl.models import autoregressive, feedforward
-from offline_mbrl.models.density import gaussian_log_prob
+from offline_mbrl.models.densities.density import gaussian_log_prob
 from offline_mbrl.networks import torsos
 from offline_mbrl.types import UsageError
 
