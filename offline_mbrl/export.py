@@ -6,13 +6,10 @@ params.npz    the arrays, named by their place in the tree; no pickle
 Reading it loads the module of its algorithm, and none of training.
 """
 
-import dataclasses
 import hashlib
 import io
 import json
 import sys
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl import files, policies, registry
+from offline_mbrl import config_json, files, policies, registry
 from offline_mbrl.data import specs, trees
 from offline_mbrl.types import (
     Action,
@@ -39,7 +36,6 @@ from offline_mbrl.types import (
 POLICY = "policy.json"
 PARAMS = "params.npz"
 SEPARATOR = "/"
-CLASS = "class"  # beside the values of a config that stands in the place of a union
 REQUIRED = {"algorithm", "config", "spec", "seeds", "sha256"}
 
 
@@ -95,7 +91,7 @@ def save(
     content = buffer.getvalue()
     about = dict(description or {}) | {
         "algorithm": algorithm,
-        "config": config_to_json(config),
+        "config": config_json.to_json(config),
         "spec": specs.to_json(spec),
         "seeds": [int(seed) for seed in seeds],
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -124,7 +120,7 @@ def load(directory: str | Path) -> Exported:
     algorithm = registry.lookup(about["algorithm"])
     try:
         spec = specs.from_json(about["spec"])
-        config = config_from_json(algorithm.config, about["config"])
+        config = config_json.from_json(algorithm.config, about["config"])
         policy = algorithm.make(config, spec).policy
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             params = _unflatten(about.get("structure"), arrays)
@@ -331,75 +327,3 @@ def _record(name: str) -> Callable[..., tuple]:
     if not (isinstance(cls, type) and issubclass(cls, tuple) and hasattr(cls, "_fields")):
         raise TypeError(f"no record {name}")
     return cls
-
-
-# --- configs ---
-
-
-def config_to_json(config: Any) -> dict[str, Any]:
-    """The values of a config dataclass, as JSON has them.
-
-    Where the type of a field is a union of config classes, the class's name stands beside the
-    values of the field.
-    """
-    hints = typing.get_type_hints(type(config))
-    values = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            converted = config_to_json(value)
-            if len(_config_classes(hints[field.name])) > 1:
-                converted = {CLASS: type(value).__name__} | converted
-            value = converted
-        values[field.name] = value
-    return values
-
-
-def config_from_json(cls: type, json: Mapping[str, Any]) -> Any:
-    """A config dataclass from what `config_to_json` and JSON made of it.
-
-    Raises:
-      UsageError: a setting, or the class of a nested config, is unknown here.
-    """
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(json) - set(hints))
-    if unknown:
-        raise UsageError(f"this version of {cls.__module__} has no setting {unknown[0]!r}")
-    return cls(**{name: _value(hints[name], value) for name, value in json.items()})
-
-
-def _value(hint: Any, value: Any) -> Any:
-    """A field's value from JSON: a nested config, a tuple, or what it is."""
-    if isinstance(value, list):
-        return tuple(_value(None, entry) for entry in value)
-    classes = _config_classes(hint)
-    if not isinstance(value, Mapping) or not classes:
-        return value
-    values = dict(value)
-    name = values.pop(CLASS, None)
-    return config_from_json(_config_class(classes, name, values), values)
-
-
-def _config_class(classes: Sequence[type], name: str | None, values: Mapping[str, Any]) -> type:
-    """The class of a nested config: by its name, or the only one that has all of the settings."""
-    if len(classes) == 1:
-        return classes[0]
-    if name is None:
-        fitting = [cls for cls in classes if set(values) <= set(typing.get_type_hints(cls))]
-    else:
-        fitting = [cls for cls in classes if cls.__name__ == name]
-    if len(fitting) != 1:
-        names = ", ".join(cls.__name__ for cls in classes)
-        raise UsageError(f"a config of the class {name or '(not stated)'} is not one of {names}")
-    return fitting[0]
-
-
-def _config_classes(hint: Any) -> tuple[type, ...]:
-    """The dataclasses that a type hint stands for: none, one, or the members of a union."""
-    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    members = typing.get_args(hint) if union else (hint,)
-    return tuple(
-        member
-        for member in members
-        if isinstance(member, type) and dataclasses.is_dataclass(member)
-    )

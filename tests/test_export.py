@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl import export, registry
+from offline_mbrl import config_json, export, registry
 from offline_mbrl.data import normalize
 from offline_mbrl.types import (
     Actor,
@@ -289,17 +289,17 @@ class Outer:
     ],
 )
 def test_a_config_survives_json_whatever_member_of_a_union_it_holds(config):
-    text = json.dumps(export.config_to_json(config))
-    assert export.config_from_json(Outer, json.loads(text)) == config
+    text = json.dumps(config_json.to_json(config))
+    assert config_json.from_json(Outer, json.loads(text)) == config
 
 
 def test_a_union_without_its_class_is_read_where_only_one_member_has_the_settings():
-    outer = export.config_from_json(Outer, {"model": {"members": 2, "components": 4}})
+    outer = config_json.from_json(Outer, {"model": {"members": 2, "components": 4}})
     assert outer == Outer(model=Mixture(members=2, components=4))
     with pytest.raises(UsageError, match=r"\(not stated\) is not one of Gaussian, Mixture"):
-        export.config_from_json(Outer, {"model": {"members": 2}})
+        config_json.from_json(Outer, {"model": {"members": 2}})
     with pytest.raises(UsageError, match="class Flow is not one of Gaussian, Mixture"):
-        export.config_from_json(Outer, {"model": {"class": "Flow"}})
+        config_json.from_json(Outer, {"model": {"class": "Flow"}})
 
 
 # --- what reading a policy loads ---

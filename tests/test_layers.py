@@ -16,7 +16,7 @@ MODELS = {"types", "settings", "networks", "targets"} | SEEN
 OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
 REGISTRY = {"types", "outside", "problems", "networks", "learners", "algorithms"}
-EXPORT = {"types", "policies", "files", "registry", "data"}
+EXPORT = {"types", "config_json", "policies", "files", "registry", "data"}
 SELECTION = (
     ALGORITHMS
     | OPE
@@ -27,6 +27,7 @@ ALLOWED = {
     "types": set(),
     "streams": {"types"},
     "settings": {"types"},
+    "config_json": {"types"},
     "outside": {"types"},
     "files": set(),
     "provenance": set(),
@@ -47,7 +48,7 @@ ALLOWED = {
     "registry": REGISTRY,
     "export": EXPORT,
     "selection": SELECTION - {"environments"},
-    "runs": SELECTION | {"settings", "environments", "evaluation", "selection"},
+    "runs": SELECTION | {"settings", "config_json", "environments", "evaluation", "selection"},
 }
 TOP = {"collect", "commands", "cli", "__init__"}  # may import everything
 HEAVY = {  # library -> the files that may import it, inside functions alone

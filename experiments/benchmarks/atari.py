@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks import figures
-from offline_mbrl import cli, environments, export, files, registry
+from offline_mbrl import cli, config_json, environments, export, files, registry
 from offline_mbrl.commands import arguments
 from offline_mbrl.data.catalog import atari_scores
 from offline_mbrl.data.memory import Dataset
@@ -246,7 +246,7 @@ def update_flops(run: Path) -> float:
     exported = export.load(run / "policy")
     spec = exported.spec
     algorithm = registry.lookup(exported.description["algorithm"])
-    config = export.config_from_json(algorithm.config, exported.description["config"])
+    config = config_json.from_json(algorithm.config, exported.description["config"])
     learner = algorithm.make(config, spec)
     image = jax.tree.leaves(spec.observation)[0]
     shape = (2, *image.shape[:2], image.shape[2] // spec.frame_stack)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tyro
 
-from offline_mbrl import export, registry
+from offline_mbrl import config_json, export, registry
 from offline_mbrl.commands import arguments
 from offline_mbrl.commands.evaluate import policy_folder
 from offline_mbrl.types import UsageError
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
         )
     rows = np.array([about["seeds"].index(seed) for seed in seeds])
     algorithm = registry.lookup(about["algorithm"])
-    config = export.config_from_json(algorithm.config, about["config"])
+    config = config_json.from_json(algorithm.config, about["config"])
     export.save(
         options.directory,
         algorithm=about["algorithm"],

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from offline_mbrl.settings import at_least
+from offline_mbrl.settings import at_least, between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Options:
     first_seed: Annotated[int, at_least(0)] = 0  # seeds are first_seed, first_seed + 1, ...
     run_dir: Path | None = None  # default: runs/ALGORITHM-DATASET
     evaluations: Annotated[int, at_least(0)] = 10  # during training, spread evenly; 0 for none
-    evaluation_share: float = 0.1  # of the run's time, for those at most; 1 plays all of them
+    # Of the run's time, for those at most; 1 plays all of them
+    evaluation_share: Annotated[float, between(0, 1)] = 0.1
     # Of the last evaluation, per seed, greedy and again sampled; 0 trains without a simulator
     episodes: Annotated[int, at_least(0)] = 500
     # Of each evaluation during training, per seed
     episodes_during: Annotated[int, at_least(1)] = 50
-    simulator_processes: int = 0  # that step the simulators; 0: a thread of this process
+    # That step the simulators; 0: a thread of this process
+    simulator_processes: Annotated[int, at_least(0)] = 0
     # Updates per dispatch; default: about a second's worth, measured
     block_updates: Annotated[int | None, at_least(1)] = None
     # Between checkpoints; one is always written at the end and at SIGTERM

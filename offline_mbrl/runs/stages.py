@@ -2,7 +2,6 @@
 on."""
 
 import contextlib
-import dataclasses
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from offline_mbrl import registry, settings
+from offline_mbrl import config_json, registry, settings
 from offline_mbrl.data import stream
 from offline_mbrl.data.catalog import names
 from offline_mbrl.data.catalog.load import Loaded
@@ -89,7 +88,7 @@ def train(
                 "dataset": data.name,
                 "fingerprint": data.fingerprint,
                 "seeds": seeds,
-                "config": dataclasses.asdict(config),
+                "config": config_json.to_json(config),
             }
             description = {
                 "preset": preset,

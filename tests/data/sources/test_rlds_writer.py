@@ -219,7 +219,7 @@ def test_writing_and_reading_array_record_needs_no_tensorflow_and_a_full_disk_is
         sys.executable,
         "-c",
         SCRIPT,
-        str(Path(__file__).parents[2] / "support"),
+        str(Path(__file__).parents[2] / "examples"),
         str(tmp_path),
     ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
