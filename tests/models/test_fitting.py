@@ -375,23 +375,6 @@ def test_what_is_missing_is_named():
         tested.step(state, linear_context(), transition(lead=(4,)), KEY)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"num_elites": 4},
-        {"num_elites": -1},
-        {"refresh_every": 0},
-        {"batch_size": 0},
-        {"patience": -1},
-        {"patience_unit": "updates"},
-        {"max_held_out": -1},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    with pytest.raises(UsageError, match="fitting"):
-        learner(dataclasses.replace(CONFIG, **wrong))
-
-
 def test_batches_split_over_devices_as_on_one():
     run = functools.partial(
         fit.fit,

@@ -202,3 +202,21 @@ def test_another_number_of_members_than_the_models_is_refused():
     learner = fitting.make(model, CONFIG, num_members=3)
     with pytest.raises(UsageError, match="num_members is 3, but the model has 2"):
         learner.init(KEY, (), Context(statistics=linear()[1]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_elites": 4},
+        {"num_elites": -1},
+        {"refresh_every": 0},
+        {"batch_size": 0},
+        {"patience": -1},
+        {"patience_unit": "updates"},
+        {"max_held_out": -1},
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(UsageError, match="fitting"):
+        config = dataclasses.replace(CONFIG, **wrong)
+        fitting.make(small(), config, num_members=MEMBERS)
