@@ -217,6 +217,6 @@ def test_another_number_of_members_than_the_models_is_refused():
     ],
 )
 def test_settings_out_of_range_are_refused(wrong):
+    config = dataclasses.replace(CONFIG, **wrong)
     with pytest.raises(UsageError, match="fitting"):
-        config = dataclasses.replace(CONFIG, **wrong)
         fitting.make(small(), config, num_members=MEMBERS)
