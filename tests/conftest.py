@@ -1,5 +1,6 @@
 """Settings that every test runs under; they are set here so that pytest really sees them."""
 
+import ctypes
 import gc
 import os
 import resource
@@ -10,6 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MUJOCO_GL", "disabled")
 
 import jax
+import psutil
 import pytest
 
 DEVICES = "--xla_force_host_platform_device_count=8"
@@ -66,11 +68,32 @@ def _compilation_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _release_programs():
-    """The programs of a module are released at its end; what takes long to compile is on disk."""
+def _resident():
+    """Releases the programs of a module at its end; what takes long to compile is on disk."""
+    resident = {"after release": _resident_bytes()}
+    yield resident
+    _release_programs()
+
+
+@pytest.fixture(autouse=True)
+def _bounded_growth(_resident):
+    """Releases programs within a module of many."""
     yield
+    if _resident_bytes() > _resident["after release"] + 1e9:
+        _release_programs()
+        _resident["after release"] = _resident_bytes()
+
+
+def _resident_bytes():
+    return psutil.Process().memory_info().rss
+
+
+def _release_programs():
     jax.clear_caches()
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)  # more than half of what compilers freed would stay with the process
 
 
 @pytest.fixture(autouse=True)
