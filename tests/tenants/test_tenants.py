@@ -18,6 +18,7 @@ from dm_env import specs
 import offline_mbrl
 from offline_mbrl import cli
 from offline_mbrl.evaluation import episodes
+from offline_mbrl.runs import folder, recording
 from offline_mbrl.training import checkpoint
 
 HERE = Path(__file__).parent
@@ -136,10 +137,10 @@ sys.exit(cli.main(sys.argv[4:]))
 """
 
 
-def command(folder, data):
+def command(run_folder, data):
     algorithm = f"{HERE / 'toy_mopo.py'}:ALGORITHM"
     options = "--episodes 0 --block-updates 10 --checkpoint-seconds 0 --devices 1"
-    arguments = f"train {algorithm} --dataset {data} --seeds 2 {options} --run-dir {folder}"
+    arguments = f"train {algorithm} --dataset {data} --seeds 2 {options} --run-dir {run_folder}"
     return arguments.split()
 
 
@@ -152,8 +153,8 @@ def data(tmp_path_factory):
     return path
 
 
-def final(folder):
-    directory = folder / "checkpoints" / "train"
+def final(run_folder):
+    directory = run_folder / "checkpoints" / "train"
     step = checkpoint.latest(directory)
     manifest = (directory / f"{step:09d}" / "manifest.json").read_text()
     return step, json.loads(manifest)["leaves"]
@@ -178,3 +179,44 @@ def test_toy_mopo_resumes_bit_for_bit_after_sigkill_in_each_of_its_parts(
         assert process.returncode == -9, process.stderr.decode()
     assert cli.main(command(interrupted, data)) == 0
     assert final(interrupted) == final(whole)
+
+
+EARLY_STOP = (
+    "--config.dynamics.fit.patience 1 --config.dynamics.fit.refresh-every 10 "
+    "--config.dynamics.fit.num-updates 2000 --config.dynamics.fit.learning-rate 0.1 "
+    "--config.dynamics.fit.patience-unit evaluations"
+)
+
+
+def test_a_model_stage_that_stops_early_is_finished_and_is_not_trained_again(
+    tmp_path, data, monkeypatch, capsys
+):
+    monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path / "store"))
+    run = tmp_path / "run"
+    arguments = [*command(run, data), *EARLY_STOP.split()]
+    with monkeypatch.context() as patch:
+        patch.setattr(recording, "_save", only_models(recording._save))
+        with pytest.raises(Interrupted):
+            cli.main(arguments)
+    model = [row for row in folder.read_rows(run) if row["stage"] == "model"]
+    assert 0 < max(row["step"] for row in model) < 2000
+    capsys.readouterr()
+    assert cli.main(arguments) == 0
+    output = capsys.readouterr().out
+    assert f"Resuming model from update {max(row['step'] for row in model)}." in output
+    assert [row for row in folder.read_rows(run) if row["stage"] == "model"] == model
+
+
+class Interrupted(BaseException):
+    pass
+
+
+def only_models(save):
+    """Saves checkpoints of the model's stage, and interrupts the run at the next stage's first."""
+
+    def interrupted(recorded, *arguments):
+        if recorded.name != "model":
+            raise Interrupted
+        return save(recorded, *arguments)
+
+    return interrupted
