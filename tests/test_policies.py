@@ -137,7 +137,9 @@ def test_actions_outside_the_datas_range_are_refused_with_the_entry_and_both_ran
 
 
 def test_a_density_that_is_not_one_number_is_refused_at_the_door():
-    density = lambda params, observation, action: action**2  # noqa: E731
+    def density(params, observation, action):
+        return action**2
+
     with pytest.raises(UsageError, match=r"log_prob has shape \(2,\) for one action"):
         check(scaled(1.0)._replace(log_prob=density))
     check(scaled(1.0)._replace(log_prob=lambda *args: jnp.sum(density(*args))))

@@ -197,7 +197,7 @@ def trajectory_targets(
         value=jnp.where(absorbing > 0, 0.0, value[:size]),
         policy=jnp.where(absorbing[:, None] > 0, 1.0 / num_actions, policy),
         behavior=behavior * happened,
-        known=happened + absorbing,
+        mask=happened + absorbing,
     )
 
 

@@ -98,7 +98,7 @@ def make(
                 raise
             return Moment(*(np.concatenate(parts) for parts in zip(*moments, strict=True)))
 
-        first = np.stack([one.observation for one in ready])
+        first = np.stack([simulator.observation for simulator in ready])
         return Simulation(step=step, first=first, action_spec=ready[0].action_spec)
 
     def close() -> None:

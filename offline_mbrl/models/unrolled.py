@@ -48,7 +48,7 @@ class Targets(NamedTuple):
     policy: Array  # [K + 1, A]
     behavior: Array  # [K + 1] weight with which the data's action is cloned
     # [K + 1] 0 after a truncation, where there is nothing to learn; reward k belongs to step k
-    known: Array
+    mask: Array
 
 
 def unroll(
@@ -133,9 +133,9 @@ def loss(
     cloning_loss = optax.softmax_cross_entropy_with_integer_labels(heads.policy_logits, logged)
     reward_weights, state_weights = step_weights(config.step_weights, num_steps)
     parts = {
-        "reward": jnp.dot(reward_weights, targets.known[:-1] * reward_loss),
-        "value": jnp.dot(state_weights, targets.known * value_loss),
-        "policy": jnp.dot(state_weights, targets.known * policy_loss),
+        "reward": jnp.dot(reward_weights, targets.mask[:-1] * reward_loss),
+        "value": jnp.dot(state_weights, targets.mask * value_loss),
+        "policy": jnp.dot(state_weights, targets.mask * policy_loss),
         "behavior": jnp.dot(state_weights, targets.behavior * cloning_loss),
     }
     coefs = jnp.array([config.reward_coef, config.value_coef, config.policy_coef, behavior_coef])

@@ -31,7 +31,7 @@ def test_the_masks_of_the_worked_example():
     np.testing.assert_allclose(targets.value, [1 + 0.5 * 2, 2, 0, 0])
     np.testing.assert_allclose(targets.policy[2:], np.full((2, A), 1 / 3), rtol=1e-6)
     np.testing.assert_array_equal(targets.behavior[2:], [0, 0])
-    np.testing.assert_array_equal(targets.known, np.ones(4))
+    np.testing.assert_array_equal(targets.mask, np.ones(4))
 
 
 def test_a_window_that_starts_on_a_terminal_record_is_dead_throughout():
@@ -49,7 +49,7 @@ def test_a_truncation_bootstraps_at_the_cut_and_is_left_out_after_it():
     at_cut = dataset.observation[2][0]  # the table model's value of the last observation
     expected = [1 + 0.5 * 2 + 0.25 * at_cut, 2 + 0.5 * at_cut]
     np.testing.assert_allclose(targets.value[:2], expected, rtol=1e-5)
-    np.testing.assert_array_equal(targets.known, [1, 1, 0, 0])
+    np.testing.assert_array_equal(targets.mask, [1, 1, 0, 0])
     np.testing.assert_array_equal(targets.behavior[2:], [0, 0])
 
 

@@ -4,72 +4,26 @@ Problems and settings are the cases that stand beside each registration: a new e
 being listed.
 """
 
-import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contract_cases import CASES, KEY, problem, stages, start
 
 from offline_mbrl import registry
 from offline_mbrl.data import normalize, trees
-from offline_mbrl.problems import toy
 from offline_mbrl.training import checkpoint, fit, programs, sharding
 from offline_mbrl.training.stages import MAIN, of_algorithm, plain, train_stages
 from offline_mbrl.types import (
-    Algorithm,
     BoundedActions,
-    Case,
     Context,
     DiscreteActions,
     Learner,
-    Stage,
-    UsageError,
 )
 
-KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)
-CASES = {
-    name if not index else f"{name}/{index}": (algorithm, case)
-    for name, algorithm in registry.ALGORITHMS.items()
-    for index, case in enumerate(algorithm.cases)
-}
-
-
-class StageCase(NamedTuple):
-    """One stage of a case, with what it sees."""
-
-    stage: Stage
-    dataset: object
-    context: Context  # of a single seed
-
-
-@functools.cache
-def problem(name: str) -> toy.Problem:
-    return CASES[name][1].problem()
-
-
-@functools.cache
-def stages(name: str) -> dict[str, StageCase]:
-    """Each stage with its data and what freshly initialized stages before it hand on."""
-    algorithm, case = CASES[name]
-    config = algorithm.config(**case.config)
-    cases = {}
-    upstream = {}
-    for stage_name, stage in of_algorithm(algorithm, config, problem(name).spec).items():
-        dataset = stage.prepare(problem(name).dataset)
-        statistics = (stage.statistics or normalize.statistics)(dataset)
-        context = Context(statistics=statistics, upstream=dict(upstream))
-        cases[stage_name] = StageCase(stage=stage, dataset=dataset, context=context)
-        if stage_name != MAIN:
-            state = fit.init(stage.learner, dataset, key=jax.random.key(1), context=context)
-            outputs = stage.outputs or stage.learner.policy_params
-            upstream[stage_name] = fit.over_seeds(outputs, state, context)
-    return cases
-
-
 STAGES = [(name, stage) for name in CASES for stage in stages(name)]
 every_entry = pytest.mark.parametrize("name", CASES)
 every_stage = pytest.mark.parametrize(("name", "stage"), STAGES)
@@ -80,22 +34,6 @@ def over_seeds(context: Context, count: int) -> Context:
     return context._replace(
         upstream=jax.tree.map(lambda leaf: jnp.stack([leaf] * count), context.upstream)
     )
-
-
-@functools.cache
-def start(name: str, stage: str):
-    """Learner, dataset, context, state, cache and an example batch of a fresh stage."""
-    case = stages(name)[stage]
-    learner = case.stage.learner
-
-    @jax.jit
-    def initialize(dataset, context):
-        key_sample, key_init = jax.random.split(jax.random.key(0))
-        example = learner.sample(dataset, None, key_sample)
-        return learner.init(key_init, example, context), learner.init_cache(example), example
-
-    state, cache, example = initialize(case.dataset, case.context)
-    return learner, case.dataset, case.context, state, cache, example
 
 
 def train(name: str, stage: str, *, learner: Learner | None = None, **options):
@@ -309,100 +247,3 @@ def test_10_it_learns_the_toy_problem(name, monkeypatch):
     after = score(fit.policy_params(learner, trained.end.state, trained.context))
     before = score(fit.policy_params(learner, fresh, trained.context))
     assert float(jnp.min(after)) > case.score > float(jnp.max(before))
-
-
-# --- configs ---
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_every_setting_is_read(name):
-    """A setting that nothing reads is a silent no-op: a config that counts its reads proves it."""
-    algorithm, case = CASES[name]
-    read, config = counting(algorithm.config(**case.config))
-    entry = of_algorithm(algorithm, config, problem(name).spec)
-    for stage_name, stage in entry.items():
-        case_of_stage = stages(name)[stage_name]
-        learner = stage.learner
-        fit.template(
-            learner, case_of_stage.dataset, key=KEY, seeds=None, context=case_of_stage.context
-        )
-        _, dataset, context, state, cache, batch = start(name, stage_name)
-        jax.eval_shape(learner.step, state, context, batch, KEY)
-        jax.eval_shape(learner.refresh, state, context, dataset, cache, jnp.int32(0), KEY)
-    READ.setdefault(name.split("/")[0], set()).update(read)
-    names = [other for other in CASES if other.split("/")[0] == name.split("/")[0]]
-    if name == names[-1]:  # what one kind of problem does not read another does
-        unread = settings_of(config, "") - READ[name.split("/")[0]]
-        assert sorted(unread) == []
-
-
-READ: dict[str, set[str]] = {}
-
-
-def settings_of(config, prefix):
-    names = set()
-    for field in dataclasses.fields(config):
-        value = object.__getattribute__(config, field.name)
-        if dataclasses.is_dataclass(value):
-            names |= settings_of(value, f"{prefix}{field.name}.")
-        else:
-            names.add(f"{prefix}{field.name}")
-    return names
-
-
-def counting(config, prefix="", read=None):
-    """(names of the settings read so far, a config of the same class that notes its reads)."""
-    read = set() if read is None else read
-    kind = type(config)
-
-    def note(self, name):
-        if name in kind.__dataclass_fields__:
-            read.add(f"{prefix}{name}")
-        return object.__getattribute__(self, name)
-
-    counted = type(
-        kind.__name__, (kind,), {"__getattribute__": note, "__module__": kind.__module__}
-    )
-    fields = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            value = counting(value, f"{prefix}{field.name}.", read)[1]
-        fields[field.name] = value
-    made = counted(**fields)
-    return read, made
-
-
-@pytest.mark.parametrize(
-    ("name", "preset"), [(n, p) for n, a in registry.ALGORITHMS.items() for p in a.presets]
-)
-def test_every_preset_makes_a_learner(name, preset):
-    algorithm = registry.ALGORITHMS[name]
-    config = algorithm.config(**algorithm.presets[preset])
-    assert isinstance(algorithm.make(config, problem(name).spec), Learner)
-
-
-def takes(algorithm: Algorithm, action: type) -> bool:
-    return any(isinstance(case.problem().spec.action, action) for case in algorithm.cases)
-
-
-@pytest.mark.parametrize("name", registry.ALGORITHMS)
-def test_actions_of_a_kind_without_a_case_are_refused(name):
-    algorithm = registry.ALGORITHMS[name]
-    others = {
-        DiscreteActions: toy.chain(0, num_episodes=2),
-        BoundedActions: toy.bandit(0, num_steps=4),
-    }
-    for action, other in others.items():
-        if not takes(algorithm, action):
-            with pytest.raises(UsageError, match="actions"):
-                algorithm.make(algorithm.config(), other.spec)
-
-
-def test_an_unknown_algorithm_names_the_closest():
-    with pytest.raises(UsageError, match="rosmo"):
-        registry.lookup("rosmoo")
-
-
-def test_a_case_is_a_record_of_the_registration():
-    assert all(isinstance(case, Case) for _, case in CASES.values())

@@ -47,7 +47,7 @@ def random_targets():
         value=jnp.array([0.1, 2.0, -0.3, 0.0]),
         policy=jax.nn.softmax(jax.random.normal(jax.random.key(5), (K + 1, A))),
         behavior=jnp.array([1.0, 0.0, 1.0, 0.0]),
-        known=jnp.ones(K + 1),
+        mask=jnp.ones(K + 1),
     )
 
 
@@ -101,7 +101,7 @@ def test_steps_after_a_truncation_carry_no_gradient():
     model, params = latent_model()
     trajectory = window([2], terminal=False)
     targets = random_targets()._replace(
-        known=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1)
+        mask=jnp.array([1.0, 1.0, 0.0, 0.0]), behavior=jnp.zeros(K + 1)
     )
     other = targets._replace(
         value=targets.value.at[2:].set(5.0), reward=targets.reward.at[2:].set(3.0)
@@ -117,7 +117,7 @@ def test_steps_after_a_truncation_carry_no_gradient():
 def test_the_last_reward_before_a_truncation_is_trained():
     model, params = latent_model()
     trajectory = window([2], terminal=False)  # steps 0 and 1 happened
-    targets = random_targets()._replace(known=jnp.array([1.0, 1.0, 0.0, 0.0]))
+    targets = random_targets()._replace(mask=jnp.array([1.0, 1.0, 0.0, 0.0]))
     loss = jax.jit(
         lambda reward: unrolled.loss(
             model, CONFIG, 0.2, params, trajectory, targets._replace(reward=reward), KEY
@@ -186,9 +186,9 @@ def test_the_weights_of_both_kinds_over_the_unroll():
 def test_root_weights_count_the_first_state_as_much_as_all_later_ones_together():
     model, params = latent_model()
 
-    def value(weights, known):
+    def value(weights, mask):
         config = dataclasses.replace(CONFIG, step_weights=weights)
-        targets = random_targets()._replace(known=known)
+        targets = random_targets()._replace(mask=mask)
         _, metrics = unrolled.loss(model, config, 0.0, params, window(), targets, KEY)
         return metrics["loss/value"]
 

@@ -35,12 +35,8 @@ def estimated(params=PARAMS, acting=ACTING, starts=STARTS, key=KEY, **settings):
 
 
 def exact(params, acting, starts=STARTS, member=0):
-    return np.mean(
-        [
-            linear.value(params, acting, start, gamma=0.9, horizon=8, member=member)
-            for start in starts
-        ]
-    )
+    settings = {"gamma": 0.9, "horizon": 8, "member": member}
+    return np.mean([linear.value(params, acting, start, **settings) for start in starts])
 
 
 def test_estimate_is_the_closed_form_of_the_linear_gaussian_system_within_three_errors():

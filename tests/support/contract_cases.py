@@ -1,0 +1,68 @@
+"""The cases that stand beside the registrations, and their stages before any training."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+
+from offline_mbrl import registry
+from offline_mbrl.data import normalize
+from offline_mbrl.problems import toy
+from offline_mbrl.training import fit
+from offline_mbrl.training.stages import MAIN, of_algorithm
+from offline_mbrl.types import Context, Stage
+
+KEY = jax.random.key(0)
+CASES = {
+    name if not index else f"{name}/{index}": (algorithm, case)
+    for name, algorithm in registry.ALGORITHMS.items()
+    for index, case in enumerate(algorithm.cases)
+}
+
+
+class StageCase(NamedTuple):
+    """One stage of a case, with what it sees."""
+
+    stage: Stage
+    dataset: object
+    context: Context  # of a single seed
+
+
+@functools.cache
+def problem(name: str) -> toy.Problem:
+    return CASES[name][1].problem()
+
+
+@functools.cache
+def stages(name: str) -> dict[str, StageCase]:
+    """Each stage with its data and what freshly initialized stages before it hand on."""
+    algorithm, case = CASES[name]
+    config = algorithm.config(**case.config)
+    cases = {}
+    upstream = {}
+    for stage_name, stage in of_algorithm(algorithm, config, problem(name).spec).items():
+        dataset = stage.prepare(problem(name).dataset)
+        statistics = (stage.statistics or normalize.statistics)(dataset)
+        context = Context(statistics=statistics, upstream=dict(upstream))
+        cases[stage_name] = StageCase(stage=stage, dataset=dataset, context=context)
+        if stage_name != MAIN:
+            state = fit.init(stage.learner, dataset, key=jax.random.key(1), context=context)
+            outputs = stage.outputs or stage.learner.policy_params
+            upstream[stage_name] = fit.over_seeds(outputs, state, context)
+    return cases
+
+
+@functools.cache
+def start(name: str, stage: str):
+    """Learner, dataset, context, state, cache and an example batch of a fresh stage."""
+    case = stages(name)[stage]
+    learner = case.stage.learner
+
+    @jax.jit
+    def initialize(dataset, context):
+        key_sample, key_init = jax.random.split(jax.random.key(0))
+        example = learner.sample(dataset, None, key_sample)
+        return learner.init(key_init, example, context), learner.init_cache(example), example
+
+    state, cache, example = initialize(case.dataset, case.context)
+    return learner, case.dataset, case.context, state, cache, example
