@@ -70,6 +70,10 @@ def main(argv: list[str]) -> int:
     loaded = datasets.load(dataset, console)
     for _, exported in exports:
         _check_spec(exported.spec, loaded)
+    if options.gamma is None and loaded.spec.gamma is None:
+        raise UsageError(
+            f"{loaded.name} names no discount factor: give one, for example --gamma 0.99"
+        )
     data = estimators.prepare(
         loaded.dataset,
         loaded.spec,

@@ -30,6 +30,8 @@ FAST = [
     "1",
     "--horizon",
     "3",
+    "--gamma",
+    "0.9",
     *(part for name in ("model", "fqe", "clone") for part in (f"--settings.{name}-updates", "5")),
 ]
 
@@ -62,6 +64,7 @@ def test_policies_of_another_spec_are_refused(run, tmp_path, capsys):
         (["ope", "RUN", "--estimators", "fqee"], "unknown estimator 'fqee'"),
         (["ope", "RUN", "--estimators", ","], "names none"),
         (["ope", "RUN", "--seeds", "0"], "--seeds must be at least 1"),
+        (["ope", "RUN"], "names no discount factor: give one, for example --gamma 0.99"),
         (["ope", "nowhere"], "there is no folder nowhere"),
     ],
 )
