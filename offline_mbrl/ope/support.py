@@ -1,6 +1,6 @@
 """How far a target policy leaves the data: five kinds of signs, and one verdict with its reasons.
 
-* importance weights: the effective number of episodes (`importance.effective_sample_size`);
+* importance weights: the effective number of episodes (`weights.diagnostics`);
 * visits: the share of the transitions that effectively count (`visits.visited_share`);
 * actions: how likely the policy's actions are under a model of the behavior, beside the data's own;
 * the model: how far its members disagree along the policy's rollouts, how often a prediction leaves
