@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from control_suite_marks import needs_control_suite
-from control_suite_marks import needs_control_suite
 
 from offline_mbrl.collect import control_policies, policy_set, train_policies
 from offline_mbrl.collect.policy_set import PolicySet
@@ -123,7 +122,6 @@ def tiny(monkeypatch, tmp_path):
 
 
 @needs_control_suite
-@needs_control_suite
 def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
     tiny, monkeypatch, tmp_path
 ):
@@ -178,7 +176,6 @@ def test_the_command_refuses_bad_input_in_one_line(capsys, options, message):
     assert errors.count("\n") == 1
 
 
-@needs_control_suite
 @needs_control_suite
 def test_the_command_writes_the_tasks_file(tiny, monkeypatch, capsys, tmp_path):
     monkeypatch.setitem(
