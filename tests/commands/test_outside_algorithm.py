@@ -74,7 +74,7 @@ def test_its_policies_are_judged_by_logged_data(trained, capsys):
 def test_without_a_discount_factor_anywhere_judging_asks_for_one(trained, capsys):
     fits = ["--estimators", "importance", "--seeds", "1"]
     assert cli.main(["ope", str(trained / "run"), "--dataset", str(trained / "data.hdf5"), *fits])
-    assert "pass gamma, for example 0.99" in capsys.readouterr().err
+    assert "give one, for example --gamma 0.99" in capsys.readouterr().err
 
 
 def test_its_export_acts_from_another_folder(trained, tmp_path):
