@@ -366,6 +366,12 @@ class Stage(NamedTuple):
     hand_on_dataset: Callable[[PyTree, PyTree, Key], PyTree] | None = None
 
 
+def whole_dataset(config: Any, dataset: PyTree) -> PyTree:
+    """What the last stage sees of the dataset where nothing is selected."""
+    del config
+    return dataset
+
+
 def no_stages(config: Any, spec: EnvironmentSpec) -> dict[str, Stage]:
     """The earlier stages of an algorithm that has none."""
     del config, spec
@@ -388,5 +394,7 @@ class Algorithm(NamedTuple):
     config: type  # frozen dataclass; `num_updates` is its only required field
     make: Callable[[Any, EnvironmentSpec], Learner]
     pretrain: Callable[[Any, EnvironmentSpec], dict[str, Stage]] = no_stages
+    # (config, dataset on the host) -> what the last stage sees, percentile cloning's best episodes
+    prepare: Callable[[Any, PyTree], PyTree] = whole_dataset
     presets: Mapping[str, Mapping[str, Any]] = {}  # named settings: published, released, ...
     cases: tuple[Case, ...] = ()

@@ -200,6 +200,9 @@ class Transitions:
 
     batch_size: int
     frame_stack: int = 1  # records that make one observation
+    # Adds the logged action of the next step to `extras`, as `next_action` `[B, ...]`, and
+    # `has_next_action` `[B]`: 0 on the last step of an episode, which no logged action follows
+    with_next_action: bool = False
 
     def __call__(self, dataset: Dataset, cache: PyTree, key: Key) -> Transition:
         """A batch `[B, ...]` of the dataset alone; the cache is not read."""
@@ -229,8 +232,20 @@ class Transitions:
             reward=_take(dataset.reward, rows),
             discount=_take(dataset.discount, rows),
             next_observation=next_observation,
-            extras=_take(dataset.extras, rows),
+            extras=self._extras(dataset, rows),
         )
+
+    def _extras(self, dataset: Dataset, rows: Any) -> PyTree:
+        extras = _take(dataset.extras, rows)
+        if not self.with_next_action:
+            return extras
+        xp = _array_module(rows)
+        follows = rows + 1 < dataset.episode_end[rows]
+        return {
+            **(extras or {}),
+            "next_action": _take(dataset.action, rows + 1),
+            "has_next_action": follows.astype(xp.float32),
+        }
 
     def finish(self, batch: Transition) -> Transition:
         """Stacks the frames of a batch from `gather`; runs inside jit."""

@@ -44,6 +44,13 @@ class TransitionStatistics(NamedTuple):
     terminates: np.ndarray  # [] bool, whether any transition ends in a true terminal
 
 
+class ReturnRange(NamedTuple):
+    """The lowest and the highest sum of an episode's rewards."""
+
+    low: np.ndarray  # []
+    high: np.ndarray  # []
+
+
 class Statistics(NamedTuple):
     """Statistics of observations: trees with the shapes of one record, float32."""
 
@@ -51,10 +58,12 @@ class Statistics(NamedTuple):
     std: Observation
     # For explicit models, which need flat observations in memory
     transitions: TransitionStatistics | None = None
+    # For learners that scale rewards by it
+    returns: ReturnRange | None = None
 
 
 def statistics(dataset: memory.Dataset) -> Statistics:
-    """Mean and standard deviation of every entry of the observations, over all records.
+    """Mean and standard deviation of the observations' entries over all records, and returns.
 
     Leaves that are not floating (frames) get mean 0 and standard deviation 1: encoders scale them.
     """
@@ -62,6 +71,18 @@ def statistics(dataset: memory.Dataset) -> Statistics:
     return Statistics(
         mean=jax.tree.map(lambda leaf: leaf[0], moments),
         std=jax.tree.map(lambda leaf: leaf[1], moments),
+        returns=return_range(dataset),
+    )
+
+
+def return_range(dataset: memory.Dataset) -> ReturnRange:
+    """The range of undiscounted returns over the episodes of `starts`."""
+    rows = np.asarray(dataset.starts[:])
+    _, episode = np.unique(np.asarray(dataset.episode_end[rows]), return_inverse=True)
+    reward = np.asarray(dataset.reward[rows], np.float64)
+    returns = np.bincount(episode, weights=reward)
+    return ReturnRange(
+        low=np.asarray(returns.min(), np.float32), high=np.asarray(returns.max(), np.float32)
     )
 
 

@@ -3,7 +3,7 @@
 An update regresses the critics to a backup, lets the actor descend its objective, and moves the
 target networks. A method is three functions of `(agent, context, batch, key)`:
 
-* `backup`: what the critics regress to;
+* `backup`: what the critics regress to, by squared error or by a `regression` of the method's own;
 * `critic_regularizer`: a loss beside that regression (CQL's, COMBO's, EDAC's, a value network's);
 * `actor_objective`: what the actor descends.
 
@@ -83,36 +83,16 @@ class ActorLoss(NamedTuple):
     metrics: Mapping[str, Array] = {}
 
 
-# (agent, context, batch, key) -> [B], or [N, B] where each critic has a target of its own
-Backup = Callable[[Agent, Context, Transition, Key], Array]
+# (agent, context, batch, key) -> [B], or [N, B] where each critic has a target of its own, or what
+# a method's own regression reads
+Backup = Callable[[Agent, Context, Transition, Key], PyTree]
 # (agent, context, batch, key) -> (loss [], metrics)
 CriticRegularizer = Callable[[Agent, Context, Transition, Key], tuple[Array, Metrics]]
+# (agent, batch, what `backup` returned) -> loss []
+Regression = Callable[[Agent, Transition, PyTree], Array]
 ActorObjective = Callable[[Agent, Context, Transition, Key], ActorLoss]
 # (online params, target params, updates done) -> target params
 Follow = Callable[[Params, Params, Array], Params]
-
-
-class Temperature(NamedTuple):
-    """The weight of entropy: learned where there is an optimizer, else fixed."""
-
-    initial: float = 0.0
-    target_entropy: float = 0.0  # nats
-    optimizer: optax.GradientTransformation | None = None
-
-
-class Method(NamedTuple):
-    """A method of the family."""
-
-    networks: Networks
-    backup: Backup
-    actor_objective: ActorObjective
-    actor_optimizer: optax.GradientTransformation
-    critic_optimizer: optax.GradientTransformation
-    follow: Follow  # of the target critics
-    critic_regularizer: CriticRegularizer | None = None
-    temperature: Temperature = Temperature()
-    follow_actor: Follow | None = None  # of the target actor; None: there is none
-    actor_period: int = 1  # updates of the critics for each of the actor and its temperature
 
 
 # --- equations, one transition ---
@@ -136,6 +116,45 @@ def temperature_loss(log_temperature: Array, log_prob: Array, *, target_entropy:
     logarithm.
     """
     return -log_temperature * (log_prob + target_entropy)
+
+
+def squared_regression(agent: Agent, batch: Transition, targets: Array) -> Array:
+    """The mean of `critic_loss` over a batch, `[]`.
+
+    Args:
+      agent: whose critics learn.
+      batch: `[B]` transitions.
+      targets: `[B]` or `[N, B]`.
+    """
+    q = agent.critics(batch.observation, batch.action)
+    return jnp.mean(jax.vmap(critic_loss, (1, targets.ndim - 1))(q, targets))
+
+
+# --- a method ---
+
+
+class Temperature(NamedTuple):
+    """The weight of entropy: learned where there is an optimizer, else fixed."""
+
+    initial: float = 0.0
+    target_entropy: float = 0.0  # nats
+    optimizer: optax.GradientTransformation | None = None
+
+
+class Method(NamedTuple):
+    """A method of the family."""
+
+    networks: Networks
+    backup: Backup
+    actor_objective: ActorObjective
+    actor_optimizer: optax.GradientTransformation
+    critic_optimizer: optax.GradientTransformation
+    follow: Follow  # of the target critics
+    regression: Regression = squared_regression
+    critic_regularizer: CriticRegularizer | None = None
+    temperature: Temperature = Temperature()
+    follow_actor: Follow | None = None  # of the target actor; None: there is none
+    actor_period: int = 1  # updates of the critics for each of the actor and its temperature
 
 
 # --- target networks ---
@@ -288,9 +307,8 @@ def _losses(method: Method, state: State, context: Context, batch: Transition, k
 
     def critic(params: Params) -> tuple[Array, Metrics]:
         agent = agent_of(networks, state._replace(critic=params))
-        q = agent.critics(batch.observation, batch.action)
-        loss = jnp.mean(jax.vmap(critic_loss, (1, targets.ndim - 1))(q, targets))
-        metrics = {"q/mean": jnp.mean(q)}
+        loss = method.regression(agent, batch, targets)
+        metrics = {"q/mean": jnp.mean(agent.critics(batch.observation, batch.action))}
         if method.critic_regularizer is not None:
             regularizer, more = method.critic_regularizer(agent, context, batch, key_regularizer)
             loss = loss + regularizer

@@ -19,18 +19,15 @@ import optax
 from offline_mbrl import settings
 from offline_mbrl.data import memory
 from offline_mbrl.learners import actor_critic
+from offline_mbrl.learners import networks as parts
 from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks, Temperature
-from offline_mbrl.networks import distributions, ensemble, heads, torsos
 from offline_mbrl.settings import Scope, above, at_least, between, increasing, read_if, sizes
 from offline_mbrl.types import (
-    Action,
     Array,
     Context,
     EnvironmentSpec,
     Key,
     Learner,
-    Observation,
-    Params,
     Transition,
     action_size,
 )
@@ -151,30 +148,17 @@ def networks(config: Config, spec: EnvironmentSpec) -> Networks:
     Raises:
       UsageError: the actions are discrete.
     """
-    size = action_size(spec, "sac")
-    num_inputs = torsos.flat_size(spec.observation)
-    actor = torsos.MLP((*config.actor_layers, 2 * size))
-    critic = torsos.MLP((*config.critic_layers, 1))
-
-    def init_actor(key: Key) -> Params:
-        return torsos.init(actor, key, jnp.zeros(num_inputs))
 
     def clip(log_std: Array) -> Array:
         return jnp.clip(log_std, *config.log_std_bounds)
 
-    def policy(params: Params, observation: Observation) -> distributions.SquashedNormal:
-        return heads.squashed_normal(torsos.apply(actor, params, torsos.flat(observation)), clip)
-
-    def init_critic(key: Key) -> Params:
-        return torsos.init(critic, key, jnp.zeros(num_inputs + size))
-
-    def q(params: Params, observation: Observation, action: Action) -> Array:
-        inputs = jnp.concatenate([torsos.flat(observation), action])
-        return torsos.apply(critic, params, inputs)[0]
-
-    critics = ensemble.make(init_critic, jax.vmap(q, (None, 0, 0)), config.num_critics)
+    actor = parts.squashed_normal_actor(spec, "sac", config.actor_layers, clip)
+    critics = parts.critics(spec, "sac", config.critic_layers, config.num_critics)
     return Networks(
-        init_actor=init_actor, policy=policy, init_critics=critics.init, critics=critics.apply
+        init_actor=actor.init,
+        policy=actor.apply,
+        init_critics=critics.init,
+        critics=critics.apply,
     )
 
 

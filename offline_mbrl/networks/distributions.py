@@ -83,6 +83,21 @@ def categorical(logits: Array) -> Any:
 # seconds) to act with such a policy.
 
 
+class Deterministic(NamedTuple):
+    """All probability on one action: a policy without a density."""
+
+    action: Action  # [A]
+
+    def sample(self, *, seed: Key) -> Action:
+        """The action `[A]`."""
+        del seed  # deterministic
+        return self.action
+
+    def mode(self) -> Action:
+        """The action `[A]`."""
+        return self.action
+
+
 class SquashedNormal(NamedTuple):
     """`tanh(u)` with a diagonal normal `u`, as soft actor-critic has it.
 
@@ -143,8 +158,15 @@ class NormalMixture(NamedTuple):
         return jax.nn.logsumexp(log_weight + jnp.sum(log_normal, axis=1))
 
 
-def as_policy(distribution: Callable[[Params, Observation], Any]) -> Policy:
-    """A policy from `(params, observation) -> distribution`, of distrax or of those above."""
+def as_policy(
+    distribution: Callable[[Params, Observation], Any], *, has_density: bool = True
+) -> Policy:
+    """A policy from a distribution of actions.
+
+    Args:
+      distribution: `(params, observation) -> distribution`, of distrax or of those above.
+      has_density: whether the distribution has `log_prob`; otherwise the policy has none either.
+    """
 
     def sample(params: Params, observation: Observation, key: Key) -> Action:
         return distribution(params, observation).sample(seed=key)
@@ -155,4 +177,4 @@ def as_policy(distribution: Callable[[Params, Observation], Any]) -> Policy:
     def log_prob(params: Params, observation: Observation, action: Action) -> Array:
         return distribution(params, observation).log_prob(action)
 
-    return Policy(sample=sample, mode=mode, log_prob=log_prob)
+    return Policy(sample=sample, mode=mode, log_prob=log_prob if has_density else None)

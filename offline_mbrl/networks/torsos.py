@@ -33,7 +33,10 @@ def fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
 
 
 class MLP(nn.Module):
-    """Dense layers with an activation between them; the input is flattened."""
+    """Dense layers with an activation between them; the input is flattened.
+
+    Where layers are normalized, that follows the activation (ReBRAC's and OGBench's order).
+    """
 
     sizes: Sequence[int]
     activate_final: bool = False
@@ -41,6 +44,7 @@ class MLP(nn.Module):
     # (fan in) -> initializer
     kernel_init: Callable[[int], nn.initializers.Initializer] = fan_in_normal
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
+    normalize_layers: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -51,6 +55,8 @@ class MLP(nn.Module):
             x = nn.Dense(size, kernel_init=init, bias_init=self.bias_init, name=f"layer_{i}")(x)
             if self.activate_final or i + 1 < len(self.sizes):
                 x = self.activation(x)
+                if self.normalize_layers:
+                    x = nn.LayerNorm(name=f"normalization_{i}")(x)
         return x
 
 

@@ -4,6 +4,7 @@ A command, a notebook and a benchmark all train by `train_stages`; they differ i
 `run_stage`: a plain `fit`, or one that restores, records and saves.
 """
 
+import functools
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -56,7 +57,11 @@ class StagesEnd(NamedTuple):
 def of_algorithm(algorithm: Algorithm, config: Any, spec: EnvironmentSpec) -> dict[str, Stage]:
     """An algorithm's stages by name, in order; the last is `MAIN`."""
     stages = dict(algorithm.pretrain(config, spec))
-    main = Stage(learner=algorithm.make(config, spec), num_updates=config.num_updates)
+    main = Stage(
+        learner=algorithm.make(config, spec),
+        num_updates=config.num_updates,
+        prepare=functools.partial(algorithm.prepare, config),
+    )
     return {**stages, MAIN: main}
 
 

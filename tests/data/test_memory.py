@@ -271,3 +271,10 @@ def test_a_shuffled_table_of_transitions_is_kept_transition_by_transition():
 def test_arrays_that_contradict_themselves_are_refused(fields, message):
     with pytest.raises(UsageError, match=message):
         Dataset.from_arrays(FOUR | fields)
+
+
+def test_the_next_action_is_the_logged_one_and_unknown_at_the_end_of_an_episode():
+    dataset = dataset_of([2, 3], [True, False])
+    batch = memory.Transitions(4, with_next_action=True).gather(dataset, jnp.array([0, 1, 4, 5]))
+    np.testing.assert_array_equal(batch.extras["next_action"], [1, 2, 5, 6])
+    np.testing.assert_array_equal(batch.extras["has_next_action"], [1, 0, 1, 0])

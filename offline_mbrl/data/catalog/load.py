@@ -200,6 +200,7 @@ def flattened(loaded: Loaded) -> Loaded:
     flat = normalize.Statistics(
         mean=trees.observation_vector(loaded.statistics.mean),
         std=trees.observation_vector(loaded.statistics.std),
+        returns=loaded.statistics.returns,
     )
     return _with_transitions(
         loaded._replace(

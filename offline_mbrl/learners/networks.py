@@ -1,0 +1,177 @@
+"""What actor-critic learners are put together from: actors, critics and value functions.
+
+Every builder takes the layers' sizes and returns functions of parameters. Their weights start as
+those of `torsos.MLP` unless `options` (its further fields) say otherwise.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from offline_mbrl.networks import distributions, ensemble, heads, torsos
+from offline_mbrl.types import (
+    Action,
+    Array,
+    EnvironmentSpec,
+    Key,
+    Observation,
+    Params,
+    action_size,
+)
+
+
+class Network(NamedTuple):
+    """A network as functions of its parameters, for one input."""
+
+    init: Callable[[Key], Params]
+    apply: Callable[..., Any]  # (params, *inputs) -> output
+
+
+def mlp(num_inputs: int, sizes: tuple[int, ...], **options: Any) -> Network:
+    """Dense layers on a vector `[num_inputs]`, to `[sizes[-1]]`.
+
+    Args:
+      num_inputs: size of the input.
+      sizes: of all layers, the last included.
+      **options: further fields of `torsos.MLP`.
+    """
+    module = torsos.MLP(sizes, **options)
+
+    def init(key: Key) -> Params:
+        return torsos.init(module, key, jnp.zeros(num_inputs))
+
+    def apply(params: Params, x: Array) -> Array:
+        return torsos.apply(module, params, x)
+
+    return Network(init=init, apply=apply)
+
+
+# --- actors: (params, one observation) -> distribution ---
+
+
+def deterministic_actor(
+    spec: EnvironmentSpec, caller: str, layers: tuple[int, ...], **options: Any
+) -> Network:
+    """`tanh` of the outputs as the action.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    size = action_size(spec, caller)
+    network = mlp(torsos.flat_size(spec.observation), (*layers, size), **options)
+
+    def apply(params: Params, observation: Observation) -> distributions.Deterministic:
+        outputs = network.apply(params, torsos.flat(observation))
+        return distributions.Deterministic(action=jnp.tanh(outputs))
+
+    return Network(init=network.init, apply=apply)
+
+
+def squashed_normal_actor(
+    spec: EnvironmentSpec,
+    caller: str,
+    layers: tuple[int, ...],
+    bound: Callable[[Array], Array],
+    **options: Any,
+) -> Network:
+    """`tanh` of a normal whose mean and log standard deviation are outputs.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      bound: limits raw log standard deviations `[A]`.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    size = action_size(spec, caller)
+    network = mlp(torsos.flat_size(spec.observation), (*layers, 2 * size), **options)
+
+    def apply(params: Params, observation: Observation) -> distributions.SquashedNormal:
+        return heads.squashed_normal(network.apply(params, torsos.flat(observation)), bound)
+
+    return Network(init=network.init, apply=apply)
+
+
+# --- critics and values ---
+
+
+def critic(
+    spec: EnvironmentSpec,
+    caller: str,
+    layers: tuple[int, ...],
+    num_outputs: int = 1,
+    **options: Any,
+) -> Network:
+    """One network of an observation and an action, to `[num_outputs]`.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      num_outputs: 1 for a value; the atoms of a distributional one.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    num_inputs = torsos.flat_size(spec.observation) + action_size(spec, caller)
+    network = mlp(num_inputs, (*layers, num_outputs), **options)
+
+    def apply(params: Params, observation: Observation, action: Action) -> Array:
+        return network.apply(params, jnp.concatenate([torsos.flat(observation), action]))
+
+    return Network(init=network.init, apply=apply)
+
+
+def critics(
+    spec: EnvironmentSpec,
+    caller: str,
+    layers: tuple[int, ...],
+    num_critics: int,
+    **options: Any,
+) -> ensemble.Ensemble:
+    """N critics: `(params, observations [B, ...], actions [B, A])` to values `[N, B]`.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      num_critics: N.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    network = critic(spec, caller, layers, **options)
+
+    def q(params: Params, observation: Observation, action: Action) -> Array:
+        return network.apply(params, observation, action)[0]
+
+    return ensemble.make(network.init, jax.vmap(q, (None, 0, 0)), num_critics)
+
+
+def value(spec: EnvironmentSpec, layers: tuple[int, ...], **options: Any) -> Network:
+    """A value `[]` of one observation.
+
+    Args:
+      spec: of the problem.
+      layers: hidden sizes.
+      **options: further fields of `torsos.MLP`.
+    """
+    network = mlp(torsos.flat_size(spec.observation), (*layers, 1), **options)
+
+    def apply(params: Params, observation: Observation) -> Array:
+        return network.apply(params, torsos.flat(observation))[0]
+
+    return Network(init=network.init, apply=apply)

@@ -1,0 +1,50 @@
+"""Policy learners without a model."""
+
+from offline_mbrl.registry import problems
+from offline_mbrl.registry.table import entry
+from offline_mbrl.types import Algorithm, Case
+
+
+@entry
+def bc() -> Algorithm:
+    """Behavior cloning: maximum likelihood of the data's actions, discrete or continuous."""
+    from offline_mbrl.learners import bc
+
+    discrete = Case(
+        problem=problems.chain,
+        config={"batch_size": 16},
+        score=0.99,
+        learning={"batch_size": 32},
+        num_updates=4_000,
+    )
+    density = bc.ContinuousConfig(layers=(16,), learning_rate=1e-3)
+    continuous = Case(
+        problem=problems.bandit_of_good_actions,
+        config={"batch_size": 16, "continuous": density},
+        score=0.95,
+        learning={"batch_size": 32},
+        num_updates=4_000,
+    )
+    return Algorithm(config=bc.Config, make=bc.make, cases=(discrete, continuous))
+
+
+@entry
+def sac() -> Algorithm:
+    """Soft actor-critic with N critics, for continuous actions."""
+    from offline_mbrl.learners import sac
+
+    case = Case(
+        problem=problems.bandit,
+        config={
+            "batch_size": 16,
+            "actor_layers": (16,),
+            "critic_layers": (16,),
+            "actor_learning_rate": 1e-3,
+            "critic_learning_rate": 1e-3,
+            "temperature_learning_rate": 1e-3,
+        },
+        score=0.95,
+        learning={"batch_size": 32},
+        num_updates=4_000,
+    )
+    return Algorithm(config=sac.Config, make=sac.make, cases=(case,))
