@@ -276,5 +276,7 @@ def test_arrays_that_contradict_themselves_are_refused(fields, message):
 def test_the_next_action_is_the_logged_one_and_unknown_at_the_end_of_an_episode():
     dataset = dataset_of([2, 3], [True, False])
     batch = memory.Transitions(4, with_next_action=True).gather(dataset, jnp.array([0, 1, 4, 5]))
-    np.testing.assert_array_equal(batch.extras["next_action"], [1, 2, 5, 6])
+    np.testing.assert_array_equal(
+        batch.extras["next_action"] * batch.extras["has_next_action"], [1, 0, 5, 0]
+    )
     np.testing.assert_array_equal(batch.extras["has_next_action"], [1, 0, 1, 0])
