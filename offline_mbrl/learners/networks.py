@@ -103,6 +103,44 @@ def squashed_normal_actor(
     return Network(init=network.init, apply=apply)
 
 
+def clipped_normal_actor(
+    spec: EnvironmentSpec,
+    caller: str,
+    layers: tuple[int, ...],
+    log_std_bounds: tuple[float, float],
+    squash: Callable[[Array], Array] = jnp.tanh,
+    **options: Any,
+) -> Network:
+    """A normal with a mean of the observation and a deviation that is the same everywhere.
+
+    Log standard deviations start at 0.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      log_std_bounds: log standard deviations are clipped to them.
+      squash: limits means `[A]`.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    size = action_size(spec, caller)
+    network = mlp(torsos.flat_size(spec.observation), (*layers, size), **options)
+
+    def init(key: Key) -> Params:
+        return {"mean": network.init(key), "log_std": jnp.zeros(size)}
+
+    def apply(params: Params, observation: Observation) -> distributions.ClippedNormal:
+        return distributions.ClippedNormal(
+            mean=squash(network.apply(params["mean"], torsos.flat(observation))),
+            log_std=jnp.clip(params["log_std"], *log_std_bounds),
+        )
+
+    return Network(init=init, apply=apply)
+
+
 # --- critics and values ---
 
 

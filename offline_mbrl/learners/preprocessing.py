@@ -5,11 +5,14 @@ the policy's parameters, so that an exported policy acts on raw observations.
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import jax
+import jax.numpy as jnp
 
 from offline_mbrl.data.normalize import Statistics
+from offline_mbrl.settings import above
 from offline_mbrl.types import (
     Action,
     Context,
@@ -25,6 +28,48 @@ from offline_mbrl.types import (
 
 # (rewards [B], statistics of the dataset) -> [B]
 RewardTransform = Callable[[jax.Array, Any], jax.Array]
+
+
+@dataclass(frozen=True)
+class InputConfig:
+    """What a learner does to observations and rewards; by default nothing."""
+
+    standardize_observations: bool = False  # by the dataset's statistics
+    # Rewards are scaled until the data's episode returns span it; None: they are not.
+    return_range: Annotated[float | None, above(0)] = None
+    reward_scale: Annotated[float, above(0)] = 1.0  # after that
+    reward_shift: float = 0.0  # after scaling
+
+
+def with_inputs(learner: Learner, config: InputConfig) -> Learner:
+    """The learner on the observations and rewards of a config.
+
+    Args:
+      learner: of batches of transitions; its policy has no memory.
+      config: the settings.
+    """
+    if config.return_range is not None or (config.reward_scale, config.reward_shift) != (1.0, 0.0):
+        learner = with_rewards(learner, affine_rewards(config))
+    if config.standardize_observations:
+        learner = with_standardized_observations(learner)
+    return learner
+
+
+def affine_rewards(config: InputConfig) -> RewardTransform:
+    """`reward_scale return_range / (range of returns) reward + reward_shift`.
+
+    Rewards of data whose returns are all equal are not divided by their range.
+    """
+
+    def transform(reward: jax.Array, statistics: Statistics) -> jax.Array:
+        scale = jnp.float32(config.reward_scale)
+        if config.return_range is not None:
+            assert statistics.returns is not None
+            width = jnp.asarray(statistics.returns.high - statistics.returns.low)
+            scale *= jnp.where(width > 0, config.return_range / jnp.where(width > 0, width, 1), 1)
+        return scale * reward + config.reward_shift
+
+    return transform
 
 
 def standardize(statistics: Statistics, observation: Observation, epsilon: float) -> Observation:

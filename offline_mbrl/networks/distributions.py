@@ -133,6 +133,26 @@ class SquashedNormal(NamedTuple):
         return jnp.sum(jax.scipy.stats.norm.logpdf(u, self.mean, jnp.exp(self.log_std)) - slope)
 
 
+class ClippedNormal(NamedTuple):
+    """A diagonal normal whose samples are clipped to `[-1, 1]`."""
+
+    mean: Array  # [A]
+    log_std: Array  # [A]
+
+    def sample(self, *, seed: Key) -> Action:
+        """One action `[A]`, clipped."""
+        noise = jax.random.normal(seed, self.mean.shape)
+        return jnp.clip(self.mean + jnp.exp(self.log_std) * noise, -1.0, 1.0)
+
+    def mode(self) -> Action:
+        """The mean `[A]`, clipped."""
+        return jnp.clip(self.mean, -1.0, 1.0)
+
+    def log_prob(self, action: Action) -> Array:
+        """Log density `[]` before clipping, which has its part beyond the bounds there."""
+        return jnp.sum(jax.scipy.stats.norm.logpdf(action, self.mean, jnp.exp(self.log_std)))
+
+
 class NormalMixture(NamedTuple):
     """K diagonal normals on the whole of R^A; actions drawn from it are clipped to `[-1, 1]`."""
 

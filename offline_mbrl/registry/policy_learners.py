@@ -48,3 +48,25 @@ def sac() -> Algorithm:
         num_updates=4_000,
     )
     return Algorithm(config=sac.Config, make=sac.make, cases=(case,))
+
+
+@entry
+def iql() -> Algorithm:
+    """Implicit Q-learning: an expectile of the data's own actions, cloned by advantage."""
+    from offline_mbrl.learners import iql
+
+    case = Case(
+        problem=problems.bandit,
+        config={
+            "batch_size": 16,
+            "actor_layers": (16,),
+            "critic_layers": (16,),
+            "actor_learning_rate": 3e-3,
+            "actor_schedule": "constant",
+            "critic_learning_rate": 3e-3,
+        },
+        score=0.9,
+        learning={"batch_size": 64, "inverse_temperature": 30.0},
+        num_updates=3_000,
+    )
+    return Algorithm(config=iql.Config, make=iql.make, presets=iql.PRESETS, cases=(case,))

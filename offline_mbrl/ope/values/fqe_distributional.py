@@ -15,7 +15,6 @@ import functools
 from dataclasses import dataclass
 from typing import Literal
 
-import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,7 @@ from offline_mbrl.networks import torsos
 from offline_mbrl.ope import critics
 from offline_mbrl.ope.critics import Scales
 from offline_mbrl.ope.values import fitted_q, fqe
+from offline_mbrl.targets import categorical
 from offline_mbrl.types import (
     Action,
     Array,
@@ -76,28 +76,6 @@ def atoms(scales: Scales, num_atoms: int) -> Array:
     return critics.standardized_reward(scales, jnp.linspace(scales.low, high, num_atoms))
 
 
-def project(probabilities: Array, positions: Array, support: Array) -> Array:
-    """Moves the mass of atoms to the support's, each between its two neighbors by nearness.
-
-    Args:
-      probabilities: `[M]`.
-      positions: `[M]` of the atoms; what lies outside the support is moved to its end.
-      support: `[N]` increasing, evenly spaced.
-
-    Returns:
-      `[N]` probabilities of the same sum and, for atoms inside, the same mean. arXiv:1707.06887,
-      equation 7.
-    """
-    chex.assert_rank([probabilities, positions, support], 1)
-    last = support.shape[0] - 1
-    index = jnp.clip((positions - support[0]) / (support[-1] - support[0]) * last, 0, last)
-    below = jnp.minimum(index.astype(jnp.int32), last - 1)
-    share = index - below
-    # Scattered, not multiplied with [N, M] shares: on a CPU 13 times as fast for 51 atoms.
-    moved = jnp.zeros(last + 1).at[below].add(probabilities * (1.0 - share))
-    return moved.at[below + 1].add(probabilities * share)
-
-
 def target(
     apply: critics.Critic,
     params: Params,
@@ -123,7 +101,7 @@ def target(
     reward = critics.standardized_reward(scales, transition.reward)
     backup = functools.partial(fqe.backup, gamma=gamma, low=support[0], high=support[-1])
     moved = jax.vmap(backup, (None, None, 0))(reward, transition.discount, support)
-    return project(probabilities, moved, support)
+    return categorical.project(probabilities, moved, support)
 
 
 # --- assembly ---

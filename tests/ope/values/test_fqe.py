@@ -17,6 +17,7 @@ from learned_examples import (
 from offline_mbrl.data import normalize
 from offline_mbrl.ope.values import fqe, fqe_distributional
 from offline_mbrl.problems import known
+from offline_mbrl.targets import categorical
 from offline_mbrl.training.fit import fit
 from offline_mbrl.types import Policy, UsageError
 
@@ -168,7 +169,7 @@ def test_distributional_fitted_q_finds_the_values_of_a_chain():
 def test_projection_equals_a_hand_computation():
     support = jnp.array([-1.0, 1.0, 3.0])
     positions = jnp.array([-2.0, -0.5, 2.5, 9.0])
-    projected = fqe_distributional.project(jnp.array([0.1, 0.4, 0.3, 0.2]), positions, support)
+    projected = categorical.project(jnp.array([0.1, 0.4, 0.3, 0.2]), positions, support)
     by_hand = [0.1 + 0.4 * 0.75, 0.4 * 0.25 + 0.3 * 0.25, 0.3 * 0.75 + 0.2]
     np.testing.assert_allclose(projected, by_hand, rtol=1e-6)
 
@@ -178,10 +179,10 @@ def test_projection_keeps_mass_and_inside_the_support_the_mean():
     support = jnp.linspace(-1.3, 2.1, 13)
     positions = jnp.asarray(generator.uniform(support[0], support[-1], 7), jnp.float32)
     probabilities = jnp.asarray(generator.dirichlet(np.ones(7)), jnp.float32)
-    projected = fqe_distributional.project(probabilities, positions, support)
+    projected = categorical.project(probabilities, positions, support)
     np.testing.assert_allclose(projected.sum(), 1.0, rtol=1e-5)
     np.testing.assert_allclose(projected @ support, probabilities @ positions, rtol=1e-5)
-    again = fqe_distributional.project(projected, support, support)
+    again = categorical.project(projected, support, support)
     np.testing.assert_allclose(again, projected, atol=1e-6)
 
 
