@@ -13,13 +13,18 @@ from typing import Any
 
 from offline_mbrl import outside
 from offline_mbrl.outside import absolute, label
-from offline_mbrl.registry import explicit, latent, policy_learners  # they fill the table
+from offline_mbrl.registry import (  # they fill the table
+    discrete,
+    explicit,
+    latent,
+    policy_learners,
+)
 from offline_mbrl.registry.table import ENTRIES, entry
 from offline_mbrl.types import Algorithm, UsageError
 
 __all__ = ["ENTRIES", "absolute", "entry", "label", "lookup"]
 
-del explicit, latent, policy_learners
+del discrete, explicit, latent, policy_learners
 
 _LOADED: dict[str, Algorithm] = {}
 
