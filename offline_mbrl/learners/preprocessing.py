@@ -73,7 +73,7 @@ def affine_rewards(config: InputConfig) -> RewardTransform:
 
 
 def standardize(statistics: Statistics, observation: Observation, epsilon: float) -> Observation:
-    """`(observation - mean) / (std + epsilon)`, for observations `[..., *record]`.
+    """`(observation - mean) / (std + epsilon)`, for one observation.
 
     TD3+BC's form (arXiv:2106.06860, section 4): the constant bounds entries that hardly vary.
     """
@@ -94,9 +94,12 @@ def with_standardized_observations(learner: Learner, *, epsilon: float = 1e-3) -
     """
 
     def prepared(context: Context, batch: Transition) -> Transition:
+        def per_record(observation: Observation) -> Observation:
+            return standardize(context.statistics, observation, epsilon)
+
         return batch._replace(
-            observation=standardize(context.statistics, batch.observation, epsilon),
-            next_observation=standardize(context.statistics, batch.next_observation, epsilon),
+            observation=jax.vmap(per_record)(batch.observation),
+            next_observation=jax.vmap(per_record)(batch.next_observation),
         )
 
     def policy_params(state: PyTree, context: Context) -> Params:

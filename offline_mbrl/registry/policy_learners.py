@@ -70,3 +70,32 @@ def iql() -> Algorithm:
         num_updates=3_000,
     )
     return Algorithm(config=iql.Config, make=iql.make, presets=iql.PRESETS, cases=(case,))
+
+
+@entry
+def cql() -> Algorithm:
+    """Conservative Q-learning, CQL(H), with a fixed or a learned weight."""
+    from offline_mbrl.learners import conservative, cql
+
+    config = {
+        "batch_size": 16,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 3e-3,
+        "temperature_learning_rate": 1e-3,
+        "gap": conservative.Config(coef=0.1, num_actions=3),
+    }
+    fixed = Case(problem=problems.bandit, config=config, score=0.9, num_updates=3_000)
+    lagrange = Case(
+        problem=problems.bandit,
+        config={
+            **config,
+            "gap": conservative.Config(coef=0.1, num_actions=3, minimum=-200.0, target_gap=5.0),
+            "backup": "maximum",
+            "cloning_updates": 100,
+        },
+        score=0.9,
+        num_updates=3_000,
+    )
+    return Algorithm(config=cql.Config, make=cql.make, presets=cql.PRESETS, cases=(fixed, lagrange))

@@ -12,7 +12,7 @@ def expectile_loss(error: Array, expectile: float) -> Array:
       error: what is regressed to, minus its prediction.
       expectile: in `[0, 1]`.
 
-    Source: arXiv:2110.06169, equation 4.
+    Source: arXiv:2110.06169, section 4.1.
     """
     weight = jnp.where(error < 0, 1.0 - expectile, expectile)
     return weight * jnp.square(error)
