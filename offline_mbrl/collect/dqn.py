@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from offline_mbrl.learners.discrete_losses import epsilon_greedy_log_probs
 from offline_mbrl.types import (
     Array,
     DiscreteActions,
@@ -158,10 +159,6 @@ def epsilon_greedy(qvalues: Array, key: Key, *, epsilon: float) -> tuple[Array, 
     Returns:
       The action `[]` and its log probability `[]`.
     """
-    chex.assert_rank(qvalues, 1)
-    num_actions = qvalues.shape[0]
-    uniform = jnp.full(num_actions, epsilon / num_actions)
-    probabilities = uniform.at[jnp.argmax(qvalues)].add(1.0 - epsilon)
-    log_probabilities = jnp.log(probabilities)
+    log_probabilities = epsilon_greedy_log_probs(qvalues, epsilon=epsilon)
     action = jax.random.categorical(key, log_probabilities)
     return action, log_probabilities[action]

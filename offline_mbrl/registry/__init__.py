@@ -48,7 +48,7 @@ def lookup(name: str) -> Algorithm:
     points = outside.entry_points()
     if name in points:
         return outside.of_entry_point(points[name])
-    names = [*ENTRIES, *points]
+    names = sorted([*ENTRIES, *points])
     close = difflib.get_close_matches(name, names, n=2)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
     raise UsageError(f"unknown algorithm {name!r}: {hint}")
