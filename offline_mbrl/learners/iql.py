@@ -24,8 +24,7 @@ from offline_mbrl.data import memory
 from offline_mbrl.learners import actor_critic, candidates
 from offline_mbrl.learners import networks as parts
 from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs
-from offline_mbrl.networks import distributions
+from offline_mbrl.learners.preprocessing import InputConfig, with_inputs, without_density
 from offline_mbrl.settings import above, at_least, at_most, between, increasing, sizes
 from offline_mbrl.targets import weights
 from offline_mbrl.targets.expectile import expectile_loss
@@ -238,7 +237,5 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     Raises:
       UsageError: the actions are discrete, or a setting makes no learner.
     """
-    parts_of_update = method(config, spec)
-    learner = actor_critic.make(parts_of_update, memory.Transitions(config.batch_size))
-    policy = distributions.as_policy(parts_of_update.networks.policy, has_density=False)
-    return with_inputs(learner._replace(policy=policy), config.inputs)
+    learner = actor_critic.make(method(config, spec), memory.Transitions(config.batch_size))
+    return with_inputs(without_density(learner), config.inputs)

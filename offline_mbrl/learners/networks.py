@@ -108,10 +108,9 @@ def clipped_normal_actor(
     caller: str,
     layers: tuple[int, ...],
     log_std_bounds: tuple[float, float],
-    squash: Callable[[Array], Array] = jnp.tanh,
     **options: Any,
 ) -> Network:
-    """A normal with a mean of the observation and a deviation that is the same everywhere.
+    """A normal with the `tanh` of outputs as mean, and a deviation that is the same everywhere.
 
     Log standard deviations start at 0.
 
@@ -120,7 +119,6 @@ def clipped_normal_actor(
       caller: the learner, for messages.
       layers: hidden sizes.
       log_std_bounds: log standard deviations are clipped to them.
-      squash: limits means `[A]`.
       **options: further fields of `torsos.MLP`.
 
     Raises:
@@ -134,11 +132,39 @@ def clipped_normal_actor(
 
     def apply(params: Params, observation: Observation) -> distributions.ClippedNormal:
         return distributions.ClippedNormal(
-            mean=squash(network.apply(params["mean"], torsos.flat(observation))),
+            mean=jnp.tanh(network.apply(params["mean"], torsos.flat(observation))),
             log_std=jnp.clip(params["log_std"], *log_std_bounds),
         )
 
     return Network(init=init, apply=apply)
+
+
+def mixture_actor(
+    spec: EnvironmentSpec,
+    caller: str,
+    layers: tuple[int, ...],
+    num_components: int,
+    **options: Any,
+) -> Network:
+    """A mixture of diagonal normals, whose samples are clipped.
+
+    Args:
+      spec: of the problem.
+      caller: the learner, for messages.
+      layers: hidden sizes.
+      num_components: of the mixture.
+      **options: further fields of `torsos.MLP`.
+
+    Raises:
+      UsageError: the actions are discrete.
+    """
+    num_outputs = num_components * (1 + 2 * action_size(spec, caller))
+    network = mlp(torsos.flat_size(spec.observation), (*layers, num_outputs), **options)
+
+    def apply(params: Params, observation: Observation) -> distributions.NormalMixture:
+        return heads.normal_mixture(network.apply(params, torsos.flat(observation)), num_components)
+
+    return Network(init=network.init, apply=apply)
 
 
 # --- critics and values ---

@@ -55,6 +55,13 @@ def with_inputs(learner: Learner, config: InputConfig) -> Learner:
     return learner
 
 
+def without_density(learner: Learner) -> Learner:
+    """The learner whose policy has no `log_prob`, as where actions are clipped."""
+    if not isinstance(learner.policy, Policy):
+        raise ValueError("only a policy without memory has a density")
+    return learner._replace(policy=learner.policy._replace(log_prob=None))
+
+
 def affine_rewards(config: InputConfig) -> RewardTransform:
     """`reward_scale return_range / (range of returns) reward + reward_shift`.
 

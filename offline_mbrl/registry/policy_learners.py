@@ -99,3 +99,44 @@ def cql() -> Algorithm:
         num_updates=3_000,
     )
     return Algorithm(config=cql.Config, make=cql.make, presets=cql.PRESETS, cases=(fixed, lagrange))
+
+
+@entry
+def crr() -> Algorithm:
+    """Critic regularized regression: the data's actions cloned by their advantage; AWAC."""
+    from offline_mbrl.learners import crr
+
+    config = {
+        "batch_size": 16,
+        "num_atoms": 21,
+        "value_range": (-4.0, 0.0),
+        "num_components": 2,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    }
+    exponential = Case(
+        problem=problems.bandit,
+        config=config,
+        score=0.9,
+        learning={"batch_size": 64, "temperature": 0.05},
+        num_updates=2_500,
+    )
+    awac = Case(
+        problem=problems.bandit,
+        config={
+            **crr.PRESETS["awac"],
+            "batch_size": 16,
+            "actor_layers": (16,),
+            "critic_layers": (16,),
+            "actor_learning_rate": 3e-3,
+            "critic_learning_rate": 3e-3,
+        },
+        score=0.9,
+        learning={"batch_size": 64, "temperature": 0.05},
+        num_updates=2_500,
+    )
+    return Algorithm(
+        config=crr.Config, make=crr.make, presets=crr.PRESETS, cases=(exponential, awac)
+    )

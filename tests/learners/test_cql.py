@@ -16,6 +16,7 @@ SPEC = EnvironmentSpec(
     action=BoundedActions((-1.0,) * 2, (1.0,) * 2),
 )
 SIZES = {"actor_layers": (8,), "critic_layers": (8,), "batch_size": 6}
+KEY = jax.random.key(3)
 GAP = conservative.Config(coef=2.0, temperature=0.5, num_actions=2)
 
 
@@ -93,24 +94,26 @@ def test_critics_descend_the_weighed_gap_and_the_multiplier_ascends_it():
 # --- the term of a batch ---
 
 
-def term(rows: dict | None = None):
-    """The regularizer of a fresh agent, with what it is computed from."""
+def term(**rows):
+    """The regularizer of a fresh agent, its metrics, and the actions that it draws."""
     method, state, _ = started()
     agent = actor_critic.agent_of(method.networks, state)
-    key = jax.random.key(3)
-    value, metrics = conservative.regularizer(GAP, **(rows or {}))(agent, Context(), batch(), key)
-    actions, log_density = conservative.proposals(agent, batch(), key, GAP.num_actions)
-    return value, metrics, agent, np.asarray(actions), np.asarray(log_density)
+
+    @jax.jit
+    def computed(data):
+        drawn = conservative.proposals(agent, data, KEY, GAP.num_actions)
+        return conservative.regularizer(GAP, **rows)(agent, Context(), data, KEY), drawn
+
+    (value, metrics), (actions, log_density) = computed(batch())
+    return value, metrics, agent, actions, log_density
 
 
 def written_out(agent, actions, log_density):
     """Soft maxima `[N, B]` over all actions of a state, and the data's values `[N, B]`."""
-    data = batch()
-    q = np.stack(
-        [agent.critics(data.observation, actions[:, m]) for m in range(actions.shape[1])], axis=-1
-    )
-    largest = GAP.temperature * log_sum_exp((q - log_density) / GAP.temperature)
-    return largest, np.asarray(agent.critics(data.observation, data.action))
+    critics = jax.jit(agent.critics)
+    q = [critics(batch().observation, actions[:, m]) for m in range(actions.shape[1])]
+    weighed = (np.stack(q, axis=-1) - np.asarray(log_density)) / GAP.temperature
+    return GAP.temperature * log_sum_exp(weighed), critics(batch().observation, batch().action)
 
 
 def test_the_soft_maximum_runs_over_all_actions_of_a_state_and_one_critic():
@@ -127,25 +130,36 @@ def test_proposals_have_the_density_of_what_they_were_drawn_from():
     _, _, agent, actions, log_density = term()
     np.testing.assert_allclose(log_density[:, :2], 2 * np.log(0.5), rtol=1e-6)
     data = batch()
+    log_prob = jax.jit(jax.vmap(lambda x, a: agent.policy(x).log_prob(a)))
     for group, observations in ((2, data.observation), (4, data.next_observation)):
         for k in (group, group + 1):
-            density = jax.vmap(lambda x, a: agent.policy(x).log_prob(a))(
-                observations, actions[:, k]
-            )
+            density = log_prob(observations, actions[:, k])
             np.testing.assert_allclose(log_density[:, k], density, rtol=1e-3, atol=1e-3)
 
 
 def test_only_the_rows_of_a_mask_count():
     first = jnp.arange(6) < 2
     value, _, agent, actions, log_density = term(
-        {
-            "state_rows": lambda batch: (~first).astype(jnp.float32),
-            "data_rows": lambda batch: first.astype(jnp.float32),
-        }
+        state_rows=lambda batch: (~first).astype(jnp.float32),
+        data_rows=lambda batch: first.astype(jnp.float32),
     )
     largest, data_q = written_out(agent, actions, log_density)
     expected = np.mean(largest[:, 2:], axis=1) - np.mean(data_q[:, :2], axis=1)
     np.testing.assert_allclose(value, GAP.coef * np.sum(expected), rtol=1e-5)
+
+
+def test_the_term_has_a_gradient_by_the_critics_at_sampled_actions():
+    """Rows without a data term still push the critics down."""
+    method, state, _ = started()
+
+    def loss(params):
+        agent = actor_critic.agent_of(method.networks, state._replace(critic=params))
+        rows = {"data_rows": lambda batch: jnp.zeros(6)}
+        return conservative.regularizer(GAP, **rows)(agent, Context(), batch(), KEY)[0]
+
+    gradient = jax.jit(jax.grad(loss))(state.critic)
+    # Each of two critics falls by the whole weight where its last bias falls.
+    np.testing.assert_allclose(gradient["layer_1"]["bias"], GAP.coef, rtol=1e-5)
 
 
 # --- one update ---
@@ -164,17 +178,6 @@ def test_without_the_term_it_is_soft_actor_critic():
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), after.actor, expected.actor
     )
-
-
-def test_an_update_lowers_the_gap():
-    _, state, step = started(
-        gap=conservative.Config(coef=100.0, num_actions=2), critic_learning_rate=1e-2
-    )
-    before = step(state, Context(), batch(), jax.random.key(1))[1]["conservative/gap"]
-    for _ in range(20):
-        state, _ = step(state, Context(), batch(), jax.random.key(1))
-    after = step(state, Context(), batch(), jax.random.key(1))[1]["conservative/gap"]
-    assert float(after) < float(before) - 0.01
 
 
 @pytest.mark.parametrize(("target_gap", "sign"), [(-100.0, 1.0), (100.0, -1.0)])
