@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from offline_mbrl.learners.discrete_losses import epsilon_greedy_log_probs
+from offline_mbrl.learners.discrete.losses import epsilon_greedy_log_probs
 from offline_mbrl.types import (
     Array,
     DiscreteActions,

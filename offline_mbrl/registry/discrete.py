@@ -12,7 +12,7 @@ def _algorithm(name: str, **case_settings: Any) -> Algorithm:
 
     The discount factor is the corridor's own: at the default actions differ by a hundredth.
     """
-    from offline_mbrl.learners import discrete, discrete_settings
+    from offline_mbrl.learners.discrete import configs, q_learning
 
     shared = {"batch_size": 16, "layers": (16,), "target_period": 2, "adam_epsilon": 1e-8}
     case = Case(
@@ -23,9 +23,9 @@ def _algorithm(name: str, **case_settings: Any) -> Algorithm:
         num_updates=1_500,
     )
     return Algorithm(
-        config=discrete_settings.CONFIGS[name],
-        make=discrete.make,
-        presets=discrete_settings.PRESETS[name],
+        config=configs.CONFIGS[name],
+        make=q_learning.make,
+        presets=configs.PRESETS[name],
         cases=(case,),
     )
 

@@ -8,9 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from offline_mbrl.learners import discrete
-from offline_mbrl.learners import discrete_losses as losses
-from offline_mbrl.learners import discrete_settings as configs
+from offline_mbrl.learners.discrete import configs, losses, q_learning
 from offline_mbrl.types import (
     BoundedActions,
     Context,
@@ -55,7 +53,7 @@ def batch(spec: EnvironmentSpec = SPEC, size: int = 6) -> Transition:
 
 
 def learner(kind=configs.Config, spec=SPEC, **settings):
-    return discrete.make(kind(layers=(8,), target_period=2, **settings), spec)
+    return q_learning.make(kind(layers=(8,), target_period=2, **settings), spec)
 
 
 @functools.cache
@@ -68,14 +66,14 @@ def started(kind=configs.Config, **settings):
 def gradient(kind=configs.Config, **settings):
     """The gradient of a config's loss."""
     config = kind(layers=(8,), **settings)
-    return gradient_of_head(config, discrete.head_of(config))
+    return gradient_of_head(config, q_learning.head_of(config))
 
 
 def gradient_of_head(config, head):
     """The same with heads of one's own; target parameters are another initialization's."""
-    module = discrete.network(config, SPEC, head.num_heads)
-    loss = discrete.loss_of(
-        module, head, discrete.selection_of(config), discrete.terms_of(config), gamma=0.9
+    module = q_learning.network(config, SPEC, head.num_heads)
+    loss = q_learning.loss_of(
+        module, head, q_learning.selection_of(config), q_learning.terms_of(config), gamma=0.9
     )
     params, target_params = (module.init(key, jnp.zeros(3))["params"] for key in (KEY, OTHER_KEY))
     return jax.jit(jax.grad(loss, has_aux=True))(params, target_params, batch(), OTHER_KEY)[0]
@@ -161,7 +159,7 @@ def test_bcq_of_threshold_one_acts_as_its_clone():
     assert jnp.argmax(values) == jnp.argmax(PRIOR)
     made, state = started(configs.FilteredConfig, threshold=1.0)
     config = configs.FilteredConfig(layers=(8,))
-    module = discrete.network(config, SPEC, 1)
+    module = q_learning.network(config, SPEC, 1)
     for observation in batch().observation:
         logits = module.apply({"params": state.params}, observation).logits
         assert made.policy.mode(state.params, observation) == jnp.argmax(logits)
@@ -279,7 +277,7 @@ def test_the_policy_is_greedy_for_the_mean_and_samples_with_epsilon():
     params = made.init(KEY, None, Context()).params
     observation = batch().observation[0]
     config = configs.EnsembleConfig(layers=(8,), num_heads=3)
-    heads = discrete.network(config, SPEC, 3).apply({"params": params}, observation).heads
+    heads = q_learning.network(config, SPEC, 3).apply({"params": params}, observation).heads
     best = jnp.argmax(jnp.mean(heads, axis=0))
     assert made.policy.mode(params, observation) == best
     keys = jax.random.split(KEY, 4_000)
@@ -319,7 +317,7 @@ def test_images_go_through_shared_convolutions(kind):
         action=DiscreteActions(4),
         frame_stack=4,
     )
-    made = discrete.make(kind(num_heads=2) if kind is configs.QuantileConfig else kind(), spec)
+    made = q_learning.make(kind(num_heads=2) if kind is configs.QuantileConfig else kind(), spec)
     assert made.sample.frame_stack == 4
     state = jax.jit(made.init)(KEY, (), Context())
     after, metrics = jax.jit(made.step)(state, Context(), batch(spec, 2), KEY)
@@ -333,7 +331,7 @@ def test_frames_of_atari_have_the_published_number_of_features(padding, size):
     spec = EnvironmentSpec(
         observation=jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8), action=DiscreteActions(4)
     )
-    made = discrete.make(configs.Config(padding=padding), spec)
+    made = q_learning.make(configs.Config(padding=padding), spec)
     state = jax.eval_shape(made.init, KEY, (), Context())
     assert state.params["q"]["layer_0"]["kernel"].shape == (size, 512)
 
@@ -346,7 +344,7 @@ def test_presets_make_learners(name):
     for preset in configs.PRESETS[name].values():
         config = configs.CONFIGS[name](**preset)
         assert configs.name_of(config) == name
-        discrete.make(config, SPEC)
+        q_learning.make(config, SPEC)
 
 
 @pytest.mark.parametrize(
@@ -361,10 +359,10 @@ def test_presets_make_learners(name):
 )
 def test_settings_that_nothing_reads_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
-        discrete.make(configs.Config(**settings), SPEC)
+        q_learning.make(configs.Config(**settings), SPEC)
 
 
 def test_continuous_actions_are_refused():
     spec = EnvironmentSpec(observation=SPEC.observation, action=BoundedActions((-1.0,), (1.0,)))
     with pytest.raises(UsageError, match="rem needs discrete actions"):
-        discrete.make(configs.EnsembleConfig(), spec)
+        q_learning.make(configs.EnsembleConfig(), spec)

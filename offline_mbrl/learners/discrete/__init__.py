@@ -1,0 +1,1 @@
+"""Offline Q-learning with discrete actions."""
