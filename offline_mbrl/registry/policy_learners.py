@@ -140,3 +140,55 @@ def crr() -> Algorithm:
     return Algorithm(
         config=crr.Config, make=crr.make, presets=crr.PRESETS, cases=(exponential, awac)
     )
+
+
+@entry
+def td3_bc() -> Algorithm:
+    """TD3+BC: a deterministic actor that climbs its critic and stays near the data."""
+    from offline_mbrl.learners import td3_bc
+
+    config = {
+        "batch_size": 16,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+        "alpha": 10.0,
+    }
+    case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=2_500)
+    return Algorithm(config=td3_bc.Config, make=td3_bc.make, cases=(case,))
+
+
+@entry
+def rebrac() -> Algorithm:
+    """ReBRAC: TD3+BC with a distance to the data in the actor and in the target."""
+    from offline_mbrl.learners import rebrac
+
+    config = {
+        "batch_size": 16,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    }
+    case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=2_500)
+    return Algorithm(config=rebrac.Config, make=rebrac.make, presets=rebrac.PRESETS, cases=(case,))
+
+
+@entry
+def edac() -> Algorithm:
+    """EDAC: soft actor-critic with N critics whose gradients are kept apart; SAC-N."""
+    from offline_mbrl.learners import edac
+
+    config = {
+        "batch_size": 16,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "num_critics": 3,
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "temperature_learning_rate": 1e-3,
+        "eta": 0.1,
+    }
+    case = Case(problem=problems.bandit, config=config, score=0.95, num_updates=4_000)
+    return Algorithm(config=edac.Config, make=edac.make, presets=edac.PRESETS, cases=(case,))
