@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from offline_mbrl.data import memory
+from offline_mbrl.data import memory, monte_carlo
 from offline_mbrl.types import Observation, UsageError
 
 # A deviation below this share of an entry's magnitude is float32's rounding of a constant.
@@ -77,10 +77,7 @@ def statistics(dataset: memory.Dataset) -> Statistics:
 
 def return_range(dataset: memory.Dataset) -> ReturnRange:
     """The range of undiscounted returns over the episodes of `starts`."""
-    rows = np.asarray(dataset.starts[:])
-    _, episode = np.unique(np.asarray(dataset.episode_end[rows]), return_inverse=True)
-    reward = np.asarray(dataset.reward[rows], np.float64)
-    returns = np.bincount(episode, weights=reward)
+    returns, _ = monte_carlo.episode_returns(dataset)
     return ReturnRange(
         low=np.asarray(returns.min(), np.float32), high=np.asarray(returns.max(), np.float32)
     )

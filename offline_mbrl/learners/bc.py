@@ -163,7 +163,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     settings.require_valid(config, "bc", spec)
     is_continuous = isinstance(spec.action, BoundedActions)
     density = _continuous(config.continuous, spec) if is_continuous else _discrete(config, spec)
-    return _learner(density, spec, config.batch_size)
+    return learner(density, spec, config.batch_size)
 
 
 def _discrete(config: Config, spec: EnvironmentSpec) -> Density:
@@ -227,8 +227,14 @@ def _head(config: ContinuousConfig, size: int) -> tuple[int, Callable[[Array], A
     return 2 * size, lambda x: heads.squashed_normal(x, bound)
 
 
-def _learner(density: Density, spec: EnvironmentSpec, batch_size: int) -> Learner:
-    """Descends the mean of the density's loss over a batch."""
+def learner(density: Density, spec: EnvironmentSpec, batch_size: int) -> Learner:
+    """Descends the mean of the density's loss over a batch.
+
+    Args:
+      density: the network, its loss and its optimizer.
+      spec: of the problem.
+      batch_size: transitions per update.
+    """
     optimizer = density.optimizer
 
     def init(key: Key, example: Transition, context: Context) -> State:

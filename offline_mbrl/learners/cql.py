@@ -21,12 +21,12 @@ import jax.numpy as jnp
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, candidates, conservative, sac
-from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs
+from offline_mbrl.learners import sac
+from offline_mbrl.learners.parts import actor_critic, candidates, conservative
+from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs
 from offline_mbrl.settings import at_least, sizes
 from offline_mbrl.types import (
-    Array,
     Context,
     EnvironmentSpec,
     Key,
@@ -78,19 +78,6 @@ PRESETS = {
 # --- the parts of an update ---
 
 
-def best_backup(gamma: float, num_actions: int) -> actor_critic.Backup:
-    """`r + gamma discount max_k min_i Q_i(s', a_k)` over K actions of the policy, `[B]`."""
-
-    def backup(agent: Agent, context: Context, batch: Transition, key: Key) -> Array:
-        del context
-        actions = candidates.sample(agent.policy, batch.next_observation, key, num_actions)
-        q = candidates.evaluate(agent.target_critics, batch.next_observation, actions)
-        value = jnp.max(jnp.min(q, axis=0), axis=1)
-        return batch.reward + gamma * batch.discount * value
-
-    return backup
-
-
 def cloning_first(num_updates: int) -> actor_critic.ActorObjective:
     """`sac.soft_objective`, with the data's log density in the critics' place at first.
 
@@ -124,9 +111,9 @@ def method(config: Config, spec: EnvironmentSpec) -> Method:
     if config.gap.target_gap is not None:
         networks = conservative.with_multiplier(networks)
     backups = {
-        "sample": best_backup(config.gamma, 1),
+        "sample": candidates.best_backup(config.gamma, 1),
         "soft": sac.soft_backup(config.gamma),
-        "maximum": best_backup(config.gamma, config.gap.num_actions),
+        "maximum": candidates.best_backup(config.gamma, config.gap.num_actions),
     }
     return base._replace(
         networks=networks,

@@ -24,10 +24,10 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, candidates, critic_kinds
-from offline_mbrl.learners import networks as parts
-from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs, without_density
+from offline_mbrl.learners.parts import actor_critic, candidates, critic_kinds
+from offline_mbrl.learners.parts import networks as parts
+from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs, without_density
 from offline_mbrl.settings import Scope, above, at_least, between, increasing, read_if, sizes
 from offline_mbrl.targets import weights
 from offline_mbrl.types import (

@@ -21,9 +21,10 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, sac
-from offline_mbrl.learners.actor_critic import Agent, Method
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs
+from offline_mbrl.learners import sac
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts.actor_critic import Agent, Method
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs
 from offline_mbrl.settings import at_least, sizes
 from offline_mbrl.types import (
     Action,
@@ -74,7 +75,7 @@ def diversity_loss(gradients: Array) -> Array:
     Args:
       gradients: `[N, A]` of each critic by the action. A gradient of 0 counts as 0.
 
-    Source: arXiv:2110.01548, equation 7 and algorithm 1.
+    Source: arXiv:2110.01548, algorithm 1.
     """
     chex.assert_rank(gradients, 2)
     num_critics = gradients.shape[0]

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, td3
-from offline_mbrl.learners.actor_critic import Agent, Method
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs, without_density
+from offline_mbrl.learners.parts import actor_critic, td3
+from offline_mbrl.learners.parts.actor_critic import Agent, Method
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs, without_density
 from offline_mbrl.settings import at_least, sizes
 from offline_mbrl.types import (
     Action,
@@ -112,7 +112,7 @@ def next_action_penalty(transition: Transition, next_action: Action, *, coef: fl
       next_action: `[A]` the smoothed one.
       coef: weight.
 
-    Source: arXiv:2305.09836, section 3.
+    Source: arXiv:2305.09836.
     """
     extras = transition.extras
     return coef * extras["has_next_action"] * distance(next_action, extras["next_action"])
@@ -138,7 +138,7 @@ def least_critic(agent: Agent, observations: Observation, actions: Action) -> Ar
 def objective(coef: float) -> actor_critic.ActorObjective:
     """The mean of `coef |pi(s) - a|^2 - min_i Q_i(s, pi(s)) / mean |min_i Q_i|` over a batch.
 
-    Source: arXiv:2305.09836, section 3, with the released code's scale of values.
+    Source: arXiv:2305.09836, with the released code's scale of values.
     """
 
     def weighted(action: Action, logged: Action) -> Array:

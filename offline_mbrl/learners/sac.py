@@ -18,9 +18,9 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic
-from offline_mbrl.learners import networks as parts
-from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks, Temperature
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts import networks as parts
+from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks, Temperature
 from offline_mbrl.settings import Scope, above, at_least, between, increasing, read_if, sizes
 from offline_mbrl.types import (
     Array,

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, td3
-from offline_mbrl.learners.actor_critic import Agent, Method, Networks
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs, without_density
+from offline_mbrl.learners.parts import actor_critic, td3
+from offline_mbrl.learners.parts.actor_critic import Agent, Method, Networks
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs, without_density
 from offline_mbrl.settings import at_least
 from offline_mbrl.types import (
     Action,
@@ -45,7 +45,7 @@ class Config(td3.Config):
 def mean_distance(action: Action, logged: Action) -> Array:
     """`mean_j (pi(s)_j - a_j)^2`, `[]`, of the actor's and the data's action `[A]`.
 
-    Source: arXiv:2106.06860, equation 3, with the released code's mean over entries.
+    Source: arXiv:2106.06860, section 4, with the released code's mean over entries.
     """
     chex.assert_equal_shape([action, logged])
     return jnp.mean(jnp.square(action - logged))

@@ -178,6 +178,16 @@ class NormalMixture(NamedTuple):
         return jax.nn.logsumexp(log_weight + jnp.sum(log_normal, axis=1))
 
 
+class Implicit(NamedTuple):
+    """A distribution that is given by how an action is drawn: without a density and a mode."""
+
+    draw: Callable[[Key], Action]
+
+    def sample(self, *, seed: Key) -> Action:
+        """One action `[A]`."""
+        return self.draw(seed)
+
+
 def as_policy(
     distribution: Callable[[Params, Observation], Any], *, has_density: bool = True
 ) -> Policy:

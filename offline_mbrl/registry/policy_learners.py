@@ -75,7 +75,8 @@ def iql() -> Algorithm:
 @entry
 def cql() -> Algorithm:
     """Conservative Q-learning, CQL(H), with a fixed or a learned weight."""
-    from offline_mbrl.learners import conservative, cql
+    from offline_mbrl.learners import cql
+    from offline_mbrl.learners.parts import conservative
 
     config = {
         "batch_size": 16,
@@ -192,3 +193,72 @@ def edac() -> Algorithm:
     }
     case = Case(problem=problems.bandit, config=config, score=0.95, num_updates=4_000)
     return Algorithm(config=edac.Config, make=edac.make, presets=edac.PRESETS, cases=(case,))
+
+
+@entry
+def percentile_bc() -> Algorithm:
+    """Percentile cloning: behavior cloning on the episodes with the highest returns."""
+    from offline_mbrl.learners import bc, percentile_bc
+
+    density = bc.ContinuousConfig(layers=(16,), learning_rate=3e-3)
+    continuous = Case(
+        problem=problems.bandit,
+        config={"batch_size": 16, "continuous": density},
+        score=0.95,
+        num_updates=2_000,
+    )
+    discrete = Case(
+        problem=problems.chain,
+        config={"batch_size": 16, "fraction": 0.5},
+        score=0.99,
+        num_updates=3_000,
+    )
+    return Algorithm(
+        config=percentile_bc.Config,
+        make=percentile_bc.make,
+        prepare=percentile_bc.prepare,
+        cases=(continuous, discrete),
+    )
+
+
+@entry
+def bail() -> Algorithm:
+    """BAIL: cloning of the actions whose returns come close to an upper envelope."""
+    from offline_mbrl.learners import bail
+
+    case = Case(
+        problem=problems.bandit,
+        config={
+            "batch_size": 16,
+            "actor_layers": (16,),
+            "learning_rate": 3e-3,
+            "envelope": bail.EnvelopeConfig(num_updates=500, batch_size=16, layers=(16,)),
+        },
+        score=0.95,
+        num_updates=2_000,
+    )
+    return Algorithm(config=bail.Config, make=bail.make, pretrain=bail.pretrain, cases=(case,))
+
+
+@entry
+def bcq() -> Algorithm:
+    """BCQ: the best of an autoencoder's actions, which are perturbed a little."""
+    from offline_mbrl.learners import bcq
+
+    config = {
+        "batch_size": 16,
+        "num_candidates": 10,
+        "vae_layers": (16,),
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    }
+    case = Case(
+        problem=problems.bandit,
+        config=config,
+        score=0.9,
+        learning={"batch_size": 64, "perturbation": 0.5},
+        num_updates=2_000,
+    )
+    return Algorithm(config=bcq.Config, make=bcq.make, cases=(case,))

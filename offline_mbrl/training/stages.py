@@ -112,9 +112,14 @@ def train_stages(
         upstream[name] = outputs
         if stage.hand_on_dataset:
             key_dataset = jax.random.fold_in(key_of(key, name), 0)
-            dataset = stage.hand_on_dataset(dataset, outputs, key_dataset)
+            dataset = stage.hand_on_dataset(dataset, _with_seeds(outputs, end), key_dataset)
     assert result is not None
     return result
+
+
+def _with_seeds(outputs: PyTree, end: StageEnd) -> PyTree:
+    """Outputs with the axis of seeds, which those of a single run lack."""
+    return outputs if end.state.alive.ndim else jax.tree.map(lambda leaf: leaf[None], outputs)
 
 
 def plain(

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic, sac
-from offline_mbrl.learners.actor_critic import ActorLoss
+from offline_mbrl.learners import sac
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts.actor_critic import ActorLoss
 from offline_mbrl.problems import toy
 from offline_mbrl.training import fit
 from offline_mbrl.types import BoundedActions, Context, EnvironmentSpec, Transition

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl.learners import actor_critic, conservative, cql, sac
-from offline_mbrl.learners.preprocessing import InputConfig
+from offline_mbrl.learners import cql, sac
+from offline_mbrl.learners.parts import actor_critic, candidates, conservative
+from offline_mbrl.learners.parts.preprocessing import InputConfig
 from offline_mbrl.types import BoundedActions, Context, EnvironmentSpec, Transition
 
 SPEC = EnvironmentSpec(
@@ -206,8 +207,8 @@ def test_the_best_backup_takes_the_best_of_the_least_critics():
         def sample(self, *, seed):
             return jnp.full(2, jax.random.randint(seed, (), 0, 3), jnp.float32)
 
-    agent = agent._replace(policy=lambda observation: Numbers())
-    targets = cql.best_backup(0.9, 200)(agent, Context(), batch(), jax.random.key(0))
+    agent = agent._replace(target_policy=lambda observation: Numbers())
+    targets = candidates.best_backup(0.9, 200)(agent, Context(), batch(), jax.random.key(0))
     best = 3.0  # the least critics are 1, 0, 3
     expected = np.asarray(batch().reward) + 0.9 * best * np.asarray(batch().discount)
     np.testing.assert_allclose(targets, expected, rtol=1e-5)

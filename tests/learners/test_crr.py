@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from offline_mbrl.learners import actor_critic, critic_kinds, crr
+from offline_mbrl.learners import crr
+from offline_mbrl.learners.parts import actor_critic, critic_kinds
 from offline_mbrl.types import BoundedActions, Context, EnvironmentSpec, Transition, UsageError
 
 SPEC = EnvironmentSpec(

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from offline_mbrl.data.normalize import ReturnRange, Statistics
-from offline_mbrl.learners import actor_critic, iql
-from offline_mbrl.learners.preprocessing import InputConfig, affine_rewards
+from offline_mbrl.learners import iql
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts.preprocessing import InputConfig, affine_rewards
 from offline_mbrl.types import BoundedActions, Context, EnvironmentSpec, Transition
 
 SPEC = EnvironmentSpec(

@@ -9,8 +9,9 @@ import pytest
 from transition_rows import SIZES, SPEC, batch
 
 from offline_mbrl.data.normalize import ReturnRange, Statistics
-from offline_mbrl.learners import preprocessing, sac
-from offline_mbrl.learners.preprocessing import InputConfig
+from offline_mbrl.learners import sac
+from offline_mbrl.learners.parts import preprocessing
+from offline_mbrl.learners.parts.preprocessing import InputConfig
 from offline_mbrl.types import Actor, Context
 
 STATISTICS = Statistics(

@@ -9,8 +9,9 @@ import pytest
 from transition_rows import SIZES, SPEC, batch
 
 from offline_mbrl.data.memory import Dataset
-from offline_mbrl.learners import actor_critic, rebrac, td3, td3_bc
-from offline_mbrl.learners.preprocessing import InputConfig
+from offline_mbrl.learners import rebrac, td3_bc
+from offline_mbrl.learners.parts import actor_critic, td3
+from offline_mbrl.learners.parts.preprocessing import InputConfig
 from offline_mbrl.types import Context
 
 SETTINGS = {**SIZES, "target_noise": 0.0, "actor_coef": 0.3, "critic_coef": 0.2}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from transition_rows import SIZES, SPEC, batch, differs
 
-from offline_mbrl.learners import actor_critic, td3, td3_bc
-from offline_mbrl.learners.preprocessing import InputConfig
+from offline_mbrl.learners import td3_bc
+from offline_mbrl.learners.parts import actor_critic, td3
+from offline_mbrl.learners.parts.preprocessing import InputConfig
 from offline_mbrl.types import Context, DiscreteActions, UsageError
 
 RAW = InputConfig()

@@ -26,9 +26,9 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import actor_critic
 from offline_mbrl.learners.discrete import losses
 from offline_mbrl.learners.discrete.configs import Config, is_image, name_of
+from offline_mbrl.learners.parts import actor_critic
 from offline_mbrl.networks import nature, optimizers, torsos
 from offline_mbrl.types import (
     Action,

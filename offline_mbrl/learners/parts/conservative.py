@@ -13,8 +13,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from offline_mbrl.learners import actor_critic, candidates
-from offline_mbrl.learners.actor_critic import Agent, Networks
+from offline_mbrl.learners.parts import actor_critic, candidates
+from offline_mbrl.learners.parts.actor_critic import Agent, Networks
 from offline_mbrl.settings import above, at_least
 from offline_mbrl.types import Action, Array, Context, Key, Metrics, Observation, Params, Transition
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from offline_mbrl.learners import actor_critic
-from offline_mbrl.learners import networks as parts
-from offline_mbrl.learners.actor_critic import Agent
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts import networks as parts
+from offline_mbrl.learners.parts.actor_critic import Agent
 from offline_mbrl.networks import ensemble
 from offline_mbrl.targets import categorical
 from offline_mbrl.types import Action, Array, Key, Observation, Params, Transition

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from offline_mbrl.learners import actor_critic
-from offline_mbrl.learners import networks as parts
-from offline_mbrl.learners.actor_critic import ActorLoss, Agent, Method, Networks
+from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts import networks as parts
+from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks
 from offline_mbrl.settings import at_least, between, sizes
 from offline_mbrl.types import (
     Action,
@@ -62,7 +62,7 @@ def smoothed(action: Action, noise: Array, *, bound: float) -> Action:
       noise: `[A]` normal, scaled.
       bound: of the noise.
 
-    Source: arXiv:1802.09477, equation 14.
+    Source: arXiv:1802.09477, algorithm 1.
     """
     chex.assert_equal_shape([action, noise])
     return jnp.clip(action + jnp.clip(noise, -bound, bound), -1.0, 1.0)
@@ -79,7 +79,7 @@ def target(
       gamma: discount factor.
       penalty: `[]` of that action.
 
-    Source: arXiv:1802.09477, equation 15; the penalty is ReBRAC's (arXiv:2305.09836, section 3).
+    Source: arXiv:1802.09477, algorithm 1; the penalty is ReBRAC's (arXiv:2305.09836).
     """
     chex.assert_rank([transition.reward, transition.discount, next_q, penalty], [0, 0, 1, 0])
     return transition.reward + gamma * transition.discount * (jnp.min(next_q) - penalty)
@@ -92,7 +92,7 @@ def value_scale(q: Array, *, alpha: float) -> Array:
       q: `[B]` values of the actor's actions.
       alpha: the mean magnitude of scaled values.
 
-    Source: arXiv:2106.06860, equation 5.
+    Source: arXiv:2106.06860, section 4.
     """
     chex.assert_rank(q, 1)
     return alpha / jax.lax.stop_gradient(jnp.maximum(jnp.mean(jnp.abs(q)), 1e-8))

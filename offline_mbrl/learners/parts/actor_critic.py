@@ -10,10 +10,10 @@ target networks. A method is three functions of `(agent, context, batch, key)`:
 Losses of an update are taken at the parameters before it; targets then follow the updated ones.
 
 A method with more networks keeps them in the parameters of the critics (a value network, a dual
-variable) or of the actor (a behavior model), nested dicts that its `Networks` alone reads. One that
-normalizes observations does so there too, with the statistics among the actor's parameters.
+variable) or of the actor (a behavior model), nested dicts that its `Networks` alone reads.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -174,11 +174,7 @@ def polyak(tau: float, *, period: int = 1) -> Follow:
 
 def periodic(period: int) -> Follow:
     """Targets that are copied from the online parameters at every `period`-th update."""
-
-    def follow(online: Params, target: Params, num_updates: Array) -> Params:
-        return optax.periodic_update(online, target, num_updates, period)
-
-    return follow
+    return polyak(1.0, period=period)
 
 
 # --- actions over a batch ---
@@ -209,23 +205,11 @@ def agent_of(networks: Networks, state: State) -> Agent:
     """The networks at the parameters of a state."""
     target_actor = state.actor if state.target_actor is None else state.target_actor
 
-    def policy(observation: Observation) -> Any:
-        return networks.policy(state.actor, observation)
-
-    def critics(observations: Observation, actions: Action) -> Array:
-        return networks.critics(state.critic, observations, actions)
-
-    def target_policy(observation: Observation) -> Any:
-        return networks.policy(target_actor, observation)
-
-    def target_critics(observations: Observation, actions: Action) -> Array:
-        return networks.critics(state.target_critic, observations, actions)
-
     return Agent(
-        policy=policy,
-        critics=critics,
-        target_policy=target_policy,
-        target_critics=target_critics,
+        policy=functools.partial(networks.policy, state.actor),
+        critics=functools.partial(networks.critics, state.critic),
+        target_policy=functools.partial(networks.policy, target_actor),
+        target_critics=functools.partial(networks.critics, state.target_critic),
         temperature=jnp.exp(state.log_temperature),
         state=state,
     )
