@@ -19,11 +19,10 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners import candidates
-from offline_mbrl.learners import networks as parts
-from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts import actor_critic, candidates
+from offline_mbrl.learners.parts import networks as parts
 from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks
-from offline_mbrl.learners.preprocessing import InputConfig, with_inputs
+from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs
 from offline_mbrl.networks import conditional_vae, distributions, torsos
 from offline_mbrl.networks.conditional_vae import ConditionalVAE
 from offline_mbrl.settings import at_least, between, sizes
