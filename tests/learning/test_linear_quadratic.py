@@ -34,13 +34,18 @@ SHARED = {
 SETTINGS: dict[str, dict] = {
     "crr": {"value_range": (-12.0, 0.0), "temperature": 0.05, "actor_learning_rate": 3e-3},
 }
-# Learners that stay below, with their range: they clone actions whatever these lead to.
-BELOW = {"bc": (0.7, 0.85)}
+# Learners that stay below, with their range: they clone actions whatever these lead to, or those
+# whose returns are best, which the behavior's noise has a part in.
+BELOW = {"bail": (0.75, 0.95), "bc": (0.7, 0.85), "percentile_bc": (0.85, 1.001)}
 # Those that stay within the support of the data, with the settings that find the rare good action.
 IN_SUPPORT: dict[str, dict] = {
+    "bail": {"fraction": 0.1},
     "cql": {},
     "crr": {"value_range": (-2.0, 1.0), "temperature": 0.3},
     "iql": {"inverse_temperature": 5.0, "expectile": 0.9, "actor_learning_rate": 3e-3},
+    "percentile_bc": {},
+    "rebrac": {"actor_coef": 1.5},
+    "td3_bc": {"alpha": 0.5},
 }
 ROOM_FOR_ERROR = 0.1  # of an action, outside the data's support; the cliff is as far
 
