@@ -9,7 +9,8 @@ import offline_mbrl
 
 PACKAGE = Path(offline_mbrl.__file__).parent
 SEEN = {  # what learners see of `data`
-    f"data.{name}" for name in ("memory", "steps", "splits", "normalize", "trees", "ring", "specs")
+    f"data.{name}"
+    for name in ("memory", "monte_carlo", "steps", "splits", "normalize", "trees", "ring", "specs")
 }
 GROUND = {"types", "streams", "files", "provenance"}
 MODELS = {"types", "settings", "networks", "targets"} | SEEN

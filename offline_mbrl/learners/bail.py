@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from offline_mbrl import settings
-from offline_mbrl.data import memory, monte_carlo, stream
+from offline_mbrl.data import memory, monte_carlo
 from offline_mbrl.learners import bc, td3_bc
 from offline_mbrl.learners.parts import networks as parts
 from offline_mbrl.learners.parts import preprocessing
@@ -204,7 +204,9 @@ def _rows(observation: Observation, rows: np.ndarray) -> Observation:
 
 
 def _require_in_memory(dataset: PyTree) -> None:
-    if not isinstance(dataset, memory.Dataset) or stream.on_disk(dataset):
+    if not isinstance(dataset, memory.Dataset) or not isinstance(
+        dataset.reward, np.ndarray | jax.Array
+    ):
         raise UsageError(
             "bail computes the returns of all rows and needs the dataset in memory: load it "
             "(`--stream never`)"

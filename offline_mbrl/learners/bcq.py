@@ -19,7 +19,7 @@ import optax
 
 from offline_mbrl import settings
 from offline_mbrl.data import memory
-from offline_mbrl.learners.parts import actor_critic, candidates
+from offline_mbrl.learners.parts import actor_critic, behavior, candidates
 from offline_mbrl.learners.parts import networks as parts
 from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks
 from offline_mbrl.learners.parts.preprocessing import InputConfig, with_inputs
@@ -33,7 +33,6 @@ from offline_mbrl.types import (
     EnvironmentSpec,
     Key,
     Learner,
-    Metrics,
     Observation,
     Params,
     Transition,
@@ -82,33 +81,6 @@ def perturbed(action: Action, raw: Array, *, largest: float) -> Action:
 # --- the parts of an update ---
 
 
-def vae_loss(
-    vae: ConditionalVAE, params: Params, batch: Transition, key: Key
-) -> tuple[Array, Metrics]:
-    """The mean loss of an autoencoder of the batch's actions, given their observations.
-
-    Args:
-      vae: the functions.
-      params: the autoencoder's.
-      batch: `[B]` transitions.
-      key: consumed.
-
-    Returns:
-      (loss `[]`, metrics).
-    """
-    keys = jax.random.split(key, batch.reward.shape[0])
-
-    def single(observation: Observation, action: Action, key: Key) -> conditional_vae.Loss:
-        return conditional_vae.loss(vae, params, torsos.flat(observation), action, key)
-
-    losses = jax.vmap(single)(batch.observation, batch.action, keys)
-    metrics = {
-        "vae/reconstruction": jnp.mean(losses.reconstruction),
-        "vae/divergence": jnp.mean(losses.divergence),
-    }
-    return jnp.mean(losses.total), metrics
-
-
 def objective(vae: ConditionalVAE) -> actor_critic.ActorObjective:
     """The mean of `-Q_1` at one perturbed action a row, plus the loss of the autoencoder.
 
@@ -120,7 +92,9 @@ def objective(vae: ConditionalVAE) -> actor_critic.ActorObjective:
         key_action, key_vae = jax.random.split(key)
         actions = candidates.sample(agent.policy, batch.observation, key_action, 1)[:, 0]
         climbing = -jnp.mean(agent.critics(batch.observation, actions)[0])
-        cloning, metrics = vae_loss(vae, agent.state.actor["vae"], batch, key_vae)
+        cloning, metrics = behavior.vae_loss(
+            vae, agent.state.actor["vae"], batch.observation, batch.action, key_vae
+        )
         return ActorLoss(
             loss=climbing + cloning,
             metrics={"loss/perturbation": climbing, "loss/vae": cloning, **metrics},
@@ -205,9 +179,7 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     Raises:
       UsageError: the actions are discrete, or a setting makes no learner.
     """
-    parts_of_update = method(config, spec)
-    learner = actor_critic.make(parts_of_update, memory.Transitions(config.batch_size))
-    return with_inputs(
-        candidates.acting_by_best(learner, parts_of_update.networks, config.num_candidates),
-        config.inputs,
-    )
+    update = method(config, spec)
+    learner = actor_critic.make(update, memory.Transitions(config.batch_size))
+    learner = candidates.acting_by_best(learner, update.networks, config.num_candidates)
+    return with_inputs(learner, config.inputs)

@@ -183,31 +183,40 @@ def best_of(
     return Policy(sample=choose, mode=mode)
 
 
-def acting_by_best(learner: Learner, networks: Networks, num_actions: int) -> Learner:
+def whole_actor(params: Params) -> Params:
+    """All parameters of the actor."""
+    return params
+
+
+def acting_by_best(
+    learner: Learner,
+    networks: Networks,
+    num_actions: int,
+    *,
+    select: Callable[[Params], Params] = whole_actor,
+) -> Learner:
     """The learner that acts by the best of K actions of its policy, by the first critic.
 
-    Its policy's parameters are those of the actor and of that critic; it has no density.
+    Its policy's parameters are those that draw actions and those of that critic; it has no density.
 
     Args:
       learner: of `actor_critic.make`, with these networks.
       networks: whose critics' parameters have a leading axis [N].
       num_actions: K.
+      select: the actor's parameters to those that its policy reads.
     """
 
     def draw(params: Params, observation: Observation, key: Key) -> Action:
         return networks.policy(params["actor"], observation).sample(seed=key)
 
     def value(params: Params, observation: Observation, actions: Action) -> Array:
-        def single(action: Action) -> Array:
-            row = jax.tree.map(lambda leaf: leaf[None], (observation, action))
-            return networks.critics(params["critic"], *row)[0, 0]
-
-        return jax.vmap(single)(actions)
+        repeated = jax.tree.map(lambda leaf: jnp.stack([leaf] * num_actions), observation)
+        return networks.critics(params["critic"], repeated, actions)[0]
 
     def policy_params(state: State, context: Context) -> Params:
         del context
         first = jax.tree.map(lambda leaf: leaf[:1], state.critic)
-        return {"actor": state.actor, "critic": first}
+        return {"actor": select(state.actor), "critic": first}
 
     policy = best_of(draw, value, num_actions)
     return learner._replace(policy=policy, policy_params=policy_params)
