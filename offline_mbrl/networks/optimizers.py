@@ -3,10 +3,12 @@
 The family's is Adam with decoupled decay on kernels, a global-norm clip, and a schedule.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from offline_mbrl.settings import Scope, at_least, read_if
@@ -71,6 +73,38 @@ def make(config: OptimizerConfig) -> optax.GradientTransformation:
     if not config.max_grad_norm:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+
+
+def by_name(
+    transformations: Mapping[str, optax.GradientTransformation],
+) -> optax.GradientTransformation:
+    """A transformation for each top-level name of a dict of parameters.
+
+    Args:
+      transformations: by name; names that the parameters lack are not read.
+    """
+
+    def labels(params: Mapping[str, Params]) -> dict[str, str]:
+        return {name: name for name in params}
+
+    return optax.partition({**transformations}, labels)
+
+
+def bounded(
+    optimizer: optax.GradientTransformation, low: float, high: float
+) -> optax.GradientTransformation:
+    """The optimizer whose parameters stay within bounds, from where they can return.
+
+    Args:
+      optimizer: the transformation of gradients.
+      low: least value of any parameter.
+      high: largest value.
+    """
+
+    def bound(updates: Params, params: Params | None) -> Params:
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, low, high) - p, updates, params)
+
+    return optax.chain(optimizer, optax.stateless(bound))
 
 
 def descend(

@@ -262,3 +262,57 @@ def bcq() -> Algorithm:
         num_updates=2_000,
     )
     return Algorithm(config=bcq.Config, make=bcq.make, cases=(case,))
+
+
+@entry
+def bear() -> Algorithm:
+    """BEAR: few samples of the policy are held near those of an autoencoder of the data."""
+    from offline_mbrl.learners import brac, brac_configs
+
+    config = {
+        "batch_size": 16,
+        "threshold": 0.2,
+        "num_next_actions": 3,
+        "num_candidates": 10,
+        "constraint_updates": 50,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "vae_layers": (16,),
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 3e-3,
+        "behavior_learning_rate": 1e-3,
+    }
+    case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=3_000)
+    return Algorithm(
+        config=brac_configs.BearConfig,
+        make=brac.make,
+        presets=brac_configs.BEAR_PRESETS,
+        cases=(case,),
+    )
+
+
+@entry
+def brac() -> Algorithm:
+    """BRAC-p and BRAC-v: the policy pays for its divergence from a clone of the data's actions."""
+    from offline_mbrl.learners import brac, brac_configs
+
+    config = {
+        "batch_size": 16,
+        "weight": 0.01,
+        "penalize_values": True,
+        "constraint_updates": 50,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 3e-3,
+        "behavior_learning_rate": 3e-3,
+        "behavior_updates": 500,
+    }
+    case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=3_000)
+    return Algorithm(
+        config=brac_configs.Config,
+        make=brac.make,
+        pretrain=brac.pretrain,
+        presets=brac_configs.PRESETS,
+        cases=(case,),
+    )
