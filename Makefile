@@ -1,5 +1,5 @@
 # make train   a trained, evaluated and reported policy on BSuite catch, from nothing
-# make test    the tests; make lint: ruff and pyright
+# make test    the tests; make lint: ruff and pyright; make coverage: the lines that no test runs
 # Each makes the virtual environment first. They need Python 3.11 or newer, pip, and make.
 # PYTHON chooses the interpreter (python3.13), VENV the folder of the environment, and CONSTRAINTS
 # the versions: the oldest that are supported on Python 3.11, the newest on later ones.
@@ -24,13 +24,16 @@ CONSTRAINTS ?= constraints-$(if $(filter 11,$(INSTALLED)),oldest,newest).txt
 INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
   --constraint $(CONSTRAINTS) --editable
 
-.PHONY: train test lint clean
+.PHONY: train test coverage lint clean
 
 train: $(VENV)/.experiments
 	$(BIN)/offline-mbrl train rosmo --dataset local/catch --seeds 5 \
 	  --config.batch-size 32 --config.optimizer.learning-rate 0.002 --config.num-updates 40000
 
 test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+coverage: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.test

@@ -53,9 +53,20 @@ pytest_plugins = ["command_fixtures"]
 FIRST = ("test_notebooks.py", "test_learners.py", "test_bsuite_runs.py", "test_likelihood_runs.py")
 
 
+# The checks of one learner follow each other, so that its programs are compiled once and released.
+BY_LEARNER = "contract/test_learners.py"
+
+
 def pytest_collection_modifyitems(items):
     """A worker works through its share from the front, and others steal from the end."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(FIRST))
+
+    def rank(item):
+        path = item.path.as_posix()
+        if path.endswith(BY_LEARNER) and hasattr(item, "callspec"):
+            return False, item.callspec.params["name"]
+        return not path.endswith(FIRST), ""
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,12 +78,16 @@ def _compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+RELEASE_ABOVE = 1.6e9  # bytes; below it, modules share their programs
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _resident():
-    """Releases the programs of a module at its end; what takes long to compile is on disk."""
+    """Releases programs at the end of a module; what takes long to compile is on disk."""
     resident = {"after release": _resident_bytes()}
     yield resident
-    _release_programs()
+    if _resident_bytes() > RELEASE_ABOVE:
+        _release_programs()
 
 
 @pytest.fixture(autouse=True)
