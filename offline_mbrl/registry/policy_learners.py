@@ -267,7 +267,7 @@ def bcq() -> Algorithm:
 @entry
 def bear() -> Algorithm:
     """BEAR: few samples of the policy are held near those of an autoencoder of the data."""
-    from offline_mbrl.learners import brac, brac_configs
+    from offline_mbrl.learners.regularized import brac, configs
 
     config = {
         "batch_size": 16,
@@ -284,9 +284,9 @@ def bear() -> Algorithm:
     }
     case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=3_000)
     return Algorithm(
-        config=brac_configs.BearConfig,
+        config=configs.BearConfig,
         make=brac.make,
-        presets=brac_configs.BEAR_PRESETS,
+        presets=configs.BEAR_PRESETS,
         cases=(case,),
     )
 
@@ -294,7 +294,7 @@ def bear() -> Algorithm:
 @entry
 def brac() -> Algorithm:
     """BRAC-p and BRAC-v: the policy pays for its divergence from a clone of the data's actions."""
-    from offline_mbrl.learners import brac, brac_configs
+    from offline_mbrl.learners.regularized import brac, configs
 
     config = {
         "batch_size": 16,
@@ -310,9 +310,33 @@ def brac() -> Algorithm:
     }
     case = Case(problem=problems.bandit, config=config, score=0.9, num_updates=3_000)
     return Algorithm(
-        config=brac_configs.Config,
+        config=configs.Config,
         make=brac.make,
         pretrain=brac.pretrain,
-        presets=brac_configs.PRESETS,
+        presets=configs.PRESETS,
         cases=(case,),
     )
+
+
+@entry
+def fql() -> Algorithm:
+    """FQL: a one-step policy that is distilled from a flow of the data and climbs its critics."""
+    from offline_mbrl.learners import fql
+
+    config = {
+        "batch_size": 16,
+        "alpha": 0.1,
+        "num_flow_steps": 3,
+        "actor_layers": (16,),
+        "critic_layers": (16,),
+        "actor_learning_rate": 3e-3,
+        "critic_learning_rate": 3e-3,
+    }
+    case = Case(
+        problem=problems.bandit,
+        config=config,
+        score=0.9,
+        learning={"batch_size": 64},
+        num_updates=2_500,
+    )
+    return Algorithm(config=fql.Config, make=fql.make, presets=fql.PRESETS, cases=(case,))

@@ -9,8 +9,8 @@ import optax
 import pytest
 from transition_rows import SIZES, SPEC, batch, differs
 
-from offline_mbrl.learners import brac, brac_configs
 from offline_mbrl.learners.parts import actor_critic, candidates, divergences
+from offline_mbrl.learners.regularized import brac, configs
 from offline_mbrl.networks import heads, optimizers
 from offline_mbrl.networks.distributions import SquashedNormal
 from offline_mbrl.settings import in_use
@@ -19,10 +19,10 @@ from offline_mbrl.types import Context, UsageError
 KEY = jax.random.key(1)
 X = jnp.array([[0.0, 0.0], [1.0, 0.0]])
 Y = jnp.array([[0.0, 1.0], [2.0, -1.0]])
-BEAR = brac_configs.BearConfig(
+BEAR = configs.BearConfig(
     **SIZES, vae_layers=(8,), num_next_actions=3, num_candidates=4, constraint_updates=0
 )
-BRAC = brac_configs.Config(**SIZES, divergence="kl", weight=0.5, constraint_updates=0)
+BRAC = configs.Config(**SIZES, divergence="kl", weight=0.5, constraint_updates=0)
 
 
 def changed(config, **settings):

@@ -24,12 +24,12 @@ import optax
 from offline_mbrl import settings
 from offline_mbrl.data import memory
 from offline_mbrl.learners import bc
-from offline_mbrl.learners.brac_configs import Config
 from offline_mbrl.learners.parts import actor_critic, candidates, divergences
 from offline_mbrl.learners.parts import networks as parts
 from offline_mbrl.learners.parts.actor_critic import ActorLoss, Agent, Method, Networks
 from offline_mbrl.learners.parts.behavior import Behavior, autoencoded, cloned
 from offline_mbrl.learners.parts.preprocessing import with_inputs
+from offline_mbrl.learners.regularized.configs import Config
 from offline_mbrl.networks import conditional_vae, distributions, heads, optimizers, torsos
 from offline_mbrl.networks.distributions import SquashedNormal
 from offline_mbrl.types import (
