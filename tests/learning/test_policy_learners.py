@@ -44,7 +44,7 @@ BELOW = {"bail": (0.75, 0.95), "bc": (0.7, 0.85), "percentile_bc": (0.85, 1.001)
 IN_SUPPORT: dict[str, dict] = {
     "bail": {"fraction": 0.1},
     "bcq": {"num_candidates": 100, "minimum_weight": 1.0},
-    "bear": {"num_candidates": 50},
+    "bear": {"num_candidates": 50, "threshold": 0.05},
     "brac": {"weight": 2.0},
     "cql": {},
     "crr": {"value_range": (-2.0, 1.0), "temperature": 0.3},
