@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.collect import control_policies, online, policy_set
+from offline_mbrl.collect import control_policies, online, policy_set, policy_training, records
 from offline_mbrl.collect.policy_set import PolicySet
 from offline_mbrl.data.catalog import official
 from offline_mbrl.types import Array, Key, Params, Policy, Transition, UsageError
@@ -93,7 +93,7 @@ def target_policies(task: str, count: int | None = None) -> Targets:
         )
     targets = policy_set.spread(targets, count or len(targets.run))
     return Targets(
-        policy=control_policies.policy(targets.params),
+        policy=policy_training.policy(targets.params),
         params=targets.params,
         names=tuple(
             f"run{run}-step{step}" for run, step in zip(targets.run, targets.step, strict=True)
@@ -151,7 +151,7 @@ def _run(
     for first in range(0, num_episodes, size):
         rows = np.resize(order[first : first + size], size)  # extra ones in the last batch
         choose = functools.partial(act, rows, itertools.count(first * length))
-        observations, transitions = online.play(running, observations, choose, length)
+        observations, transitions, _ = online.play(running, observations, choose, length)
         episodes = jax.tree.map(
             lambda leaf: leaf.reshape(length, size, *leaf.shape[1:]), transitions
         )
@@ -166,7 +166,7 @@ def _acting(policies: PolicySet, key: Key) -> Callable:
 
     With the first two arguments bound it is an `online.Act`.
     """
-    policy = control_policies.policy(policies.params)
+    policy = policy_training.policy(policies.params)
 
     @jax.jit
     def act(params: Params, rows: Array, observations: Array, count: Array) -> tuple[Array, Array]:
@@ -181,27 +181,12 @@ def _acting(policies: PolicySet, key: Key) -> Callable:
 
 
 def _episode(transitions: Transition, number: int, row: int, policies: PolicySet) -> dict[str, Any]:
-    """RLDS records of the transitions `[T, ...]` of a whole episode, played by policy `row`."""
-    length = len(transitions.reward)
-
-    def padded(column: Any, last: float) -> np.ndarray:
-        return np.concatenate([column, np.full_like(column[:1], last)])
-
-    steps = {
-        "observation": np.concatenate([transitions.observation, transitions.next_observation[-1:]]),
-        "action": padded(transitions.action, 0.0),
-        "reward": padded(transitions.reward, 0.0),
-        "discount": padded(transitions.discount, 1.0),
-        "is_first": np.arange(length + 1) == 0,
-        "is_last": np.arange(length + 1) == length,
-        "is_terminal": np.zeros(length + 1, bool),
-        "behavior_log_prob": padded(transitions.extras, 0.0),
+    """The episode of the transitions `[T, ...]`, played by policy `row`."""
+    return {
+        "steps": records.steps(transitions),
+        "metadata": {
+            "episode_id": number,
+            "episode_return": records.total(transitions.reward),
+            **policy_set.origin(policies, row),
+        },
     }
-    metadata = {
-        "episode_id": number,
-        "episode_return": float(transitions.reward.sum(dtype=np.float64)),
-        "policy_run": int(policies.run[row]),
-        "policy_step": int(policies.step[row]),
-        "policy_return": float(policies.mean_return[row]),
-    }
-    return {"steps": steps, "metadata": metadata}

@@ -114,7 +114,7 @@ def reset(running: Sequence[dm_env.Environment]) -> np.ndarray:
 
 def play(
     running: Sequence[dm_env.Environment], observations: np.ndarray, act: Act, num_steps: int
-) -> tuple[np.ndarray, Transition]:
+) -> tuple[np.ndarray, Transition, np.ndarray]:
     """Makes T steps in each of K simulators; where an episode ends, the next one starts at once.
 
     Args:
@@ -124,10 +124,12 @@ def play(
       num_steps: T.
 
     Returns:
-      The current observations `[K, D]`, and the transitions `[T * K, ...]` float32, in the order of
-      time and, within a step, of the simulators.
+      The current observations `[K, D]`; the transitions `[T * K, ...]` float32, in the order of
+      time and, within a step, of the simulators; and which of them ended an episode, `[T * K]`
+      bool.
     """
     rounds = []
+    ends = []
     for _ in range(num_steps):
         actions, extras = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), act(observations))
         timesteps = [
@@ -147,13 +149,16 @@ def play(
             )
         )
         observations = next_observations
-        if any(timestep.last() for timestep in timesteps):
+        is_last = np.array([timestep.last() for timestep in timesteps])
+        ends.append(is_last)
+        if is_last.any():
             current = [
                 simulator.reset().observation if timestep.last() else timestep.observation
                 for simulator, timestep in zip(running, timesteps, strict=True)
             ]
             observations = np.stack(current)
-    return observations, jax.tree.map(lambda *columns: np.concatenate(columns), *rounds)
+    transitions = jax.tree.map(lambda *columns: np.concatenate(columns), *rounds)
+    return observations, transitions, np.concatenate(ends)
 
 
 # --- the run ---
@@ -222,7 +227,7 @@ def _train(
     pending = list(snapshots)
     while pending:
         if step < config.warmup_steps or state is None or replay is None:
-            observations, new = play(running, observations, act_uniformly, config.round_steps)
+            observations, new, _ = play(running, observations, act_uniformly, config.round_steps)
             if state is None or replay is None:
                 example = jax.tree.map(lambda column: column[0], new)
                 replay = ring.empty(example, -(-config.num_steps // round_size) * round_size)
@@ -232,7 +237,7 @@ def _train(
             replay = save(replay, new)
         else:
             act_by_policy = functools.partial(act, params)
-            observations, new = play(running, observations, act_by_policy, config.round_steps)
+            observations, new, _ = play(running, observations, act_by_policy, config.round_steps)
             state, replay, metrics = update(state, replay, new, np.uint32(step))
             # Copied, because the next round donates the state.
             params = jax.tree.map(jnp.copy, learner.policy_params(state, Context()))

@@ -73,6 +73,15 @@ def spread(policies: PolicySet, count: int) -> PolicySet:
     return take(policies, sorted(chosen, key=lambda row: returns[row]))
 
 
+def origin(policies: PolicySet, row: int) -> dict[str, Any]:
+    """What an episode's metadata say of the policy that played it."""
+    return {
+        "policy_run": int(policies.run[row]),
+        "policy_step": int(policies.step[row]),
+        "policy_return": float(policies.mean_return[row]),
+    }
+
+
 def save(path: Path, policies: PolicySet) -> None:
     """Writes a set atomically."""
     leaves = {

@@ -1,5 +1,8 @@
 """Gymnasium environments by their id, for example `Hopper-v4`, as `dm_env` ones."""
 
+import contextlib
+import importlib
+from collections.abc import Iterator
 from typing import Any
 
 import dm_env
@@ -18,7 +21,24 @@ def names() -> list[str]:
     return [identifier for identifier in gymnasium.registry if "/" not in identifier]
 
 
-def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, int]:
+@contextlib.contextmanager
+def _quiet_models() -> Iterator[None]:
+    """Keeps MuJoCo's warnings of gymnasium's own models from the screen and from a file."""
+    try:
+        mujoco: Any = importlib.import_module("mujoco")
+    except ImportError:
+        yield
+        return
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(None)
+
+
+def load(
+    name: str, seed: int, max_steps: int = 0, contact_forces: float = 1.0
+) -> tuple[dm_env.Environment, int]:
     """A gymnasium environment and its time limit in steps.
 
     Reaching the limit is a truncation (discount 1).
@@ -27,6 +47,7 @@ def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, 
       name: one of `names()`.
       seed: of the first reset.
       max_steps: after which episodes are cut; 0 for the environment's own limit.
+      contact_forces: 0 leaves them out of the observations of Ant and Humanoid, version 5.
     """
     without_display()
     import gymnasium
@@ -34,11 +55,19 @@ def load(name: str, seed: int, max_steps: int = 0) -> tuple[dm_env.Environment, 
     # No warnings about newer versions: the id was chosen.
     gymnasium.logger.min_level = gymnasium.logger.ERROR
     try:
-        environment = gymnasium.make(
-            name, max_episode_steps=max_steps or None, disable_env_checker=True
-        )
+        with _quiet_models():
+            environment = gymnasium.make(
+                name,
+                max_episode_steps=max_steps or None,
+                disable_env_checker=True,
+                **({} if contact_forces else {"include_cfrc_ext_in_observation": False}),
+            )
     except gymnasium.error.DependencyNotInstalled as error:
         raise ModuleNotFoundError(str(error)) from error
+    except TypeError as error:
+        if contact_forces:
+            raise
+        raise UsageError(f"gym/{name} has no contact forces to leave out") from error
     limit = environment.spec.max_episode_steps if environment.spec else None
     return FromGymnasium(environment, seed), int(limit or 0)
 

@@ -34,13 +34,14 @@ FAMILIES = {
 OPTIONS = {
     "bsuite": ("noise",),
     "control": ("noise",),
-    "gym": ("noise", "max_steps"),
+    "gym": ("noise", "max_steps", "contact_forces"),
     "atari": ("noise", "max_steps", "sticky", "skip"),
 }
 # Modules with `reseed(environment, seed) -> bool`. Atari's games are gymnasium environments; those
 # of bsuite are built again in a millisecond.
 RESEEDED = ("control_suite", "gymnasium")
-WHOLE = ("max_steps", "skip")  # the other options are probabilities
+WHOLE = ("max_steps", "skip")
+SWITCHES = ("contact_forces",)  # the other options are probabilities
 
 
 class Simulator(NamedTuple):
@@ -58,7 +59,8 @@ def make(simulator: str, *, seed: int) -> dm_env.Environment:
     Args:
       simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`. Options
         follow a `?`: `noise=0.1` replaces the action with that probability by a uniform one;
-        `max_steps=500` (gym, atari) cuts episodes; `sticky=0` and `skip=2` (atari) are the
+        `max_steps=500` (gym, atari) cuts episodes; `contact_forces=0` (gym) leaves them out of
+        Ant's observations, as D4RL's data have it; `sticky=0` and `skip=2` (atari) are the
         probability that a frame repeats the previous action and the number of frames for which an
         action is held.
       seed: fixes the simulator's own randomness and the noise.
@@ -147,8 +149,10 @@ def _option(simulator: str, family: str, key: str, text: str) -> float:
     except ValueError:
         value = -1
     valid = value >= 1 if key in WHOLE else 0 <= value <= 1
+    valid = valid and (key not in SWITCHES or value in (0, 1))
     if not valid:
         kind = "a positive whole number" if key in WHOLE else "a probability from 0 to 1"
+        kind = "0 or 1" if key in SWITCHES else kind
         raise UsageError(f"simulator {simulator!r}: option {key} must be {kind}, got {text!r}")
     return value
 

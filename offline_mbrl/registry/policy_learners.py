@@ -4,6 +4,9 @@ from offline_mbrl.registry import problems
 from offline_mbrl.registry.table import entry
 from offline_mbrl.types import Algorithm, Case
 
+# Settings of the cases, with which a learner compiles and learns in seconds.
+SMALL = {"batch_size": 16, "actor_layers": (16,), "critic_layers": (16,)}
+
 
 @entry
 def bc() -> Algorithm:
@@ -36,9 +39,7 @@ def sac() -> Algorithm:
     case = Case(
         problem=problems.bandit,
         config={
-            "batch_size": 16,
-            "actor_layers": (16,),
-            "critic_layers": (16,),
+            **SMALL,
             "actor_learning_rate": 1e-3,
             "critic_learning_rate": 1e-3,
             "temperature_learning_rate": 1e-3,
@@ -58,9 +59,7 @@ def iql() -> Algorithm:
     case = Case(
         problem=problems.bandit,
         config={
-            "batch_size": 16,
-            "actor_layers": (16,),
-            "critic_layers": (16,),
+            **SMALL,
             "actor_learning_rate": 3e-3,
             "actor_schedule": "constant",
             "critic_learning_rate": 3e-3,
@@ -79,9 +78,7 @@ def cql() -> Algorithm:
     from offline_mbrl.learners.parts import conservative
 
     config = {
-        "batch_size": 16,
-        "actor_layers": (16,),
-        "critic_layers": (16,),
+        **SMALL,
         "actor_learning_rate": 1e-3,
         "critic_learning_rate": 3e-3,
         "temperature_learning_rate": 1e-3,
@@ -128,9 +125,7 @@ def crr() -> Algorithm:
         problem=problems.bandit,
         config={
             **crr.PRESETS["awac"],
-            "batch_size": 16,
-            "actor_layers": (16,),
-            "critic_layers": (16,),
+            **SMALL,
             "actor_learning_rate": 3e-3,
             "critic_learning_rate": 3e-3,
         },
@@ -149,9 +144,7 @@ def td3_bc() -> Algorithm:
     from offline_mbrl.learners import td3_bc
 
     config = {
-        "batch_size": 16,
-        "actor_layers": (16,),
-        "critic_layers": (16,),
+        **SMALL,
         "actor_learning_rate": 3e-3,
         "critic_learning_rate": 3e-3,
         "alpha": 10.0,
@@ -166,9 +159,7 @@ def rebrac() -> Algorithm:
     from offline_mbrl.learners import rebrac
 
     config = {
-        "batch_size": 16,
-        "actor_layers": (16,),
-        "critic_layers": (16,),
+        **SMALL,
         "actor_learning_rate": 3e-3,
         "critic_learning_rate": 3e-3,
     }
@@ -182,9 +173,7 @@ def edac() -> Algorithm:
     from offline_mbrl.learners import edac
 
     config = {
-        "batch_size": 16,
-        "actor_layers": (16,),
-        "critic_layers": (16,),
+        **SMALL,
         "num_critics": 3,
         "actor_learning_rate": 1e-3,
         "critic_learning_rate": 1e-3,
@@ -246,11 +235,9 @@ def bcq() -> Algorithm:
     from offline_mbrl.learners import bcq
 
     config = {
-        "batch_size": 16,
+        **SMALL,
         "num_candidates": 10,
         "vae_layers": (16,),
-        "actor_layers": (16,),
-        "critic_layers": (16,),
         "actor_learning_rate": 3e-3,
         "critic_learning_rate": 3e-3,
     }

@@ -9,7 +9,7 @@ import pytest
 from control_suite_marks import needs_control_suite
 
 from offline_mbrl import environments
-from offline_mbrl.collect import control, control_policies, online, policy_set
+from offline_mbrl.collect import control, control_policies, online, policy_set, policy_training
 from offline_mbrl.data import trees
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.catalog import official
@@ -100,7 +100,7 @@ def test_same_seed_gives_identical_bytes_and_another_seed_others(episodes):
 @needs_control_suite
 def test_the_logged_density_is_that_of_the_mixture_under_the_snapshot_that_played(episodes):
     shipped = policy_set.load(control_policies.location(TASK))
-    policy = control_policies.policy(shipped.params)
+    policy = policy_training.policy(shipped.params)
     for episode in episodes:
         steps = episode["steps"]
         metadata = episode["metadata"]
@@ -289,7 +289,7 @@ def test_a_shipped_policy_returns_what_its_file_says():
     params = jax.tree.map(lambda leaf: leaf[-1], targets.params)
     running = online.simulators(f"control/{TASK}", 2, entropy=[0])
     act = online.acting(targets.policy, jax.random.key(0))
-    returns = control_policies.returns(running, functools.partial(act, params))
+    returns = policy_training.returns(running, functools.partial(act, params), 1000)
     assert returns.mean() == pytest.approx(targets.info.mean_return[-1], abs=100)
 
 

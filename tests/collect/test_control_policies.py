@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from control_suite_marks import needs_control_suite
 
-from offline_mbrl.collect import control_policies, policy_set, train_policies
+from offline_mbrl.collect import control_policies, policy_set, policy_training, train_policies
 from offline_mbrl.collect.policy_set import PolicySet
 from offline_mbrl.types import UsageError
 
@@ -112,8 +112,8 @@ TINY = control_policies.Plan(
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     monkeypatch.setenv("OFFLINE_MBRL_DATA", str(tmp_path))
-    monkeypatch.setattr(control_policies, "EPISODES", 2)
-    monkeypatch.setattr(control_policies, "RANDOM_EPISODES", 2)
+    monkeypatch.setattr(policy_training, "EPISODES", 2)
+    monkeypatch.setattr(policy_training, "RANDOM_EPISODES", 2)
     monkeypatch.setattr(
         control_policies,
         "SAC",
@@ -153,7 +153,7 @@ def test_a_task_without_policies_trains_them_once_and_goes_on_after_a_stop(
         "bias": (4, 12),
         "kernel": (4, 6, 12),
     }
-    policy = control_policies.policy(policies.params)
+    policy = policy_training.policy(policies.params)
     params = jax.tree.map(lambda leaf: leaf[0], policies.params)
     assert policy.mode(params, np.zeros(24, np.float32)).shape == (6,)
 

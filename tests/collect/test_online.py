@@ -140,7 +140,8 @@ def test_steps_of_simulators_side_by_side_are_their_own_and_a_new_episode_starts
         offered.append(observations)
         return np.array([[0.4], [-0.6]]), observations[:, 0]
 
-    observations, transitions = online.play(running, online.reset(running), act, 4)
+    observations, transitions, is_last = online.play(running, online.reset(running), act, 4)
+    np.testing.assert_array_equal(is_last, [0, 0, 0, 0, 1, 1, 0, 0])
     np.testing.assert_array_equal(transitions.observation[:, 0], [1, 2] * 4)
     np.testing.assert_array_equal(transitions.observation[:, 1], [0, 0, 1, 1, 2, 2, 0, 0])
     np.testing.assert_array_equal(transitions.next_observation[:, 1], [1, 1, 2, 2, 3, 3, 1, 1])

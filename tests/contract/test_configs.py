@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from contract_cases import CASES, KEY, problem, stages, start
+from contract_cases import CASES, KEY, config, problem, stages, start
 
 from offline_mbrl import registry
 from offline_mbrl.problems import toy
@@ -24,9 +24,8 @@ from offline_mbrl.types import (
 @pytest.mark.parametrize("name", CASES)
 def test_every_setting_is_read(name):
     """A setting that nothing reads is a silent no-op: a config that counts its reads proves it."""
-    algorithm, case = CASES[name]
-    read, config = counting(algorithm.config(**case.config))
-    entry = of_algorithm(algorithm, config, problem(name).spec)
+    read, counted = counting(config(name))
+    entry = of_algorithm(CASES[name][0], counted, problem(name).spec)
     for stage_name, stage in entry.items():
         case_of_stage = stages(name)[stage_name]
         learner = stage.learner
@@ -39,7 +38,7 @@ def test_every_setting_is_read(name):
     READ.setdefault(name.split("/")[0], set()).update(read)
     names = [other for other in CASES if other.split("/")[0] == name.split("/")[0]]
     if name == names[-1]:  # what one kind of problem does not read another does
-        unread = settings_of(config, "") - READ[name.split("/")[0]]
+        unread = settings_of(counted, "") - READ[name.split("/")[0]]
         assert sorted(unread) == []
 
 

@@ -4,6 +4,7 @@ Problems and settings are the cases that stand beside each registration: a new e
 being listed.
 """
 
+import contextlib
 import functools
 
 import jax
@@ -15,12 +16,11 @@ from contract_cases import CASES, KEY, problem, stages, start
 from offline_mbrl import registry
 from offline_mbrl.data import normalize, trees
 from offline_mbrl.training import checkpoint, fit, programs, sharding
-from offline_mbrl.training.stages import MAIN, of_algorithm, plain, train_stages
+from offline_mbrl.training.stages import MAIN, plain, train_stages
 from offline_mbrl.types import (
     BoundedActions,
     Context,
     DiscreteActions,
-    Learner,
 )
 
 OTHER_KEY = jax.random.key(1)
@@ -36,17 +36,53 @@ def over_seeds(context: Context, count: int) -> Context:
     )
 
 
-def train(name: str, stage: str, *, learner: Learner | None = None, **options):
-    """Blocks of two updates and of one."""
+@functools.lru_cache(maxsize=1)
+def programs_of(name: str) -> dict:
+    """Compiled blocks of the entry that is tested now, by the shapes of what they are given."""
+    del name
+    return {}
+
+
+# Two seeds are trained for thousands of updates, which takes longer than compiling.
+OPTIMIZED = functools.partial(programs.jit, compiler_options={"xla_backend_optimization_level": 1})
+
+
+@contextlib.contextmanager
+def compiled_once(name: str):
+    """Compiles a stage's block once for a seed, for two, and for a batch split over devices."""
+    compiled = programs_of(name)
+    compile_block = programs._compile_block
+
+    def compile_or_get(feed, state, context, keys, mesh):
+        given = (state, context, feed.example, keys)
+        identity = (mesh, jax.tree.structure(given), tuple(jax.tree.leaves(shapes(given))))
+        if identity not in compiled:
+            with pytest.MonkeyPatch.context() as patch:
+                if keys.ndim == 2:
+                    patch.setattr(programs, "jit", OPTIMIZED)
+                compiled[identity] = compile_block(feed, state, context, keys, mesh)
+        return compiled[identity]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "_compile_block", compile_or_get)
+        yield
+
+
+@functools.lru_cache(maxsize=1)
+def fresh(name: str, stage: str):
+    """Compiles a stage's initial state, of (dataset, keys, context)."""
+    return jax.jit(functools.partial(programs.initialize, stages(name)[stage].stage.learner))
+
+
+def train(name: str, stage: str, *, key=KEY, seeds=None, **options):
+    """Blocks of two updates and of one, from the initial state where no other is given."""
     case = stages(name)[stage]
-    settings = {
-        "key": KEY,
-        "num_updates": 3,
-        "block_updates": 2,
-        "context": case.context,
-        **options,
-    }
-    return fit.fit(learner or case.stage.learner, case.dataset, **settings)
+    settings = {"num_updates": 3, "block_updates": 2, "context": case.context, **options}
+    if "start" not in settings:
+        keys = fit.keys_for(key, seeds)
+        settings["start"] = fresh(name, stage)(case.dataset, keys, settings["context"])
+    with compiled_once(name):
+        return fit.fit(case.stage.learner, case.dataset, key=key, seeds=seeds, **settings)
 
 
 @functools.cache
@@ -66,7 +102,18 @@ def trained(name: str, stage: str):
     def keep(progress):
         states[progress.step] = jax.device_get(progress.state)
 
-    result = train(name, stage, learner=learner._replace(step=counted), hooks=[keep])
+    case = stages(name)[stage]
+    programs_of(name).clear()  # traces are counted
+    with compiled_once(name):
+        result = fit.fit(
+            learner._replace(step=counted),
+            case.dataset,
+            key=KEY,
+            num_updates=3,
+            block_updates=2,
+            context=case.context,
+            hooks=[keep],
+        )
     return result, len(traces), states
 
 
@@ -236,23 +283,18 @@ def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
 
 
 @every_entry
-def test_10_it_learns_the_toy_problem(name, monkeypatch):
-    # Thousands of updates take longer to run than to compile.
-    optimized = functools.partial(
-        programs.jit, compiler_options={"xla_backend_optimization_level": 1}
-    )
-    monkeypatch.setattr(programs, "jit", optimized)
-    algorithm, case = CASES[name]
-    settings = {**case.config, "batch_size": 32, **case.learning, "num_updates": case.num_updates}
-    entry = of_algorithm(algorithm, algorithm.config(**settings), problem(name).spec)
+def test_10_it_learns_the_toy_problem(name):
+    case = CASES[name][1]
+    entry = {stage: case.stage for stage, case in stages(name).items()}
     data = problem(name).dataset
-    trained = train_stages(
-        entry,
-        data,
-        key=jax.random.key(5),
-        run_stage=plain(seeds=[0, 1], block_updates=min(1_000, case.num_updates)),
-        statistics=normalize.statistics(data),
-    )
+    with compiled_once(name):
+        trained = train_stages(
+            entry,
+            data,
+            key=jax.random.key(5),
+            run_stage=plain(seeds=[0, 1], block_updates=min(1_000, case.num_updates)),
+            statistics=normalize.statistics(data),
+        )
     learner = entry[MAIN].learner
     fresh = fit.init(learner, data, key=jax.random.key(5), seeds=[0, 1], context=trained.context)
     score = jax.jit(jax.vmap(lambda params: problem(name).score(learner.policy, params)))

@@ -33,14 +33,20 @@ def problem(name: str) -> toy.Problem:
     return CASES[name][1].problem()
 
 
+def config(name: str):
+    """The settings with which a case is tested and learns."""
+    algorithm, case = CASES[name]
+    settings = {**case.config, "batch_size": 32, **case.learning, "num_updates": case.num_updates}
+    return algorithm.config(**settings)
+
+
 @functools.cache
 def stages(name: str) -> dict[str, StageCase]:
     """Each stage with its data and what freshly initialized stages before it hand on."""
-    algorithm, case = CASES[name]
-    config = algorithm.config(**case.config)
+    algorithm, _ = CASES[name]
     cases = {}
     upstream = {}
-    for stage_name, stage in of_algorithm(algorithm, config, problem(name).spec).items():
+    for stage_name, stage in of_algorithm(algorithm, config(name), problem(name).spec).items():
         dataset = stage.prepare(problem(name).dataset)
         statistics = (stage.statistics or normalize.statistics)(dataset)
         context = Context(statistics=statistics, upstream=dict(upstream))

@@ -260,7 +260,7 @@ def _collected(entry: Entry, collect: Collect | None, force: bool) -> Path:
             name.removeprefix("num_"): value for name, value in arguments.items()
         }
         policies: dict[str, Any] = {}  # filled with every episode, written after the last one
-        if entry.location in official.LOCAL_CONTROL:
+        if entry.location in (official.LOCAL_CONTROL | official.LOCAL_MUJOCO):
             origin["policies"] = policies
         episodes = iter(collect(entry.location, **arguments))
         rlds_writer.write_rlds(

@@ -43,6 +43,7 @@ def names() -> list[str]:
         *(f"local/{name}" for name in official.LOCAL),
         *(f"local/atari/{game}" for game in atari.TRACKED),
         *(f"local/{name}" for name in official.LOCAL_CONTROL),
+        *(f"local/{name}" for name in official.LOCAL_MUJOCO),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
         *(
             f"d4rl_mujoco_{task}/{config}"
@@ -118,7 +119,8 @@ def _local(name: str) -> Entry:
             f"dataset {name!r}: fraction, episodes, seed and steps are whole numbers"
         ) from error
     check(name, environment, variant)
-    simulator = environment if "/" in environment else f"bsuite/{environment}"
+    named = environment if "/" in environment else f"bsuite/{environment}"
+    simulator = facts.simulator or named
     simulator += f"?noise={variant.noise:g}" if variant.noise else ""
     return Entry(
         name=local_name(environment, variant),

@@ -28,6 +28,7 @@ class Local(NamedTuple):
     behavior: str = "DQN, its whole online run"
     gamma: float = 0.99
     variants: tuple[str, ...] = ("noise", "fraction", "episodes", "seed")
+    simulator: str = ""  # where it is not named as the data are
 
 
 LOCAL = {  # with the numbers of episodes of the published ROSMO datasets
@@ -182,6 +183,53 @@ LOCAL_CONTROL = {
 }
 
 
+# --- generated here: gymnasium's MuJoCo tasks by D4RL's recipes ---
+
+MUJOCO_SIMULATORS = {
+    "halfcheetah": "gym/HalfCheetah-v5",
+    "hopper": "gym/Hopper-v5",
+    "pendulum": "gym/Pendulum-v1",
+    "walker2d": "gym/Walker2d-v5",
+}
+# Entries of an action, and the longest episode.
+_MUJOCO_SIZES = {
+    "halfcheetah": (6, 1000),
+    "hopper": (3, 1000),
+    "pendulum": (1, 200),
+    "walker2d": (6, 1000),
+}
+# Mean returns of uniform actions and of the expert's data.
+MUJOCO_REFERENCES = {
+    "halfcheetah": Reference(-266.5, 7762.0),
+    "hopper": Reference(16.4, 2979.1),
+    "pendulum": Reference(-1220.1, -143.7),
+    "walker2d": Reference(1.4, 4213.6),
+}
+MUJOCO_KINDS = {  # D4RL's numbers of steps
+    "random": 1_000_000,
+    "medium": 1_000_000,
+    "medium-replay": 300_000,
+    "medium-expert": 2_000_000,
+    "expert": 1_000_000,
+    "full-replay": 1_000_000,
+}
+LOCAL_MUJOCO = {
+    f"mujoco/{task}-{kind}": Local(
+        num_episodes=0,
+        horizon=horizon,
+        reference=MUJOCO_REFERENCES.get(task),
+        action=BoundedActions((-1.0,) * size, (1.0,) * size),
+        num_steps=steps,
+        behavior="SAC, snapshots of one run by D4RL's recipes; sampled actions",
+        variants=("steps", "seed"),
+        simulator=MUJOCO_SIMULATORS[task],
+    )
+    for task, (size, horizon) in _MUJOCO_SIZES.items()
+    for kind, steps in MUJOCO_KINDS.items()
+}
+
+
 def local(environment: str) -> Local | None:
     """The dataset `local/<environment>`, for example of `atari/Pong`; None if there is none."""
-    return LOCAL.get(environment) or LOCAL_ATARI.get(environment) or LOCAL_CONTROL.get(environment)
+    tables = (LOCAL, LOCAL_ATARI, LOCAL_CONTROL, LOCAL_MUJOCO)
+    return next((table[environment] for table in tables if environment in table), None)

@@ -148,15 +148,15 @@ def make(config: Config, spec: EnvironmentSpec, policy: Policy) -> tuple[Learner
     policy = policies.require_memoryless(policy, "vpm")
     gamma = critics.discount_factor(config.gamma, spec, "vpm")
     init_network, apply = critics.critic(torsos.MLP((*config.hidden_layers, 1)), spec)
-    optimizer = optax.adam(config.learning_rate)
     averaging = ratios.Averaging(gamma=gamma, normalize=True, over=float(config.averaged_updates))
+    optimizer = optax.adam(config.learning_rate)
     method = _Method(
         config=config,
-        gamma=gamma,
-        averaging=averaging,
         policy=policy,
         apply=apply,
         optimizer=optimizer,
+        gamma=gamma,
+        averaging=averaging,
     )
 
     def init(key: Key, example: batches.Batch, context: Context) -> State:

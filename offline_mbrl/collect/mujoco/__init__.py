@@ -1,0 +1,1 @@
+"""Data of gymnasium's MuJoCo tasks by D4RL's recipes."""
