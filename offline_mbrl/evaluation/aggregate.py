@@ -57,6 +57,32 @@ def optimality_gap(scores: Scores, target: float = 1.0) -> Any:
     return target - np.minimum(_runs(scores), target).mean(-1)
 
 
+def probability_of_improvement(scores: Scores, others: Scores) -> float:
+    """How often a run of one method beats a run of another on the same task; ties count half.
+
+    Args:
+      scores: `[S, tasks]`.
+      others: `[R, tasks]` of the other method.
+
+    Source: arXiv:2108.13264, section 4.3.
+    """
+    mine = np.asarray(scores)[:, None]
+    theirs = np.asarray(others)[None]
+    return float(np.mean((mine > theirs) + 0.5 * (mine == theirs)))
+
+
+def performance_profile(scores: Scores, thresholds: Any) -> np.ndarray:
+    """Share of all runs of all tasks with a score above each threshold, `[thresholds]`.
+
+    Args:
+      scores: `[S, tasks]`.
+      thresholds: one-dimensional.
+
+    Source: arXiv:2108.13264, section 4.2.
+    """
+    return (_runs(scores)[..., None] > np.asarray(thresholds)).mean(axis=-2)
+
+
 def stratified_bootstrap(
     scores: Scores,
     statistic: Callable[[np.ndarray], Any] = interquartile_mean,

@@ -53,9 +53,11 @@ class Config:
     expectile: Annotated[float, above(0), at_most(1)] = 0.7  # 0.5: the mean
     inverse_temperature: Annotated[float, at_least(0)] = 3.0  # beta of advantages; 0: cloning
     maximum_weight: Annotated[float, above(0)] = 100.0  # of an action (released code)
-    actor_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU
-    critic_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU; the value network too
+    actor_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)
+    critic_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # the value network's too
     num_critics: Annotated[int, at_least(1)] = 2  # the least counts
+    activation: Literal["relu", "gelu"] = "relu"
+    normalize_critic_layers: bool = False  # LayerNorm; in the value network too
     actor_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam
     actor_schedule: Literal["cosine", "constant"] = "cosine"  # to 0 at the last update
     critic_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam; the value network too
@@ -71,6 +73,18 @@ PRESETS = {
         "inputs": InputConfig(reward_shift=-1.0),
     },
     "adroit": {"inverse_temperature": 0.5, "inputs": InputConfig()},
+    # Of the comparison in arXiv:2502.02538, whose actor has the standard deviation 1; the
+    # temperature is that of cube-single.
+    "ogbench": {
+        "expectile": 0.9,
+        "inverse_temperature": 1.0,
+        "actor_layers": (512,) * 4,
+        "critic_layers": (512,) * 4,
+        "activation": "gelu",
+        "normalize_critic_layers": True,
+        "actor_schedule": "constant",
+        "inputs": InputConfig(),
+    },
 }
 
 
@@ -187,9 +201,19 @@ def networks(config: Config, spec: EnvironmentSpec) -> tuple[Networks, Values]:
     Raises:
       UsageError: the actions are discrete.
     """
-    actor = parts.clipped_normal_actor(spec, "iql", config.actor_layers, config.log_std_bounds)
-    critics = parts.critics(spec, "iql", config.critic_layers, config.num_critics)
-    value = parts.value(spec, config.critic_layers)
+    options = {
+        "activation": parts.ACTIVATIONS[config.activation],
+        "normalize_layers": config.normalize_critic_layers,
+    }
+    actor = parts.clipped_normal_actor(
+        spec,
+        "iql",
+        config.actor_layers,
+        config.log_std_bounds,
+        activation=parts.ACTIVATIONS[config.activation],
+    )
+    critics = parts.critics(spec, "iql", config.critic_layers, config.num_critics, **options)
+    value = parts.value(spec, config.critic_layers, **options)
 
     def init_critics(key: Key) -> Params:
         key_q, key_value = jax.random.split(key)

@@ -21,6 +21,21 @@ def test_statistics_equal_rliables():
     )
 
 
+def test_comparisons_equal_rliables():
+    from rliable import library, metrics
+
+    others = np.random.default_rng(1).normal(0.6, 0.5, (4, 5))
+    others[0] = SCORES[0]  # ties count half
+    assert aggregate.probability_of_improvement(SCORES, others) == pytest.approx(
+        metrics.probability_of_improvement(SCORES, others)
+    )
+    thresholds = np.linspace(-1, 3, 9)
+    profiles, _ = library.create_performance_profile({"method": SCORES}, thresholds, reps=2)
+    np.testing.assert_allclose(
+        aggregate.performance_profile(SCORES, thresholds), profiles["method"]
+    )
+
+
 def test_interquartile_mean_is_the_mean_of_the_middle_half():
     scores = np.array([[-100.0, 1], [2, 3], [4, 5], [6, 1000]])
     assert aggregate.interquartile_mean(scores) == np.mean([2, 3, 4, 5])

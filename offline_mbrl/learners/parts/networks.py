@@ -21,6 +21,8 @@ from offline_mbrl.types import (
     action_size,
 )
 
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
+
 
 class Network(NamedTuple):
     """A network as functions of its parameters, for one input."""

@@ -27,8 +27,6 @@ from offline_mbrl.types import (
     Transition,
 )
 
-ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu}
-
 
 @dataclass(frozen=True)
 class Config:
@@ -184,7 +182,7 @@ def networks(config: Config, spec: EnvironmentSpec, caller: str) -> Networks:
     Raises:
       UsageError: the actions are discrete.
     """
-    activation = ACTIVATIONS[config.activation]
+    activation = parts.ACTIVATIONS[config.activation]
     actor = parts.deterministic_actor(
         spec,
         caller,
