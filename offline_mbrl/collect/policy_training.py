@@ -36,6 +36,7 @@ class Plan:
     num_snapshots: int = 10  # per run
     updates_per_step: float = 1.0
     batch_size: int = 128
+    learner: sac.Config = SAC
 
 
 def policy(params: PyTree) -> Policy:

@@ -10,6 +10,7 @@ trains the policies of a task anew and writes them to the file that data are mad
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
@@ -28,7 +29,17 @@ from offline_mbrl.types import UsageError
 COMMITTED = Path(__file__).parents[1] / "policies"
 MEDIUM = 1 / 3  # of the way from uniform actions to the expert's return
 TOLERANCE = 0.05  # of that way
+# A quadruped that small networks only teach to stand.
+LARGER = dataclasses.replace(
+    SAC,
+    actor_layers=(128, 128),
+    critic_layers=(256, 256),
+    actor_learning_rate=3e-4,
+    critic_learning_rate=3e-4,
+    temperature_learning_rate=3e-4,
+)
 PLANS = {
+    "ant": Plan(800_000, behavior_runs=1, num_snapshots=32, batch_size=256, learner=LARGER),
     "halfcheetah": Plan(300_000, behavior_runs=1, num_snapshots=20),
     "hopper": Plan(300_000, behavior_runs=1, num_snapshots=24),
     "pendulum": Plan(20_000, behavior_runs=1, num_snapshots=20),
@@ -82,7 +93,7 @@ def train(task: str, plan: Plan, *, out: Path, report: Callable[[str], None]) ->
     simulator = official.MUJOCO_SIMULATORS[task]
     spec = environments.spec(simulator)
     snapshots = policy_training.train_run(
-        sac.make(SAC, spec),
+        sac.make(plan.learner, spec),
         simulator,
         plan,
         run=0,
