@@ -5,7 +5,8 @@
     python experiments/benchmarks/policies/main.py --preset quick --report-only
 
 Every run is a row of `runs.csv` in the results' folder, added when the seeds of its setting are
-finished. The same command goes on where an earlier one was stopped or killed. A process uses one
+finished. The same command goes on where an earlier one was stopped or killed; runs that outlast
+`--max-minutes` are kept and go on, too. A process uses one
 core; start it twice to use two, the processes share the work. `quick` and `ogbench-cpu` make their
 own small data; `ogbench` makes a million steps a task and is meant for a GPU; `d4rl` needs the
 official data.
@@ -14,12 +15,15 @@ official data.
 import dataclasses
 import functools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+import numpy as np
 
 from experiments.benchmarks import command, rows
 from experiments.benchmarks.policies import presets, report, runs
@@ -38,7 +42,7 @@ class Options:
     preset: Literal["quick", "d4rl", "ogbench", "ogbench-cpu"] = "quick"
     arms: str = ""  # comma-separated; default: the preset's
     datasets: str = ""  # comma-separated names; default: the preset's
-    max_minutes: float = 0.0  # start nothing new after this long; 0 without limit
+    max_minutes: float = 0.0  # stop at the next evaluation after this long; 0 without limit
     fresh: bool = False  # forget the runs that are there
     report_only: bool = False  # from the table alone
     folder: Path | None = None  # of the results; default: under experiments/results/policies
@@ -79,6 +83,8 @@ def make(
     chosen = command.chosen("dataset", options.datasets, data)
     origin = command.origin(SCRIPT)
     seeds = tuple(range(preset.seeds))
+    minutes = options.max_minutes or np.inf
+    place = runs.Place(folder=folder, deadline=time.perf_counter() + 60 * minutes)
 
     def missing(piece: Piece) -> tuple[int, ...]:
         done = runs.finished(rows.read(folder, Row), preset).get(piece.setting, {})
@@ -86,9 +92,9 @@ def make(
 
     def run(piece: Piece) -> str:
         rest = piece._replace(seeds=missing(piece))
-        new = runs.run(rest, data[piece.setting.dataset], preset, load, origin)
+        new = runs.run(rest, data[piece.setting.dataset], preset, load, origin, place)
         rows.append(folder, Row, new)
-        scores = " ".join(f"{row.last_ten:.2f}" for row in new)
+        scores = " ".join(f"{row.last_ten:.2f}" for row in new) or command.OUT_OF_TIME
         return f"{piece.setting.arm} on {piece.setting.dataset}: {scores}"
 
     return command.Study(

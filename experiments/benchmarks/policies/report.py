@@ -251,7 +251,8 @@ def origin(preset: Preset, runs: Runs, preset_name: str) -> str:
             f"- preset: {preset_name}; {preset.seeds} seeds, {preset.evaluations} evaluations of "
             f"{preset.episodes} episodes along each run",
             f"- settings that differ from the published: {changes_in_words(preset)}",
-            f"- runs: {len(table)}, {minutes:.0f} CPU minutes",
+            f"- runs: {len(table)}, {minutes:.0f} CPU minutes; device: "
+            f"{', '.join(sorted({row.device for row in table}))}",
             *pages.origins(table),
         ]
     )

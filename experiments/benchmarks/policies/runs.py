@@ -1,23 +1,34 @@
 """Runs the benchmark of policy learners: one row a run, in the benchmark's table."""
 
+import hashlib
+import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.benchmarks import rows
-from experiments.benchmarks.command import Origin
+from experiments.benchmarks.command import OUT_OF_TIME, Origin
 from experiments.benchmarks.policies import presets
 from experiments.benchmarks.policies.presets import ARMS, Data, Preset
 from offline_mbrl import registry
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.evaluation import aggregate, episodes
-from offline_mbrl.training import fit
-from offline_mbrl.training.stages import MAIN, of_algorithm, plain, train_stages
-from offline_mbrl.types import Context, Learner, UsageError
+from offline_mbrl.training import checkpoint, fit
+from offline_mbrl.training.stages import (
+    MAIN,
+    RunStage,
+    StageEnd,
+    of_algorithm,
+    plain,
+    train_stages,
+)
+from offline_mbrl.types import Context, Key, Learner, PyTree, Stage, UsageError
 
+UNFINISHED = ".unfinished"  # the folder of runs that the time was up for
 LAST = 10  # evaluations at the end of a run, whose mean is its score
 
 
@@ -47,6 +58,7 @@ class Row(NamedTuple):
     failure: str  # which figure became non-finite; evaluations after it count as a random policy
     revision: str
     command: str
+    device: str = "cpu"
 
 
 class Piece(NamedTuple):
@@ -86,17 +98,43 @@ def finished(table: Iterable[Row], preset: Preset) -> dict[Setting, dict[int, Ro
 # --- one setting ---
 
 
-class _Curve(NamedTuple):
-    """What the evaluations along the runs of a setting have measured."""
+class Place(NamedTuple):
+    """Where unfinished runs are kept, and until when they may take."""
 
-    scores: list[np.ndarray]  # [S] each
-    seconds: list[float]  # of CPU
+    folder: Path
+    deadline: float = np.inf  # of `time.perf_counter`
+
+
+class _Curve(NamedTuple):
+    """What the evaluations along the runs of a setting have measured so far."""
+
+    scores: list[list[float]]  # [S] each
+    seconds: list[float]  # of CPU: of the process, and of these in evaluations
+
+
+class _Course(NamedTuple):
+    """A setting on its way."""
+
+    learner: Learner
+    evaluator: episodes.Evaluator
+    reference: tuple[float, float]
+    seeds: tuple[int, ...]
+    preset: Preset
+    place: Place
+    identity: dict[str, Any]  # of the unfinished run
 
 
 def run(
-    piece: Piece, data: Data, preset: Preset, load: Callable[[str], catalog.Loaded], origin: Origin
+    piece: Piece,
+    data: Data,
+    preset: Preset,
+    load: Callable[[str], catalog.Loaded],
+    origin: Origin,
+    place: Place,
 ) -> list[Row]:
     """Trains seeds side by side and evaluates them along the way; a row for each seed.
+
+    A run that was stopped goes on from its last evaluation, bit for bit.
 
     Args:
       piece: setting and seeds.
@@ -104,6 +142,10 @@ def run(
       preset: how much is run.
       load: dataset by name.
       origin: of the rows.
+      place: of unfinished runs.
+
+    Returns:
+      The rows; none where the time was up first.
 
     Raises:
       UsageError: the data have no simulator or no reference scores.
@@ -118,17 +160,32 @@ def run(
     learner = stages[MAIN].learner
     assert learner.policy is not None
     began = time.process_time()
-    curve = _Curve(scores=[], seconds=[])
+    identity = {"piece": repr(piece), "config": repr(config), "data": loaded.fingerprint}
+    name = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
+    unfinished = place._replace(folder=place.folder / UNFINISHED / name)
+    curve = _curve_so_far(unfinished.folder)
     count = len(piece.seeds)
     with episodes.opened(learner.policy, loaded.simulator, num_seeds=count) as evaluator:
+        course = _Course(
+            learner=learner,
+            evaluator=evaluator,
+            reference=loaded.reference,
+            seeds=piece.seeds,
+            preset=preset,
+            place=unfinished,
+            identity=identity,
+        )
         trained = train_stages(
             stages,
             loaded.dataset,
             key=jax.random.key(0),
-            run_stage=_run_stage(learner, evaluator, loaded, piece.seeds, preset, config, curve),
+            run_stage=_run_stage(course, curve, began),
             statistics=loaded.statistics,
         )
-    cpu_seconds = time.process_time() - began
+    if trained.end.stopped == OUT_OF_TIME:
+        return []
+    seconds = np.array([time.process_time() - began, 0.0]) + curve.seconds
+    shutil.rmtree(unfinished.folder, ignore_errors=True)
     shared = {
         **piece.setting._asdict(),
         "updates": config.num_updates,
@@ -136,56 +193,99 @@ def run(
         "episodes": preset.episodes,
         "evaluations": preset.evaluations,
         "settings": presets.preset_name(arm, entry, data) or "default",
-        "cpu_seconds": round(cpu_seconds / count, 1),
-        "train_seconds": round((cpu_seconds - sum(curve.seconds)) / count, 1),
+        "cpu_seconds": round(float(seconds[0]) / count, 1),
+        "train_seconds": round(float(seconds[0] - seconds[1]) / count, 1),
         **origin._asdict(),
+        "device": jax.devices()[0].device_kind,
     }
-    # A stage in which every seed fails ends the run: what is missing counts as a random policy.
-    scores = np.zeros((preset.evaluations, count))
-    scores[: len(curve.scores)] = np.reshape(curve.scores, (-1, count))
+    return _rows(piece.seeds, curve, preset.evaluations, trained.failures, shared)
+
+
+def _rows(
+    seeds: Sequence[int],
+    curve: _Curve,
+    num_evaluations: int,
+    failures: Mapping[int, str],
+    shared: Mapping[str, Any],
+) -> list[Row]:
+    """A row for each seed. What failures have left unmeasured counts as a random policy."""
+    scores = np.zeros((num_evaluations, len(seeds)))
+    scores[: len(curve.scores)] = np.reshape(curve.scores, (-1, len(seeds)))
     return [
         Row(
             seed=seed,
             curve=" ".join(f"{value:.4f}" for value in own),
             last_ten=round(float(own[-LAST:].mean()), 4),
             best=round(float(own.max()), 4),
-            failure=trained.failures.get(seed, ""),
+            failure=failures.get(seed, ""),
             **shared,
         )
-        for seed, own in zip(piece.seeds, scores.T, strict=True)
+        for seed, own in zip(seeds, scores.T, strict=True)
     ]
 
 
-def _run_stage(
-    learner: Learner,
-    evaluator: episodes.Evaluator,
-    loaded: catalog.Loaded,
-    seeds: Sequence[int],
-    preset: Preset,
-    config: Any,
-    curve: _Curve,
-) -> Any:
-    """Plain training; the last stage stops for evaluations, which `curve` collects."""
-    interval = -(-config.num_updates // preset.evaluations)
-    reference = loaded.reference
-    assert reference is not None
+def _run_stage(course: _Course, curve: _Curve, began: float) -> RunStage:
+    """Plain training; the last stage stops for evaluations, which `curve` collects.
 
-    def run_stage(name: str, stage: Any, dataset: Any, context: Context, key: Any) -> Any:
-        def evaluate(progress: fit.Progress) -> None:
-            began = time.process_time()
-            params = fit.policy_params(learner, progress.state, context)
-            played = evaluator.evaluate(
-                params, seed=progress.step, num_episodes=preset.episodes, greedy=True
-            )
-            if not played.complete:
-                raise UsageError(f"{played.message}; the same command tries this piece again")
-            scores = aggregate.normalized_score(played.returns.mean(-1), *reference)
-            curve.scores.append(np.where(progress.state.alive, scores, 0.0))
-            curve.seconds.append(time.process_time() - began)
+    Args:
+      course: the setting.
+      curve: evaluations before this process; it is added to.
+      began: the process time when this process took the setting up.
+    """
+    earlier = curve.seconds[0]
+
+    def run_stage(name: str, stage: Stage, dataset: PyTree, context: Context, key: Key) -> StageEnd:
+        def evaluate(progress: fit.Progress) -> str | None:
+            start = time.process_time()
+            curve.scores.append(_scores(course, progress, context))
+            now = time.process_time()
+            curve.seconds[1] += now - start
+            if time.perf_counter() < course.place.deadline:
+                return None
+            if len(curve.scores) == course.preset.evaluations:
+                return None
+            spent = [earlier + now - began, curve.seconds[1]]
+            kept = {"scores": curve.scores, "seconds": spent, "failures": progress.failures}
+            metadata = {**course.identity, **kept}
+            checkpoint.save(course.place.folder, progress.step, progress.state, metadata)
+            return OUT_OF_TIME
 
         if name != MAIN:
-            return plain(seeds=seeds)(name, stage, dataset, context, key)
-        run = plain(seeds=seeds, hooks=lambda _: [evaluate], block_updates=interval)
+            return plain(seeds=course.seeds)(name, stage, dataset, context, key)
+        options = {"block_updates": -(-stage.num_updates // course.preset.evaluations)}
+        if curve.scores:
+            options |= _taken_up(course, stage, dataset, context, key)
+        run = plain(seeds=course.seeds, hooks=lambda _: [evaluate], **options)
         return run(name, stage, dataset, context, key)
 
     return run_stage
+
+
+def _scores(course: _Course, progress: fit.Progress, context: Context) -> list[float]:
+    """Normalized scores of each seed's greedy policy, `[S]`; 0 of a seed that has failed."""
+    params = fit.policy_params(course.learner, progress.state, context)
+    played = course.evaluator.evaluate(
+        params, seed=progress.step, num_episodes=course.preset.episodes, greedy=True
+    )
+    if not played.complete:
+        raise UsageError(f"{played.message}; the same command tries this piece again")
+    scores = aggregate.normalized_score(played.returns.mean(-1), *course.reference)
+    return np.where(progress.state.alive, scores, 0.0).tolist()
+
+
+def _curve_so_far(folder: Path) -> _Curve:
+    """The evaluations of an unfinished run; none where there is no such run."""
+    if checkpoint.latest(folder) is None:
+        return _Curve(scores=[], seconds=[0.0, 0.0])
+    kept = checkpoint.read_metadata(folder)
+    return _Curve(scores=kept["scores"], seconds=kept["seconds"])
+
+
+def _taken_up(
+    course: _Course, stage: Stage, dataset: PyTree, context: Context, key: Key
+) -> dict[str, Any]:
+    """Arguments of `fit` with which an unfinished run goes on."""
+    template = fit.template(stage.learner, dataset, key=key, seeds=course.seeds, context=context)
+    restored = checkpoint.restore(course.place.folder, template)
+    failures = {int(seed): reason for seed, reason in restored.metadata["failures"].items()}
+    return {"start": restored.state, "failures": failures}

@@ -29,6 +29,7 @@ TINY = presets.PRESETS["quick"]._replace(
     evaluations=3,
     changes={"continuous.layers": (8,)},
 )
+ORIGIN = command.Origin(revision="abc", command="python x")
 SIMULATOR = "gym/Pendulum-v1?max_steps=5"
 QUICK = command.RESULTS / "policies" / "quick"
 
@@ -145,22 +146,41 @@ def test_a_study_goes_on_where_it_stopped_and_reports(tmp_path, load):
     assert (tmp_path / "profiles.png").exists()
 
 
+def test_a_run_that_outlasts_its_time_goes_on_bit_for_bit(tmp_path, load):
+    piece = Piece(Setting("bc", DATA.name), (0, 1))
+    arguments = (piece, DATA, TINY, load, ORIGIN)
+    whole = runs.run(*arguments, runs.Place(tmp_path / "whole"))
+    late = runs.Place(tmp_path / "parts", deadline=0.0)
+    assert runs.run(*arguments, late) == []
+    assert runs.run(*arguments, late) == []  # an evaluation later
+    assert len([*(late.folder / runs.UNFINISHED).iterdir()]) == 1
+    parts = runs.run(*arguments, late._replace(deadline=np.inf))
+    assert [own.curve for own in parts] == [own.curve for own in whole]
+    assert [*(late.folder / runs.UNFINISHED).iterdir()] == []
+
+
 def test_a_run_that_fails_counts_as_uniform_actions_and_is_named(tmp_path, load):
     loaded = load("any")
     broken = loaded.dataset._replace(reward=loaded.dataset.reward * np.nan)
     preset = TINY._replace(arms=("td3_bc",), changes={"actor_layers": (8,), "critic_layers": (8,)})
     piece = Piece(Setting("td3_bc", DATA.name), (0,))
-    origin = command.Origin(revision="abc", command="python x")
-    (own,) = runs.run(piece, DATA, preset, lambda name: loaded._replace(dataset=broken), origin)
+    (own,) = runs.run(
+        piece,
+        DATA,
+        preset,
+        lambda name: loaded._replace(dataset=broken),
+        ORIGIN,
+        runs.Place(tmp_path),
+    )
     assert own.failure
     np.testing.assert_array_equal(runs.curve_of(own), 0)
 
 
-def test_data_without_reference_scores_are_refused(load):
+def test_data_without_reference_scores_are_refused(tmp_path, load):
+    place = runs.Place(tmp_path)
     piece = Piece(Setting("bc", DATA.name), (0,))
-    origin = command.Origin(revision="abc", command="python x")
     with pytest.raises(UsageError, match="no scores to normalize by"):
-        runs.run(piece, DATA, TINY, lambda name: load(name)._replace(reference=None), origin)
+        runs.run(piece, DATA, TINY, lambda name: load(name)._replace(reference=None), ORIGIN, place)
 
 
 @pytest.mark.parametrize(
