@@ -10,6 +10,9 @@ difference to the envelope, since the release's ratio orders them wrongly there.
 kept rows, chosen by the mean of their envelopes. Neither early stopping (the release's stored
 weights follow training, so that it stops nothing) nor progressive BAIL are offered; last layers
 start as all others.
+
+On data of a noisy controller it stays below the optimum: the noise has a part in the returns by
+which actions are chosen, and none of them is combined with another's.
 """
 
 from dataclasses import dataclass, field

@@ -9,6 +9,8 @@ Continuous actions: the behavior density of the reference importance sampling (`
 google-research), a tanh-squashed normal, or the mixture of normals of RL Unplugged's policies.
 Differences: observations are not normalized, weights start as everywhere here rather than
 orthogonal, and the decay is times the learning rate.
+
+Cloning reproduces the behavior: of a noisy controller it reaches the return, not the optimum.
 """
 
 from collections.abc import Callable
