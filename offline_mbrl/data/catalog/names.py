@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from offline_mbrl.data.catalog import atari, official
-from offline_mbrl.data.catalog.official import Reference
+from offline_mbrl.data.catalog import atari, d4rl, official
+from offline_mbrl.data.catalog.reference import Reference
 from offline_mbrl.types import UsageError
 
 VARIANT = re.compile(r"-(noise|fraction|episodes|seed|steps)(\d+(?:\.\d+)?)")
@@ -45,12 +45,7 @@ def names() -> list[str]:
         *(f"local/{name}" for name in official.LOCAL_CONTROL),
         *(f"local/{name}" for name in official.LOCAL_MUJOCO),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
-        *(
-            f"d4rl_mujoco_{task}/{config}"
-            for task in official.D4RL_SIMULATORS
-            for config in official.D4RL_CONFIGS
-        ),
-        *(f"d4rl_antmaze/{config}" for config in official.ANTMAZE_CONFIGS),
+        *d4rl.BY_TFDS,
         *(
             f"{builder}/{game}_run_{run}"
             for builder in atari.BUILDERS
@@ -195,16 +190,17 @@ def _official(name: str) -> Entry:
             reference=official.REFERENCES[simulator],
             horizon=atari.HORIZON,
         )
-    if builder == "d4rl_antmaze":
-        return Entry(name=name, kind="tfds", location=name)
-    task = builder.removeprefix("d4rl_mujoco_")
+    return _d4rl(d4rl.BY_TFDS[name], name=name, kind="tfds", location=name)
+
+
+def _d4rl(dataset: d4rl.Official, *, name: str, kind: str, location: str) -> Entry:
     return Entry(
         name=name,
-        kind="tfds",
-        location=name,
-        simulator=official.D4RL_SIMULATORS[task],
-        reference=official.D4RL_REFERENCES[task],
-        horizon=official.D4RL_HORIZON,
+        kind=kind,
+        location=location,
+        simulator=dataset.simulator,
+        reference=dataset.reference,
+        horizon=dataset.horizon,
     )
 
 
@@ -212,6 +208,9 @@ def _path(name: str) -> Entry:
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix in HDF5:
+            dataset = d4rl.by_file(path.stem)
+            if dataset:
+                return _d4rl(dataset, name=name, kind="hdf5", location=str(path))
             return Entry(name=name, kind="hdf5", location=str(path))
         raise UsageError(
             f"{name} is a file of unknown kind: give a {' or '.join(HDF5)} file or a directory"

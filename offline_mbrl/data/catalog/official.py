@@ -2,16 +2,9 @@
 
 from typing import NamedTuple
 
-from offline_mbrl.data.catalog import atari, atari_scores
+from offline_mbrl.data.catalog import atari, atari_scores, d4rl
+from offline_mbrl.data.catalog.reference import Reference
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
-
-
-class Reference(NamedTuple):
-    """Undiscounted returns whose normalized scores are 0 and 1."""
-
-    random: float
-    expert: float
-
 
 # --- generated here: all episodes of a DQN's online run, as RL Unplugged's bsuite data ---
 
@@ -87,45 +80,13 @@ CONTROL_SIZES = {  # task -> episodes of the official data, entries of an action
 }
 ATARI_GAMES = tuple(atari_scores.GAMES)
 
-# --- D4RL ---
-
-# The data are from gym's v2 tasks; gymnasium's v4 tasks equal them except in Ant's observations.
-D4RL_SIMULATORS = {
-    "halfcheetah": "gym/HalfCheetah-v4",
-    "hopper": "gym/Hopper-v4",
-    "walker2d": "gym/Walker2d-v4",
-    "ant": None,
-}
-D4RL_REFERENCES = {
-    "halfcheetah": Reference(-280.18, 12135.0),
-    "hopper": Reference(-20.27, 3234.3),
-    "walker2d": Reference(1.63, 4592.3),
-    "ant": Reference(-325.6, 3879.7),
-}
-_LATER = ("expert", "full-replay", "medium", "medium-expert", "medium-replay", "random")
-D4RL_CONFIGS = (
-    *(f"v0-{kind}" for kind in ("expert", "medium", "medium-expert", "mixed", "random")),
-    *(f"{version}-{kind}" for version in ("v1", "v2") for kind in _LATER),
-)
-D4RL_HORIZON = 1000
-ANTMAZE_CONFIGS = tuple(
-    f"{maze}-{version}"
-    for version in ("v0", "v2")
-    for maze in (
-        "umaze",
-        "umaze-diverse",
-        "medium-play",
-        "medium-diverse",
-        "large-diverse",
-        "large-play",
-    )
-)
-
 # References by simulator, whatever the source of the data.
 REFERENCES = {
     **{f"bsuite/{name}": local.reference for name, local in LOCAL.items()},
     **{
-        simulator: D4RL_REFERENCES[task] for task, simulator in D4RL_SIMULATORS.items() if simulator
+        simulator: d4rl.MUJOCO_REFERENCES[task]
+        for task, simulator in d4rl.SIMULATORS.items()
+        if simulator
     },
     **{
         f"atari/{name}": Reference(game.random, game.dqn)

@@ -1,16 +1,38 @@
-"""D4RL-style HDF5 files as sources of RLDS records."""
+"""D4RL-style HDF5 files as sources of RLDS records.
+
+What a step leads to, in this order:
+
+* `next_observations`, where the file has them: no step is lost;
+* the next row's observation, except at a time limit: `timeouts`, or else a limit that is known of
+  the file. The row after it is the reset of another episode, so that the step before it has no
+  outcome, and its observation closes the episode;
+* at a terminal a copy of its own observation, since the next row is a reset; only D4RL's AntMaze
+  goes on after terminals, and its rows lead to the next one.
+"""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from offline_mbrl.data import memory, steps, trees
-from offline_mbrl.data.sources import ingest
+from offline_mbrl.data.catalog import d4rl
+from offline_mbrl.data.sources import episode_ends, ingest
 from offline_mbrl.types import BoundedActions, UsageError
 
 TABLE = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+LIMIT = "max_episode_steps"  # a file's attribute
+D4RL_GAMMA = 0.99  # as by TFDS's names
+WITHOUT_OUTCOME = "steps before a time limit whose next observation the file lacks"
+
+
+class Layout(NamedTuple):
+    """How the steps of a file follow each other."""
+
+    fields: Mapping[str, str]  # canonical name -> the file's
+    limit: int  # cuts episodes of files without `timeouts`; 0: nothing is cut
+    stride: float = 0.0  # of AntMaze, whose episodes go on after terminals; else 0
 
 
 def hdf5_source(path: Path) -> ingest.Source:
@@ -19,27 +41,81 @@ def hdf5_source(path: Path) -> ingest.Source:
     It holds `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts` and
     `next_observations`; groups such as `infos` and `metadata` are not read. The attributes
     `action_minimum` and `action_maximum` of the file, `[A]` or `[]`, are the bounds of the actions;
-    without them the bounds are [-1, 1].
+    without them the bounds are [-1, 1]. The attribute `max_episode_steps` is the time limit of a
+    file without `timeouts`; that of D4RL's files is known from their names.
 
     Raises:
-      UsageError: the file is damaged or cut short, or lacks a field.
+      UsageError: the file is damaged or cut short, or lacks a field; or it is one of D4RL's whose
+        time limits can no longer be recovered.
     """
     import h5py
 
+    official = d4rl.by_file(path.stem)
     try:
         with h5py.File(path, "r") as opened:
             file: Any = opened
             fields = _table_fields(path, file)
             size = len(file[fields["reward"]])
             action = _action_bounds(file, file[fields["action"]].shape)
+            layout = _layout(path, fields, official, int(file.attrs.get(LIMIT, 0)))
     except OSError as error:
         raise UsageError(f"{path} cannot be read as HDF5, it may be cut short: {error}") from error
+    origin = {"d4rl": official.name} if official else {}
     return ingest.Source(
-        batches=_table_batches(path, fields),
-        provenance={"source": "hdf5", "path": str(path), "fields": sorted(fields)},
+        batches=_table_batches(path, layout),
+        provenance={
+            "source": "hdf5",
+            "path": str(path),
+            "fields": sorted(fields),
+            **origin,
+            "semantics": _semantics(layout, official),
+        },
         action=action,
+        gamma=D4RL_GAMMA if official else None,
+        horizon=official.horizon if official else layout.limit,
         steps=size,
     )
+
+
+def _layout(
+    path: Path, fields: Mapping[str, str], official: d4rl.Official | None, limit: int
+) -> Layout:
+    """Refuses D4RL's files whose ends are neither in the file nor at a fixed limit."""
+    if limit < 0:
+        raise UsageError(f"{path}: the attribute {LIMIT!r} must be a number of steps, got {limit}")
+    if "next_observation" in fields:
+        return Layout(fields=fields, limit=0)
+    stride = d4rl.ANTMAZE_STRIDE if official and official.family == "antmaze" else 0.0
+    if "is_truncated" in fields:
+        return Layout(fields=fields, limit=0, stride=stride)
+    limit = limit or (official.horizon if official else 0)
+    if official and not limit and official.family != "kitchen":
+        raise UsageError(
+            f"{path} is D4RL's {official.name} by its name, but it has neither 'timeouts' nor "
+            "'next_observations', and that dataset's episodes have no fixed length: their ends "
+            f"cannot be recovered; take the released file, or set its attribute {LIMIT!r}"
+        )
+    return Layout(fields=fields, limit=limit, stride=stride)
+
+
+def _semantics(layout: Layout, official: d4rl.Official | None) -> list[str]:
+    """Sentences for the manifest, which `data audit` prints."""
+    copied = "terminals lead to a copy of their own observation, since the next row is a reset"
+    if "next_observation" in layout.fields:
+        outcome = "every step leads to its next_observations, also at terminals and time limits"
+    elif layout.stride:
+        outcome = (
+            "every step leads to the next row, terminals included; steps at timeouts, or after "
+            f"which the ant is more than {layout.stride:g} away, have no outcome: they are left "
+            "out, or lead to a copy of their own observation where they are terminals"
+        )
+    elif "is_truncated" in layout.fields:
+        outcome = f"{copied}; timeouts are time limits, and their steps have no outcome"
+    elif layout.limit:
+        outcome = f"{copied}; steps at the limit, {layout.limit}, have no outcome (no timeouts)"
+    else:
+        outcome = f"{copied}; the file marks no time limits: attribute {LIMIT!r}, or timeouts"
+    return [outcome, *(d4rl.semantics(official) if official else [])]
 
 
 def _table_fields(path: Path, file: Any) -> dict[str, str]:
@@ -101,30 +177,55 @@ def _describe_shape(
     return f"{'/'.join((name, *field))!r} {shape}"
 
 
-def _table_batches(path: Path, fields: Mapping[str, str]) -> Iterator[ingest.Batch]:
+def _table_batches(path: Path, layout: Layout) -> Iterator[ingest.Batch]:
     import h5py
 
+    fields = layout.fields
     try:
         with h5py.File(path, "r") as file:
-            flags = [_read_flag(path, file, fields[name]) for name in _ends(fields)]
-            steps.warn_if_endless(dict(fields) | dict(zip(_ends(fields), flags, strict=True)))
-            for rows in _episode_groups(np.logical_or.reduce(flags)):
+            flags = _flags(path, file, layout)
+            steps.warn_if_endless({**fields, **flags})
+            # Episodes that go on after a terminal stay together.
+            apart = ("is_truncated",) if layout.stride else tuple(flags)
+            for rows in _episode_groups(np.logical_or.reduce([flags[name] for name in apart])):
                 table = {name: _read_tree(file[field], rows) for name, field in fields.items()}
-                table |= {name: np.reshape(table[name], -1) for name in ("reward", *_ends(fields))}
-                records = steps.from_transitions(table)
-                ends = np.flatnonzero(records["is_last"])
-                lengths = np.diff(np.concatenate([[-1], ends]))
-                added = len(records["reward"]) - (rows.stop - rows.start)
-                yield ingest.Batch(
-                    records=records,
-                    lengths=lengths,
-                    added=added,
-                    without_outcome=len(lengths) - added,
-                )
+                table["reward"] = np.reshape(table["reward"], -1)
+                table |= {name: flag[rows] for name, flag in flags.items()}
+                yield _batch(table, layout)
     except (OSError, KeyError) as error:
         raise UsageError(
             f"{path} cannot be read to its end, it may be damaged or cut short: {error}"
         ) from error
+
+
+def _batch(table: dict[str, Any], layout: Layout) -> ingest.Batch:
+    size = len(table["reward"])
+    left_out = unknown = 0
+    if layout.stride:
+        unknown = int((table["is_terminal"] & table["is_truncated"]).sum())
+        table, left_out = episode_ends.lead_on(table)
+    records = steps.from_transitions(table)
+    lengths = np.diff(np.concatenate([[-1], np.flatnonzero(records["is_last"])]))
+    added = len(records["reward"]) - (size - left_out)
+    return ingest.Batch(
+        records=records,
+        lengths=lengths,
+        added=added,
+        dropped={WITHOUT_OUTCOME: left_out} if left_out else {},
+        without_outcome=unknown if layout.stride else len(lengths) - added,
+    )
+
+
+def _flags(path: Path, file: Any, layout: Layout) -> dict[str, np.ndarray]:
+    """`is_terminal` and, where something cuts episodes, `is_truncated`: `[N]` bool each."""
+    flags = {name: _read_flag(path, file, layout.fields[name]) for name in _ends(layout.fields)}
+    if layout.limit:
+        flags["is_truncated"] = episode_ends.at_limit(flags["is_terminal"], layout.limit)
+    if layout.stride:
+        position = file[layout.fields["observation"]][:, :2]
+        flags["is_truncated"] |= episode_ends.at_jumps(position, layout.stride)
+        flags["is_truncated"][-1:] = True
+    return flags
 
 
 def _read_flag(path: Path, file: Any, name: str) -> np.ndarray:

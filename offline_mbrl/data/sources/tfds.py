@@ -1,5 +1,6 @@
 """RLDS datasets through TFDS, as sources: array_record without TensorFlow, TFRecord with it."""
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,17 @@ import jax
 import numpy as np
 
 from offline_mbrl.data import specs, steps, trees
-from offline_mbrl.data.catalog import atari
+from offline_mbrl.data.catalog import atari, d4rl
 from offline_mbrl.data.sources import ingest, rlds_writer
 from offline_mbrl.types import DiscreteActions, UsageError
 
 FIELDS = ("observation", "action", "reward", "discount", *steps.FLAGS)
 WINDOW = 4096  # steps that are read together
 WRONG_ENDS = "wrong last observation (a known fault of the D4RL builders)"
+D4RL_OUTCOMES = (
+    "the builder does not keep what the last step of an episode leads to: a terminal leads to a "
+    "copy of its own observation, a step at a time limit to nothing"
+)
 
 
 def directory_source(directory: Path) -> ingest.Source:
@@ -110,10 +115,10 @@ def find(directory: Path) -> Path:
 
 
 def has_wrong_ends(name: str) -> bool:
-    """Whether a builder's episodes end in an observation of another episode.
+    """Whether all episodes of a builder end in an observation of another episode.
 
-    The builders of files with `next_observations` (MuJoCo v2) take the last step's observation from
-    the end of the file.
+    The builders of files with `next_observations` (MuJoCo v2 always) take the last step's
+    observation from the end of the file.
     """
     builder, _, config = name.partition("/")
     return builder.startswith("d4rl_mujoco_") and config.startswith("v2")
@@ -135,13 +140,16 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
         splits = _chosen(info, splits, part, name)
         facts = _atari_facts(full_name)
     episodes = [_examples(builder, split, name) for split in splits]
+    origin = {}
     batches = (_batch(steps) for split in episodes for steps in split)
     if builder.name in atari.BUILDERS and part.clipped:
         batches = map(_with_clipped_rewards, batches)
-    elif has_wrong_ends(full_name):
-        batches = map(_without_last_record, batches)
-    elif full_name.startswith("d4rl_"):
-        batches = map(_with_known_end, batches)
+    elif full_name in d4rl.BY_TFDS:
+        official = d4rl.BY_TFDS[full_name]
+        wrong = has_wrong_ends(full_name)
+        batches = map(functools.partial(_with_honest_end, wrong=wrong), batches)
+        origin = {"semantics": [D4RL_OUTCOMES, *d4rl.semantics(official)]}
+        facts = {"horizon": official.horizon, "simulator": official.simulator}
     return ingest.Source(
         batches=ingest.grouped(batches),
         provenance={
@@ -149,6 +157,7 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
             "builder": full_name,
             "builder_version": str(info.version),
             "splits": splits,
+            **origin,
         },
         episodes=sum(info.splits[split].num_examples for split in splits) if info.splits else None,
         **facts,
@@ -247,31 +256,29 @@ def _with_clipped_rewards(batch: ingest.Batch) -> ingest.Batch:
     return batch._replace(records={**batch.records, "reward": reward})
 
 
-def _without_last_record(batch: ingest.Batch) -> ingest.Batch:
-    """Drops the last record, so that the episode is truncated at the record before it."""
-    records = jax.tree.map(lambda column: column[:-1], dict(batch.records))
-    lengths = batch.lengths - 1
-    return batch._replace(
-        records=records, lengths=lengths[lengths > 0], dropped={WRONG_ENDS: len(batch.lengths)}
-    )
+def _with_honest_end(batch: ingest.Batch, *, wrong: bool) -> ingest.Batch:
+    """Removes the invented observation that D4RL's builders append to an episode.
 
+    It is zeros, or belongs to another episode. After a terminal a copy of the state before takes
+    its place: it marks the outcome as unknown (`steps.from_transitions`), and nothing bootstraps
+    from it. After a time limit the record is dropped: the episode is cut at the record before it.
 
-def _with_known_end(batch: ingest.Batch) -> ingest.Batch:
-    """Replaces the zeros that close terminal episodes by a copy of the state before.
-
-    Builders of files without `next_observations` write such zeros. The copy marks the terminal
-    state as unknown (`steps.from_transitions`); nothing bootstraps from it.
+    Args:
+      batch: an episode.
+      wrong: whether every episode of the builder has such a record; otherwise those that end in a
+        terminal have, and those whose last action is zero, as the builders write it.
     """
-    observation = batch.records["observation"]
-    leaves = jax.tree.leaves(observation)
-    if (
-        len(leaves[0]) < 2
-        or not batch.records["is_terminal"][-1]
-        or any(leaf[-1].any() for leaf in leaves)
-    ):
+    if len(batch.records["reward"]) < 2:
         return batch
-    repeated = jax.tree.map(lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), observation)
-    return batch._replace(records={**batch.records, "observation": repeated})
+    if batch.records["is_terminal"][-1]:
+        repeated = jax.tree.map(
+            lambda leaf: np.concatenate([leaf[:-1], leaf[-2:-1]]), batch.records["observation"]
+        )
+        return batch._replace(records={**batch.records, "observation": repeated})
+    if not wrong and batch.records["action"][-1].any():
+        return batch
+    records = jax.tree.map(lambda column: column[:-1], dict(batch.records))
+    return batch._replace(records=records, lengths=batch.lengths - 1, dropped={WRONG_ENDS: 1})
 
 
 # --- optional libraries ---

@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch):
 
 def test_every_listed_name_is_known():
     listed = names.names()
-    assert len(listed) == len(set(listed)) == 3 + 2 + 9 + 4 * 6 + 9 + 4 * 17 + 12 + 2 * 230
+    assert len(listed) == len(set(listed)) == 3 + 2 + 9 + 4 * 6 + 9 + 4 * 17 + 12 + 4 * 6 + 2 * 230
     assert [names.lookup(name).name for name in listed] == listed
 
 
@@ -80,9 +80,10 @@ def test_variants_are_written_into_the_name(name, canonical, variant, simulator)
         ("rlu_control_suite/finger_turn_hard", None, None),
         ("rlu_atari/Pong_run_1", "atari/Pong", (-20.3, 18.2)),
         ("rlu_atari_checkpoints_ordered/MsPacman_run_5", "atari/MsPacman", (248, 4172)),
-        ("d4rl_mujoco_hopper/v2-medium", "gym/Hopper-v4", (-20.27, 3234.3)),
+        ("d4rl_mujoco_hopper/v2-medium", "gym/Hopper-v4", (-20.272305, 3234.3)),
         ("d4rl_mujoco_ant/v2-expert", None, (-325.6, 3879.7)),
-        ("d4rl_antmaze/umaze-v0", None, None),
+        ("d4rl_antmaze/umaze-v0", None, (0.0, 1.0)),
+        ("d4rl_adroit_pen/v1-human", None, (96.262799, 3076.8331017826877)),
     ],
 )
 def test_official_names_know_their_simulator(name, simulator, reference):

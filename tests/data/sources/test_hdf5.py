@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
+from offline_mbrl.data.catalog import d4rl
 from offline_mbrl.data.catalog import load as catalog
-from offline_mbrl.data.catalog import official
 from offline_mbrl.data.sources import hdf5, ingest, tfds
 from offline_mbrl.data.sources import minari as minari_files
 from offline_mbrl.data.store import read as store
@@ -325,7 +325,7 @@ def test_minari_keeps_the_time_limit_of_its_simulator(minari_root, tmp_path, mon
         create(f"test/{name}-v0", env=env)
         loaded = catalog.load(f"minari:test/{name}-v0")
         assert (loaded.simulator, loaded.spec.horizon) == (simulator, limit or 0)
-        assert loaded.reference == official.D4RL_REFERENCES["hopper"]
+        assert loaded.reference == d4rl.MUJOCO_REFERENCES["hopper"]
 
 
 # --- optional libraries ---

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from data_examples import episode, episodes, source, written
 
+from offline_mbrl.data.catalog import d4rl
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.sources import ingest, rlds_writer
 from offline_mbrl.data.sources import tfds as ingest_tfds
@@ -167,6 +168,7 @@ def test_twenty_truncations_of_tfrecord_are_all_found(tmp_path):
         ("rlu_atari_checkpoints_ordered/Pong_run_1", (84, 84, 1), ()),
         ("d4rl_mujoco_hopper/v2-medium", (11,), (3,)),
         ("d4rl_antmaze/umaze-v0", (29,), (8,)),
+        ("d4rl_adroit_pen/v1-human", (45,), (24,)),
     ],
 )
 def test_official_datasets_go_through_ingest(name, observation, action):
@@ -188,15 +190,17 @@ def test_official_datasets_go_through_ingest(name, observation, action):
     # The mock's flags are random: they decide
     assert counts["steps"] == 7 * 40 == counts["records"] + dropped
     assert counts["transitions"] == counts["records"] - counts["episodes"]
+    # Of each episode that no terminal ends
     wrong_ends = counts["dropped"].get(ingest_tfds.WRONG_ENDS, 0)
-    assert wrong_ends == (7 if name.startswith("d4rl_mujoco") else 0)
+    assert (1 <= wrong_ends <= 7) if name.startswith("d4rl_mujoco") else wrong_ends == 0
+    assert ("semantics" in opened.manifest["provenance"]) == name.startswith("d4rl")
     assert opened.manifest["provenance"]["builder"] == name
     assert opened.manifest["provenance"]["builder_version"].count(".") == 2
 
 
 def test_the_d4rl_builders_wrong_last_observation_is_never_part_of_a_transition(tmp_path):
-    # the toy file of two episodes 0 1 2 | 3 4 5: the builder closes the first with an observation
-    # of the file's end
+    # The toy file of two episodes 0 1 2 | 3 4 5, the first of which a terminal ends: the builder
+    # closes both with an observation of the file's end.
     shown = [[0, 1, 2, 6], [3, 4, 5, 6]]
     listed = [
         episode(length=3, terminal=index == 0) | {"observation": np.float32(shown[index])[:, None]}
@@ -206,27 +210,47 @@ def test_the_d4rl_builders_wrong_last_observation_is_never_part_of_a_transition(
     assert not ingest_tfds.has_wrong_ends("d4rl_mujoco_hopper/v0-medium")
     assert not ingest_tfds.has_wrong_ends("d4rl_antmaze/umaze-v2")
     read = [ingest.Batch(records, np.array([4])) for records in listed]
-    batches = ingest.grouped(map(ingest_tfds._without_last_record, read))
-    opened = stored(ingest.Source(batches, {}), tmp_path / "store")
-    for split, expected in (("train", [0, 1, 2]), ("validation", [3, 4, 5])):
+    repaired = [ingest_tfds._with_honest_end(batch, wrong=True) for batch in read]
+    opened = stored(ingest.Source(ingest.grouped(repaired), {}), tmp_path / "store")
+    for split, observation, discount in (
+        ("train", [0, 1, 2, 2], [1, 1, 0, 1]),  # the terminal stays one
+        ("validation", [3, 4, 5], [1, 1, 1]),  # cut there: nothing is known of the outcome
+    ):
         part = store.aligned(opened, split)
-        np.testing.assert_array_equal(part.columns["observation"][:, 0], expected)
-        # Cut there: nothing is known of the outcome
-        np.testing.assert_array_equal(part.columns["discount"], 1)
-    assert opened.manifest["counts"]["dropped"] == {ingest_tfds.WRONG_ENDS: 2}
+        np.testing.assert_array_equal(part.columns["observation"][:, 0], observation)
+        np.testing.assert_array_equal(part.columns["discount"], discount)
+    assert opened.manifest["counts"]["dropped"] == {ingest_tfds.WRONG_ENDS: 1}
 
 
 def test_the_d4rl_builders_zeros_after_a_terminal_become_a_copy_of_the_state_before():
     records = episode(length=3, terminal=True)
     observation = records["observation"] * (np.arange(4) < 3)[:, None]
-    repaired = ingest_tfds._with_known_end(
-        ingest.Batch(records | {"observation": observation}, np.array([4]))
+    repaired = ingest_tfds._with_honest_end(
+        ingest.Batch(records | {"observation": observation}, np.array([4])), wrong=False
     )
     np.testing.assert_array_equal(repaired.records["observation"], observation[[0, 1, 2, 2]])
-    cut = records | {"observation": observation, "is_terminal": np.zeros(4, bool)}
-    for untouched in (records, cut):
-        batch = ingest.Batch(untouched, np.array([4]))
-        assert ingest_tfds._with_known_end(batch) is batch
+
+
+def test_only_records_that_the_d4rl_builders_append_are_dropped():
+    cut = episode(length=3, terminal=False)
+    step = ingest.Batch(cut | {"action": np.ones((4, 2))}, np.array([4]))
+    assert ingest_tfds._with_honest_end(step, wrong=False) is step
+    closed = np.repeat([[1.0], [1.0], [1.0], [0.0]], 2, axis=1)  # by a zero action
+    appended = ingest.Batch(cut | {"action": closed}, np.array([4]))
+    repaired = ingest_tfds._with_honest_end(appended, wrong=False)
+    assert (len(repaired.records["reward"]), repaired.lengths.tolist()) == (3, [3])
+
+
+def test_names_and_files_are_those_of_the_d4rl_builders():
+    names = {}
+    for builder in dict.fromkeys(name.split("/")[0] for name in d4rl.BY_TFDS):
+        configs = tfds.builder_cls(builder).builder_configs
+        names |= {f"{builder}/{name}": config.file_suffix for name, config in configs.items()}
+    assert names.keys() == d4rl.BY_TFDS.keys()
+    for name, file in names.items():
+        official = d4rl.BY_TFDS[name]
+        if official.file != "walker_mixed":  # the builder has a special case for it
+            assert official.file.endswith(file)
 
 
 def test_an_official_dataset_that_cannot_be_prepared_is_one_line(monkeypatch):
