@@ -105,6 +105,7 @@ SMALL = {
     "envelope.num_updates": 5_000,
     "envelope.layers": (64, 64),
     "num_critics": 10,  # at most
+    "gap.num_actions": 4,  # of CQL
 }
 CUBE = tuple(
     Data(
