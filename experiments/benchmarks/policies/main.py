@@ -60,6 +60,8 @@ def main(options: Options) -> int:
     names = ("seeds", "updates", "batch_size", "episodes", "evaluations")
     changes = command.changes(options, names, folder=options.folder)
     preset = presets.PRESETS[options.preset]._replace(**changes)
+    if options.updates is not None:
+        preset = preset._replace(datasets=tuple(d._replace(updates=None) for d in preset.datasets))
     folder = options.folder or command.RESULTS / "policies" / options.preset
     return command.carry_out(make(options, preset, folder, load), folder, options, console)
 

@@ -54,6 +54,7 @@ class Data(NamedTuple):
     published: str = ""  # the official dataset it corresponds to
     value_range: tuple[float, float] = (0.0, 100.0)  # of categorical critics
     gamma: float | None = None  # where the settings of the family differ
+    updates: int | None = None  # in place of the preset's
 
 
 class Preset(NamedTuple):
@@ -69,13 +70,16 @@ class Preset(NamedTuple):
     changes: Mapping[str, Any] = {}  # dotted setting -> value, of learners that have the setting
 
 
-def _local(task: str, kind: str, steps: int, value_range: tuple[float, float]) -> Data:
+def _local(
+    task: str, kind: str, steps: int, value_range: tuple[float, float], updates: int | None = None
+) -> Data:
     underscored = kind.replace("-", "_")
     return Data(
         name=f"local/mujoco/{task}-{kind}-steps{steps}",
         names=(f"{task}_{underscored}", task, underscored, "gym"),
         published="" if task == "pendulum" else f"{task}-{kind}",
         value_range=value_range,
+        updates=updates,
     )
 
 
@@ -119,7 +123,7 @@ PRESETS = {
     "quick": Preset(
         datasets=(
             _local("pendulum", "medium-replay", 20_000, value_range=(-1_000.0, 0.0)),
-            _local("hopper", "medium-replay", 100_000, value_range=(0.0, 400.0)),
+            _local("hopper", "medium-replay", 100_000, value_range=(0.0, 400.0), updates=45_000),
         ),
         arms=tuple(name for name in ARMS if name != "sac_n"),
         seeds=3,
@@ -173,7 +177,11 @@ def configure(arm: Arm, data: Data, preset: Preset) -> Any:
     """The settings of a learner on a dataset: published ones, then the benchmark's sizes."""
     entry = registry.lookup(arm.algorithm)
     config = entry.config(**entry.presets.get(preset_name(arm, entry, data), {}))
-    sizes = {"num_updates": preset.updates, "batch_size": preset.batch_size, "gamma": data.gamma}
+    sizes = {
+        "num_updates": data.updates if preset.updates and data.updates else preset.updates,
+        "batch_size": preset.batch_size,
+        "gamma": data.gamma,
+    }
     changes = {name: value for name, value in sizes.items() if value is not None}
     changes["value_range"] = data.value_range
     for name, value in {**changes, **preset.changes}.items():

@@ -65,8 +65,10 @@ def section(
     picture = f"{data.name.replace('/', '_')}.png"
     draw_curves(folder / picture, data.name, own)
     verdicts = [claim for claim in judged if claim.source == data.name]
+    lengths = sorted({row.updates for rows in own.values() for row in rows})
     return [
         f"## {data.name}",
+        f"Updates: {', '.join(f'{length:,}' for length in lengths)}.",
         scores_table(data, own),
         f"![learning curves]({picture})",
         "\n".join(claims.sentences(verdicts)),
@@ -260,7 +262,7 @@ def origin(preset: Preset, runs: Runs, preset_name: str) -> str:
 
 def changes_in_words(preset: Preset) -> str:
     """The sizes of the preset."""
-    sizes = {"num_updates": preset.updates, "batch_size": preset.batch_size, **preset.changes}
+    sizes = {"batch_size": preset.batch_size, **preset.changes}
     return (
         ", ".join(f"{name} {value}" for name, value in sizes.items() if value is not None) or "none"
     )

@@ -97,7 +97,7 @@ def test_every_arm_of_a_preset_makes_a_learner_of_the_presets_size(name):
     for data in preset.datasets:
         for arm in preset.arms:
             config = presets.configure(presets.ARMS[arm], data, preset)
-            assert preset.updates in (None, config.num_updates)
+            assert (data.updates or preset.updates) in (None, config.num_updates)
             if data is preset.datasets[0]:
                 entry = registry.lookup(presets.ARMS[arm].algorithm)
                 of_algorithm(entry, config, presets.CONTINUOUS)
