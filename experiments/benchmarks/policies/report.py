@@ -15,7 +15,9 @@ from experiments.benchmarks.policies.presets import CLONING, Data, Preset
 from experiments.benchmarks.policies.runs import LAST, Row, Setting, curve_of, finished
 from offline_mbrl.evaluation import aggregate
 
-CURVES = figures.Layout(columns=5, width=2.6, height=2.1, head=0.8, share_x=True, share_y=True)
+CURVES = figures.Layout(
+    columns=5, width=2.6, height=2.1, head=0.8, share_x=True, share_y=True, dpi=80
+)
 PROFILES = figures.Layout(columns=4, width=3.0, height=2.3, head=0.8, share_x=True, share_y=True)
 THRESHOLDS = np.linspace(0.0, 1.2, 61)
 
