@@ -161,6 +161,7 @@ def _summary(name: str, opened: store.Store) -> dict[str, object]:
         "action": spec.action,
         "gamma": "unknown" if spec.gamma is None else spec.gamma,
         "horizon": spec.horizon or "unknown",
+        "semantics": "; ".join(_semantics(opened)) or "not stated",
         "origin": json.dumps(manifest["provenance"]),
     }
 
@@ -204,6 +205,8 @@ def run_audit(options: Audit, console: Console) -> int:
     findings = {
         split: audit.findings(part, spec, longest=longest) for split, part in parts.items() if part
     }
+    for sentence in _semantics(opened):
+        console.print(f"semantics: {sentence}", highlight=False, markup=False, soft_wrap=True)
     lines = [line for split in findings for line in _described(parts, split, findings[split])]
     console.print("\n".join(lines) or "nothing found", highlight=False, markup=False)
     listed = list(itertools.chain.from_iterable(findings.values()))
@@ -236,6 +239,11 @@ def _open(name: str, verify: str) -> store.Store:
         chunks = store.verify_all(opened)
         Console(stderr=True).print(f"{chunks} chunks verified")
     return opened
+
+
+def _semantics(opened: store.Store) -> list[str]:
+    """What the source states about the meaning of its rows."""
+    return opened.manifest["provenance"].get("semantics", [])
 
 
 def _ends(opened: store.Store, split: str):
