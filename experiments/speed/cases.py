@@ -1,7 +1,7 @@
 """What `models.py` measures with: options, cases that take turns, their tables, random data."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -80,17 +80,34 @@ def table(title: str, unit: str, cases: list[Case], options: Options, peak: floa
 
 def data(options: Options) -> Data:
     """Random transitions of the sizes of cheetah run."""
+    return on_device(arrays(options.transitions))
+
+
+def arrays(size: int, num_actions: int | None = None) -> dict[str, np.ndarray]:
+    """Random transitions of the sizes of cheetah run, as columns.
+
+    Args:
+      size: number of transitions.
+      num_actions: discrete actions in the place of cheetah's.
+    """
     rng = np.random.default_rng(0)
-    size = options.transitions
-    dataset = memory.Dataset.from_arrays(
-        {
-            "observation": rng.normal(size=(size, STATE_SIZE)).astype(np.float32),
-            "action": rng.uniform(-1, 1, (size, ACTION_SIZE)).astype(np.float32),
-            "reward": rng.uniform(0, 1, size).astype(np.float32),
-            "is_terminal": np.zeros(size, bool),
-            "is_truncated": np.arange(size) % EPISODE == EPISODE - 1,
-        }
-    )
+    observation = rng.normal(size=(size, STATE_SIZE)).astype(np.float32)
+    if num_actions is None:
+        action = rng.uniform(-1, 1, (size, ACTION_SIZE)).astype(np.float32)
+    else:
+        action = rng.integers(num_actions, size=size, dtype=np.int32)
+    return {
+        "observation": observation,
+        "action": action,
+        "reward": rng.uniform(0, 1, size).astype(np.float32),
+        "is_terminal": np.zeros(size, bool),
+        "is_truncated": np.arange(size) % EPISODE == EPISODE - 1,
+    }
+
+
+def on_device(columns: Mapping[str, np.ndarray]) -> Data:
+    """A dataset of columns, with its statistics."""
+    dataset = memory.Dataset.from_arrays(columns)
     return Data(
         dataset=jax.tree.map(jnp.asarray, dataset),
         context=Context(statistics=normalize.full_statistics(dataset)),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offline_mbrl.training import feeding, fit, programs
 from offline_mbrl.training.blocks import run_block, update
 from offline_mbrl.types import Array, Context, Learner, PyTree
 
@@ -22,10 +23,10 @@ def one_core(core: int | None) -> int:
 
 
 class Timed(NamedTuple):
-    """A learner's updates, compiled."""
+    """A program, compiled."""
 
-    run: Callable[[int], None]  # runs n updates in one dispatch
-    flops: float  # per update, as the compiler counts them
+    run: Callable[[int], None]  # runs it n times; a learner's updates in one dispatch
+    flops: float  # of one time, as the compiler counts them
 
 
 def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> Timed:
@@ -57,6 +58,70 @@ def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> 
         states[0] = jax.block_until_ready(state)
 
     return Timed(run=run, flops=analysis["flops"])
+
+
+def fitted(
+    learner: Learner,
+    dataset: PyTree,
+    context: Context = Context(),
+    seeds: Sequence[int] | None = None,
+) -> Callable[[int], None]:
+    """The program that `fit` compiles for its blocks: runs n updates of all seeds in one dispatch.
+
+    Args:
+      learner: whose updates.
+      dataset: on the device.
+      context: constants, with an axis of seeds where `fit` needs it.
+      seeds: side by side; None for a single run.
+    """
+    key = jax.random.key(0)
+    keys = fit.keys_for(key, seeds)
+    feed = feeding.make(learner, dataset, keys[..., 1], None)
+    states = [copied(fit.init(learner, dataset, key=key, seeds=seeds, context=context))]
+    compiled, _ = programs.compile_programs(feed, states[0], context, keys, None)
+
+    def run(num_updates: int) -> None:
+        state, report = compiled.block(states[0], feed.resident, np.int32(num_updates))
+        states[0] = jax.block_until_ready(state)
+        jax.device_get(report)
+
+    return run
+
+
+def update_flops(learner: Learner, dataset: PyTree, context: Context = Context()) -> float:
+    """FLOPs of an update, as the compiler counts them: the mean over two consecutive ones.
+
+    Counters are constants and loops are unrolled, so that of two branches the one that is taken
+    counts, and all turns of a loop. Random bits are those of a generator without loops.
+
+    Args:
+      learner: whose updates.
+      dataset: on the device.
+      context: constants.
+    """
+    key = jax.random.key(0, impl="unsafe_rbg")
+    state = learner.init(key, learner.sample(dataset, (), key), context)
+
+    def count(state: PyTree) -> float:
+        leaves, tree = jax.tree.flatten(state)
+        counters = [np.asarray(leaf) if is_counter(leaf) else None for leaf in leaves]
+
+        def constant(leaves: list[Array]) -> PyTree:
+            pairs = zip(leaves, counters, strict=True)
+            merged = [leaf if counter is None else counter for leaf, counter in pairs]
+            return update(learner, tree.unflatten(merged), context, dataset, (), key)
+
+        with jax.disable_jit():
+            lowered = jax.jit(constant).lower(leaves)
+        return lowered.compile().cost_analysis().get("flops", 0.0)
+
+    following = jax.jit(lambda state: update(learner, state, context, dataset, (), key)[0])(state)
+    return statistics.mean(count(each) for each in (state, following))
+
+
+def is_counter(leaf: Array) -> bool:
+    """Whether a leaf of a state counts updates."""
+    return leaf.shape == () and jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[float, float]:
@@ -93,8 +158,8 @@ def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[
     return min(cpu_seconds(run, turns) for _ in range(3)) / turns, flops
 
 
-def matrix_product_peak(size: int = 1024) -> float:
-    """FLOP per CPU second of the best of some float32 matrix products."""
+def matrix_product(size: int = 1024) -> Timed:
+    """A float32 matrix product."""
     matrix = jnp.ones((size, size))
     product = jax.jit(jnp.dot)
     product(matrix, matrix).block_until_ready()
@@ -103,30 +168,43 @@ def matrix_product_peak(size: int = 1024) -> float:
         for _ in range(turns):
             product(matrix, matrix).block_until_ready()
 
-    return 10 * 2 * size**3 / min(cpu_seconds(run, 10) for _ in range(5))
+    return Timed(run=run, flops=2.0 * size**3)
 
 
-def in_turn(runs: Sequence[Callable[[int], Any]], seconds: float, rounds: int) -> list[float]:
-    """CPU seconds of one turn of each program, medians of measurements in turn.
+def matrix_product_peak(size: int = 1024) -> float:
+    """FLOP per CPU second of the best of some float32 matrix products."""
+    product = matrix_product(size)
+    return 10 * product.flops / min(cpu_seconds(product.run, 10) for _ in range(5))
+
+
+def in_turn(
+    runs: Sequence[Callable[[int], Any]],
+    seconds: float,
+    rounds: int,
+    summary: Callable[[list[float]], float] = statistics.median,
+) -> list[float]:
+    """CPU seconds of one turn of each program, from measurements in turn.
 
     Args:
-      runs: (turns) -> runs a program that often.
+      runs: (turns) -> runs a program that often; see `cpu_seconds`.
       seconds: of one measurement, about.
       rounds: measurements of each.
+      summary: of them.
     """
     turns = [calibrate(run, seconds) for run in runs]
     table = [
         [cpu_seconds(run, count) / count for run, count in zip(runs, turns, strict=True)]
         for _ in range(rounds)
     ]
-    return [statistics.median(column) for column in zip(*table, strict=True)]
+    return [summary(list(column)) for column in zip(*table, strict=True)]
 
 
 def cpu_seconds(run: Callable[[int], Any], count: int) -> float:
-    """CPU seconds of `run(count)`."""
+    """CPU seconds of `run(count)`: of this process, or what a run in another one returns."""
     began = time.process_time()
-    run(count)
-    return time.process_time() - began
+    elsewhere = run(count)
+    spent = time.process_time() - began
+    return spent if elsewhere is None else elsewhere
 
 
 def calibrate(run: Callable[[int], Any], seconds: float) -> int:
