@@ -12,7 +12,7 @@ from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.catalog import names, official
 from offline_mbrl.types import BoundedActions, UsageError
 
-TASKS = sorted(official.MUJOCO_SIMULATORS)
+TASKS = sorted(official.MUJOCO_REFERENCES)
 
 
 def run(name="hopper-full-replay", num_steps=4_800, seed=0):
@@ -202,6 +202,11 @@ def test_an_unknown_name_is_refused(name):
         run(name)
     with pytest.raises(UsageError, match="unknown dataset"):
         names.lookup(f"local/mujoco/{name}")
+
+
+def test_a_task_without_policies_says_how_they_are_trained():
+    with pytest.raises(UsageError, match=r"python -m offline_mbrl.collect.mujoco.policies ant"):
+        run("ant-medium")
 
 
 def test_fewer_steps_than_policies_are_refused():

@@ -39,7 +39,14 @@ LARGER = dataclasses.replace(
     temperature_learning_rate=3e-4,
 )
 PLANS = {
-    "ant": Plan(800_000, behavior_runs=1, num_snapshots=32, batch_size=256, learner=LARGER),
+    "ant": Plan(
+        800_000,
+        behavior_runs=1,
+        num_snapshots=32,
+        updates_per_step=0.25,
+        batch_size=256,
+        learner=LARGER,
+    ),
     "halfcheetah": Plan(300_000, behavior_runs=1, num_snapshots=20),
     "hopper": Plan(300_000, behavior_runs=1, num_snapshots=24),
     "pendulum": Plan(20_000, behavior_runs=1, num_snapshots=20),
@@ -58,7 +65,13 @@ def policies(task: str) -> PolicySet:
     Raises:
       UsageError: the file is missing or damaged.
     """
-    loaded = policy_set.load(location(task))
+    path = location(task)
+    if not path.is_file():
+        raise UsageError(
+            f"the policies of {task} do not come with the package: train them, which takes hours, "
+            f"by `python -m offline_mbrl.collect.mujoco.policies {task}`"
+        )
+    loaded = policy_set.load(path)
     return policy_set.take(loaded, np.argsort(loaded.step, kind="stable"))
 
 

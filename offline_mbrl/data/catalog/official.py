@@ -147,6 +147,7 @@ LOCAL_CONTROL = {
 # --- generated here: gymnasium's MuJoCo tasks by D4RL's recipes ---
 
 MUJOCO_SIMULATORS = {
+    "ant": "gym/Ant-v5?contact_forces=0",  # its policies do not come with the package
     "halfcheetah": "gym/HalfCheetah-v5",
     "hopper": "gym/Hopper-v5",
     "pendulum": "gym/Pendulum-v1",
