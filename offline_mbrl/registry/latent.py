@@ -24,11 +24,14 @@ def _latent_case(num_updates: int, **settings: Any) -> Case:
     )
 
 
-def _search_case(operator: str) -> Case:
-    """Four simulations. Tree searches waver between 500 and 1,000 updates."""
+def _search_case(operator: str, num_simulations: int = 4) -> Case:
+    """Few simulations. Tree searches waver between 500 and 1,000 updates.
+
+    With four of them visits waver in some seeds for longer.
+    """
     from offline_mbrl.algorithms import operators
 
-    search = operators.SearchConfig(operator=operator, num_simulations=4)
+    search = operators.SearchConfig(operator=operator, num_simulations=num_simulations)
     return _latent_case(num_updates=2_000, search=search)
 
 
@@ -69,7 +72,7 @@ def muzero_unplugged() -> Algorithm:
         config=muzero_unplugged.Config,
         make=muzero_unplugged.make,
         presets=muzero_unplugged.PRESETS,
-        cases=(_search_case("muzero"),),
+        cases=(_search_case("muzero", num_simulations=8),),
     )
 
 
