@@ -109,6 +109,7 @@ def test_its_estimate_is_unbiased_and_that_of_the_squashed_densities():
     samples = divergences.samples_before_tanh(near, KEY, 20_000)
     estimate = divergences.sampled_kl(near, far, samples)
     np.testing.assert_allclose(estimate, 0.290316, atol=0.02)
+    assert divergences.sampled_kl(near, near, samples) == 0.0
     squashed = [d.log_prob(jnp.tanh(samples[0])) for d in (near, far)]
     value = divergences.sampled_kl(near, far, samples[:1])
     np.testing.assert_allclose(value, squashed[0] - squashed[1], rtol=1e-4)
@@ -183,6 +184,16 @@ def test_the_constraint_reaches_the_policy_although_the_weight_is_learned():
     )
 
 
+@pytest.mark.parametrize(
+    "settings", [{"divergence": "kl_sampled"}, {"divergence": "mmd_gaussian", "vae_layers": (8,)}]
+)
+def test_every_divergence_of_a_fixed_weight_moves_the_policy(settings):
+    """Critics are left out."""
+    config = changed(BRAC, constraint_updates=1, **settings)
+    _, _, state, _, _ = started(config)
+    assert float(optax.tree.norm(gradient_of(config)(state)["policy"])) > 1e-3
+
+
 def test_neither_critics_nor_the_constraint_move_the_autoencoder():
     _, _, state, _, _ = started(BEAR)
     gradient = gradient_of(BEAR)(state)
@@ -202,6 +213,8 @@ def test_the_weight_learns_from_the_divergence_alone():
     above = float(metrics["divergence"]) > BEAR.threshold
     assert (float(after.actor["log_weight"]) > 0) is above
     assert metrics["divergence_weight"] == 1.0  # it starts there, whatever the key
+    moved = jnp.abs(after.actor["log_weight"])  # by a rate of its own, not by the actor's
+    np.testing.assert_allclose(moved, BEAR.weight_learning_rate, rtol=1e-2)
 
 
 def test_at_first_critics_are_left_out():

@@ -90,6 +90,7 @@ def test_critics_descend_the_weighed_gap_and_the_multiplier_ascends_it():
     loss = functools.partial(conservative.weighed_gap, target_gap=5.0)
     value, slopes = jax.value_and_grad(loss, (0, 1))(jnp.float32(7.0), jnp.log(3.0))
     np.testing.assert_allclose([value, *slopes], [6.0, 3.0, -6.0], rtol=1e-5)
+    np.testing.assert_allclose(loss(jnp.float32(7.0), jnp.log(1e7)), 2e6, rtol=1e-5)
 
 
 # --- the term of a batch ---
@@ -191,6 +192,17 @@ def test_the_multiplier_grows_while_the_gap_is_above_its_target(target_gap, sign
     np.testing.assert_allclose(metrics["conservative/multiplier"], np.e, rtol=1e-5)
 
 
+def test_the_backup_of_one_action_takes_the_least_critic_without_an_entropy():
+    method, state, _ = started()
+    state = state._replace(target_critic=jax.tree.map(lambda leaf: 1.5 * leaf, state.critic))
+    agent = actor_critic.agent_of(method.networks, state)
+    data = batch()
+    action = candidates.sample(agent.policy, data.next_observation, KEY, 1)[:, 0]
+    q = jnp.min(agent.target_critics(data.next_observation, action), axis=0)
+    targets = method.backup(agent, Context(), data, KEY)
+    np.testing.assert_allclose(targets, data.reward + 0.99 * data.discount * q, rtol=1e-5)
+
+
 def test_the_best_backup_takes_the_best_of_the_least_critics():
     method, state, _ = started()
     table = jnp.array([[1.0, 8.0, 3.0], [2.0, 0.0, 7.0]])  # [N, K]
@@ -224,3 +236,22 @@ def test_at_first_the_actor_clones_and_ignores_the_critics():
         ]
         first, second = (float(metrics["loss/actor"]) for _, metrics in losses)
         assert (first == second) is is_same
+
+
+def test_cloning_at_first_weighs_entropy_against_the_likelihood_of_the_data():
+    method, state, _ = started(cloning_updates=1)
+    agent = actor_critic.agent_of(method.networks, state)
+    data = batch()
+    _, log_prob = actor_critic.sample_actions(agent.policy, data.observation, KEY)
+    likelihood = jax.vmap(lambda x, a: agent.policy(x).log_prob(a))(data.observation, data.action)
+    loss = method.actor_objective(agent, Context(), data, KEY).loss
+    np.testing.assert_allclose(loss, jnp.mean(log_prob - likelihood), rtol=1e-4)
+
+
+def test_the_exported_policy_acts_by_the_mode():
+    method, state, _ = started()
+    learner = cql.make(config(), SPEC)
+    observation = batch().observation[0]
+    action = learner.policy.mode(learner.policy_params(state, Context()), observation)
+    mean = method.networks.policy(state.actor, observation).mean
+    np.testing.assert_allclose(action, jnp.tanh(mean), rtol=1e-6)

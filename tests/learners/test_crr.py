@@ -18,6 +18,7 @@ SPEC = EnvironmentSpec(
 SIZES = {"actor_layers": (8,), "critic_layers": (8,), "batch_size": 6, "num_components": 2}
 SUPPORT = {"num_atoms": 5, "value_range": (-2.0, 2.0)}
 SQUARED = {"critic": "squared", "num_critics": 2}
+NORMAL = {"actor_layers": (8,), "critic_layers": (8,), "batch_size": 6, "policy": "normal"}
 
 
 def batch(seed: int = 0, size: int = 6) -> Transition:
@@ -172,3 +173,19 @@ def test_a_value_is_the_mean_of_its_distribution_and_stays_on_the_support():
 def test_settings_of_another_critic_are_refused():
     with pytest.raises(UsageError, match="num_atoms"):
         crr.make(crr.Config(**{**SIZES, **SQUARED, "num_atoms": 21}), SPEC)
+
+
+@pytest.mark.parametrize("kind", ["mixture", "normal"])
+def test_the_exported_policy_acts_by_the_mode_and_has_no_density(kind):
+    settings = SIZES if kind == "mixture" else NORMAL
+    config = crr.Config(**settings)
+    learner = crr.make(config, SPEC)
+    state = learner.init(jax.random.key(0), None, Context())
+    observation = batch().observation[0]
+    distribution = crr.actor(config, SPEC).apply(state.actor, observation)
+    mean = distribution.mean
+    if kind == "mixture":
+        mean = mean[jnp.argmax(distribution.logits)]
+    action = learner.policy.mode(learner.policy_params(state, Context()), observation)
+    np.testing.assert_allclose(action, jnp.clip(mean, -1.0, 1.0), rtol=1e-6)
+    assert learner.policy.log_prob is None

@@ -126,12 +126,20 @@ def test_random_weights_are_uniform_numbers_over_their_sum():
     weight = jax.vmap(lambda key: losses.random_mixture(2)(key)(jnp.array([[1.0], [0.0]])))(keys)
     # 1/6 rather than the 1/4 of a uniform point of the simplex
     np.testing.assert_allclose(jnp.mean(weight < 0.25), 1 / 6, atol=0.01)
+    weights = jax.vmap(lambda key: losses.random_mixture(200)(key)(jnp.eye(200))[0])(keys[:50])
+    # nearer to their mean than uniform points, whose spread is 0.995 of it
+    np.testing.assert_allclose(200 * jnp.mean(jnp.std(weights, axis=1)), 0.577, atol=0.01)
 
 
 def test_the_filter_allows_by_share_of_the_likeliest_action():
     values = losses.filtered(VALUES, PRIOR, threshold=0.3)
     np.testing.assert_array_equal(np.isfinite(values), [True, True, True, False])
     assert jnp.argmax(values) == 1
+
+
+def test_a_share_that_equals_the_threshold_is_forbidden():
+    values = losses.filtered(jnp.array([1.0, 3.0]), jnp.log(jnp.array([1.0, 0.3])), threshold=0.3)
+    np.testing.assert_array_equal(values, [1.0, -np.inf])
 
 
 @pytest.mark.parametrize(("action", "expected"), [(0, 2.407606), (2, 0.407606)])
@@ -310,20 +318,40 @@ def test_targets_follow_at_their_period_and_stay_between():
     assert_equal(second.target_params, second.params, rtol=0)
 
 
+IMAGES = EnvironmentSpec(
+    observation=jax.ShapeDtypeStruct((36, 36, 4), jnp.uint8),
+    action=DiscreteActions(4),
+    frame_stack=4,
+)
+
+
 @pytest.mark.parametrize("kind", [configs.FilteredConfig, configs.QuantileConfig])
 def test_images_go_through_shared_convolutions(kind):
-    spec = EnvironmentSpec(
-        observation=jax.ShapeDtypeStruct((36, 36, 4), jnp.uint8),
-        action=DiscreteActions(4),
-        frame_stack=4,
-    )
-    made = q_learning.make(kind(num_heads=2) if kind is configs.QuantileConfig else kind(), spec)
+    made = q_learning.make(kind(num_heads=2) if kind is configs.QuantileConfig else kind(), IMAGES)
     assert made.sample.frame_stack == 4
     state = jax.jit(made.init)(KEY, (), Context())
-    after, metrics = jax.jit(made.step)(state, Context(), batch(spec, 2), KEY)
+    after, metrics = jax.jit(made.step)(state, Context(), batch(IMAGES, 2), KEY)
     assert np.isfinite(metrics["loss/total"])
     assert optax.global_norm(jax.tree.map(jnp.subtract, after.params, state.params)["torso"]) > 0
     assert ("clone" in state.params) == (kind is configs.FilteredConfig)
+
+
+def test_on_images_the_clone_shapes_the_features_of_the_values():
+    """As in the release; on vectors it is a network of its own."""
+    module = q_learning.network(configs.FilteredConfig(), IMAGES, 1)
+    image = batch(IMAGES, 1).observation[0]
+
+    @jax.jit
+    def gradient_of_cloning(key):
+        def loss(params):
+            logits = module.apply({"params": params}, image).logits
+            return losses.imitation_loss(logits, jnp.int32(1), logit_penalty=0.01)
+
+        return jax.grad(loss)(module.init(key, image)["params"])
+
+    slopes = gradient_of_cloning(KEY)
+    assert optax.global_norm(slopes["torso"]) > 0
+    assert optax.global_norm(slopes["q"]) == 0
 
 
 @pytest.mark.parametrize(("padding", "size"), [("SAME", 7744), ("VALID", 3136)])

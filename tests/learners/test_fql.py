@@ -10,6 +10,8 @@ from transition_rows import SIZES, SPEC, batch, differs
 
 from offline_mbrl.learners import fql
 from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.learners.parts.networks import Network
+from offline_mbrl.networks.flow import Flow
 from offline_mbrl.types import Context, DiscreteActions, UsageError
 
 KEY = jax.random.key(1)
@@ -62,6 +64,43 @@ def test_the_flow_learns_from_the_data_alone():
     for other in (changed, distilled):
         assert not differs(usual["flow"], other["flow"])
         assert differs(usual["one_step"], other["one_step"])
+
+
+def objective_of(one_step, *, alpha):
+    """The objective for a field whose single step leaves a tenth of the noise."""
+
+    def velocity(params, condition, point, time):
+        return -0.9 * point
+
+    return fql.objective(
+        Flow(init=lambda key: {}, velocity=velocity),
+        Network(init=lambda key: {}, apply=one_step),
+        alpha=alpha,
+        num_steps=1,
+        normalize_values=False,
+    )
+
+
+def test_the_flow_and_the_one_step_policy_start_from_the_same_noise():
+    method, _, state = started()
+    agent = actor_critic.agent_of(method.networks, state)
+    objective = objective_of(lambda params, observation, noise: 0.1 * noise, alpha=3.0)
+    loss = objective(agent, Context(), batch(), KEY)
+    np.testing.assert_allclose(loss.metrics["loss/distillation"], 0.0, atol=1e-10)
+
+
+def test_critics_see_clipped_actions_and_the_distillation_does_not():
+    method, _, state = started()
+
+    def largest(observations, actions):
+        return jnp.max(jnp.abs(actions), axis=1)[None]
+
+    agent = actor_critic.agent_of(method.networks, state)._replace(critics=largest)
+    objective = objective_of(lambda params, observation, noise: 0.0 * noise + 5.0, alpha=1.0)
+    loss = objective(agent, Context(), batch(), KEY)
+    parts = loss.metrics["loss/flow"] + loss.metrics["loss/distillation"]
+    np.testing.assert_allclose(parts - loss.loss, 1.0, rtol=1e-4)
+    assert float(loss.metrics["loss/distillation"]) > 4.0**2
 
 
 def test_normalized_values_do_not_depend_on_the_scale_of_the_critics():

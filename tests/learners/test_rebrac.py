@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from transition_rows import SIZES, SPEC, batch
+from transition_rows import SIZES, SPEC, batch, next_actions
 
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.learners import rebrac, td3_bc
@@ -80,6 +80,18 @@ def test_losses_equal_the_equations_written_out():
     gap = np.sum((np.asarray(action) - np.asarray(data.action)) ** 2, axis=1)
     expected = 0.3 * np.mean(gap) - np.mean(value) / np.mean(np.abs(value))
     np.testing.assert_allclose(metrics["loss/actor"], expected, rtol=1e-4)
+
+
+def test_the_target_pays_for_the_action_with_its_noise():
+    method, state, _ = started(target_noise=0.2)
+    free, _, _ = started(target_noise=0.2, critic_coef=0.0)
+    agent = actor_critic.agent_of(method.networks, state)
+    data, key = batch(), jax.random.key(1)
+    actions = next_actions(free.backup, agent, data, key)
+    gap = jnp.sum((actions - data.extras["next_action"]) ** 2, axis=1)
+    paid = free.backup(agent, Context(), data, key) - method.backup(agent, Context(), data, key)
+    expected = 0.99 * data.discount * data.extras["has_next_action"] * 0.2 * gap
+    np.testing.assert_allclose(paid, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_without_the_critics_penalty_the_target_is_td3s():

@@ -152,6 +152,11 @@ def test_the_temperature_is_learned_unless_it_is_fixed():
         np.testing.assert_allclose(metrics["temperature"], expected, rtol=1e-6)
 
 
+def test_the_target_entropy_is_minus_the_size_of_an_action():
+    wide = SPEC.__class__(SPEC.observation, BoundedActions((-1.0,) * 6, (1.0,) * 6))
+    assert sac.temperature(sac.Config(), wide).target_entropy == -6.0
+
+
 def test_the_deviation_stays_within_its_bounds():
     state, _ = started()
     policy = sac.networks(sac.Config(**SIZES), SPEC).policy

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.types import BoundedActions, EnvironmentSpec, Transition
+from offline_mbrl.types import BoundedActions, Context, EnvironmentSpec, Transition
 
 SPEC = EnvironmentSpec(
     observation=jax.ShapeDtypeStruct((3,), jnp.float32),
@@ -37,3 +37,19 @@ def differs(first, second) -> bool:
         bool(jnp.any(a != b))
         for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
     )
+
+
+def next_actions(backup, agent, data: Transition, key) -> jax.Array:
+    """The next actions `[B, A]` that a backup of discount factor 0.99 evaluates.
+
+    Without rewards its targets are those of critics that read a single entry of an action.
+    """
+    data = data._replace(reward=0.0 * data.reward, discount=jnp.ones_like(data.discount))
+
+    def targets(entry: int) -> jax.Array:
+        def critics(observations, actions):
+            return actions[None, :, entry]
+
+        return backup(agent._replace(target_critics=critics), Context(), data, key)
+
+    return jnp.stack([targets(entry) for entry in range(data.action.shape[1])], axis=1) / 0.99
