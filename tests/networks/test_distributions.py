@@ -158,6 +158,15 @@ def test_the_density_of_a_squashed_sample_is_that_of_the_normal_over_the_slope_o
     np.testing.assert_allclose(SQUASHED.log_prob(action), expected, rtol=1e-4)
 
 
+def test_a_sample_of_a_squashed_normal_and_its_density_at_a_given_noise(monkeypatch):
+    squashed = distributions.SquashedNormal(jnp.array([0.3]), jnp.log(jnp.array([0.5])))
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.full(shape, -0.7))
+    action, log_prob = squashed.sample_and_log_prob(seed=jax.random.key(0))
+    np.testing.assert_allclose(action, [-0.0499584], rtol=1e-5)
+    np.testing.assert_allclose(log_prob, -0.468292, rtol=1e-5)
+    np.testing.assert_allclose(squashed.log_prob(action), -0.468292, rtol=1e-5)
+
+
 def test_a_squashed_density_integrates_to_one_and_its_samples_follow_it():
     squashed = distributions.SquashedNormal(jnp.array([0.4]), jnp.array([-0.3]))
     edges = jnp.linspace(-1.0, 1.0, 4_001)
