@@ -17,6 +17,8 @@ DATA_LIBRARIES = (
     "h5py",
     "minari",
     "bsuite",
+    "mujoco",
+    "ogbench",
 )
 
 

@@ -62,6 +62,7 @@ HEAVY = {  # library -> the files that may import it, inside functions alone
         name: {"environments/"}
         for name in ("bsuite", "dm_control", "gymnasium", "ale_py", "mujoco")
     },
+    "ogbench": {"environments/", "data/sources/ogbench.py"},
 }
 
 

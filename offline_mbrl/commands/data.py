@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -180,8 +180,9 @@ def run_build(options: Build, console: Console) -> int:
             raise UsageError(
                 f"--{next(iter(flags))} is for local/ datasets, which are generated; {name} is not"
             )
-        names.check(name, entry.location, entry.variant._replace(**flags))
-        name = names.local_name(entry.location, entry.variant._replace(**flags))
+        variant = entry.variant._replace(**flags)
+        names.check(name, entry.location, variant)
+        name = names.local_name(entry.location, variant, entry.task)
     directory = catalog.build(
         name, collect=datasets.collector(Console(stderr=True)), force=options.force
     )
@@ -207,7 +208,8 @@ def run_audit(options: Audit, console: Console) -> int:
     }
     for sentence in _semantics(opened):
         console.print(f"semantics: {sentence}", highlight=False, markup=False, soft_wrap=True)
-    lines = [line for split in findings for line in _described(parts, split, findings[split])]
+    rule = columns.held_out_after(opened.manifest.get("train_episodes"))
+    lines = [line for split in findings for line in _described(parts, split, findings[split], rule)]
     console.print("\n".join(lines) or "nothing found", highlight=False, markup=False)
     listed = list(itertools.chain.from_iterable(findings.values()))
     if any(finding.row is not None for finding in listed):
@@ -220,12 +222,15 @@ def run_audit(options: Audit, console: Console) -> int:
 
 
 def _described(
-    parts: Mapping[str, steps.Aligned | None], split: str, findings: list[audit.Finding]
+    parts: Mapping[str, steps.Aligned | None],
+    split: str,
+    findings: list[audit.Finding],
+    is_held_out: Callable[[int], bool],
 ) -> Iterator[str]:
     """A line for each finding, that names its place in the source."""
     ends = {name: part.episode_ends for name, part in parts.items() if part}
     rows = [finding.row for finding in findings if finding.row is not None]
-    locations = iter(columns.locate(ends, split, rows))
+    locations = iter(columns.locate(ends, split, rows, is_held_out))
     for finding in findings:
         where = ""
         if finding.row is not None:

@@ -21,16 +21,18 @@ def collector(console: Console) -> catalog.Collect:
     def collect(environment: str, **settings: Any) -> Iterator[dict[str, Any]]:
         # Simulators are loaded only where they are needed.
         from offline_mbrl.collect import atari, bsuite, control
-        from offline_mbrl.collect.mujoco import episodes
+        from offline_mbrl.collect.mujoco import episodes as mujoco
+        from offline_mbrl.collect.ogbench import episodes as ogbench
 
         family, _, name = environment.rpartition("/")
-        counted = "steps" if family in ("atari", "mujoco") else "episodes"
+        counted = "steps" if family in ("atari", "mujoco", "ogbench") else "episodes"
         say = functools.partial(console.print, highlight=False)
         collectors = {
             "": bsuite.collect,
             "atari": atari.collect,
             "control": functools.partial(control.collect, report=say),
-            "mujoco": episodes.collect,
+            "mujoco": mujoco.collect,
+            "ogbench": ogbench.collect,
         }
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
             yield from collectors[family](

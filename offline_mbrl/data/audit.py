@@ -51,6 +51,7 @@ def episodes(part: steps.Aligned) -> dict[str, float]:
     terminal = int(ends_terminal(part).sum())
     summary: dict[str, float] = {"episodes": len(lengths), "transitions": int(lengths.sum())}
     summary |= {"terminal": terminal, "truncated": len(lengths) - terminal}
+    summary |= {"masked": masked(part)}
     for name, values in (("length", lengths), ("return", returns)):
         low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
         summary |= {
@@ -163,6 +164,8 @@ def duplicates(part: steps.Aligned) -> list[Finding]:
 def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
     """Terminals exactly at the time limit, which suggest a truncation stored as a terminal.
 
+    Data that are masked inside episodes too say by that what stops bootstrapping.
+
     Args:
       part: aligned columns.
       limit: the time limit in steps; 0 when unknown: the greatest length of `part`.
@@ -171,7 +174,7 @@ def terminals_at_limit(part: steps.Aligned, limit: int = 0) -> list[Finding]:
     terminal = ends_terminal(part)
     limit = limit or int(lengths.max())
     suspicious = terminal & (lengths == limit)
-    if suspicious.sum() < 2:  # some episode is always the longest
+    if suspicious.sum() < 2 or masked(part):  # some episode is always the longest
         return []
     episode = int(np.argmax(suspicious))
     message = (
@@ -244,6 +247,12 @@ def episode_returns(part: steps.Aligned) -> np.ndarray:
 def ends_terminal(part: steps.Aligned) -> np.ndarray:
     """`[E]` whether each episode ends in a true terminal."""
     return np.asarray(part.columns["discount"])[part.episode_ends - 1] == 0
+
+
+def masked(part: steps.Aligned) -> int:
+    """Steps inside episodes that nothing is bootstrapped from: their discount is 0."""
+    is_masked = np.asarray(part.columns["discount"]) == 0
+    return int(is_masked.sum() - is_masked[part.episode_ends - 1].sum())
 
 
 def _chunks(leaf: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

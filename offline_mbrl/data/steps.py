@@ -8,7 +8,8 @@ apply to every source:
   episode ends;
 * no transition starts at an episode's last record;
 * `discount` is 0 exactly on the step that leads to an `is_terminal` record: a truncation never
-  stops bootstrapping;
+  stops bootstrapping; a source with a field `bootstrap` (OGBench's masks) adds the steps where
+  that is 0, from which the episode goes on;
 * an episode of a single record holds no transition: it is dropped and counted.
 
 The values that a source stores beside an episode's last observation are meaningless (RLDS) and
@@ -25,6 +26,7 @@ import numpy as np
 from offline_mbrl.types import UsageError
 
 FLAGS = ("is_first", "is_last", "is_terminal")
+BOOTSTRAP = "bootstrap"  # 0 on a step that no value is bootstrapped from
 
 
 class Aligned(NamedTuple):
@@ -40,8 +42,8 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
 
     Args:
       records: `observation` (a pytree), `action`, `reward` and any of `is_first`, `is_last`,
-        `is_terminal`, all `[R, ...]`; further fields become columns too. A `discount` in the source
-        is ignored: the flags decide.
+        `is_terminal`, `bootstrap`, all `[R, ...]`; further fields become columns too. A `discount`
+        in the source is ignored: the flags decide.
       source_lengths: `[E']` lengths of the source's own episodes, where it has them.
 
     Returns:
@@ -61,7 +63,10 @@ def align(records: Mapping[str, Any], source_lengths: np.ndarray | None = None) 
     single = starts & ends
     discount = np.ones(size, np.float32)
     discount[:-1][terminal[1:] & ~ends[:-1]] = 0.0
-    columns = {name: value for name, value in records.items() if name not in (*FLAGS, "discount")}
+    if BOOTSTRAP in records:
+        discount[~ends & (np.asarray(records[BOOTSTRAP]) == 0)] = 0.0
+    decided = (*FLAGS, BOOTSTRAP, "discount")
+    columns = {name: value for name, value in records.items() if name not in decided}
     columns |= {"discount": discount}
     columns = jax.tree.map(lambda column: np.asarray(column)[~single], columns)
     episode_ends = np.flatnonzero(ends[~single])

@@ -30,15 +30,19 @@ FAMILIES = {
     "control": ("control_suite", "control"),
     "gym": ("gymnasium", "gymnasium"),
     "atari": ("atari", "atari"),
+    "ogbench": ("ogbench", "ogbench"),
 }
 OPTIONS = {
     "bsuite": ("noise",),
     "control": ("noise",),
     "gym": ("noise", "max_steps", "contact_forces"),
     "atari": ("noise", "max_steps", "sticky", "skip"),
+    "ogbench": ("noise",),
 }
-# Modules with `reseed(environment, seed) -> bool`. Atari's games are gymnasium environments; those
-# of bsuite are built again in a millisecond.
+SOLVED_AT_TERMINALS = ("ogbench",)  # families whose terminals all say that the task is solved
+NEED_DM_CONTROL = ("control", "ogbench")
+# Modules with `reseed(environment, seed) -> bool`. Atari's games and OGBench's tasks are gymnasium
+# environments; those of bsuite are built again in a millisecond.
 RESEEDED = ("control_suite", "gymnasium")
 WHOLE = ("max_steps", "skip")
 SWITCHES = ("contact_forces",)  # the other options are probabilities
@@ -57,12 +61,12 @@ def make(simulator: str, *, seed: int) -> dm_env.Environment:
     """Builds a simulator.
 
     Args:
-      simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`. Options
-        follow a `?`: `noise=0.1` replaces the action with that probability by a uniform one;
-        `max_steps=500` (gym, atari) cuts episodes; `contact_forces=0` (gym) leaves them out of
-        Ant's observations, as D4RL's data have it; `sticky=0` and `skip=2` (atari) are the
-        probability that a frame repeats the previous action and the number of frames for which an
-        action is held.
+      simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`,
+        `ogbench/cube-single-singletask-task1`. Options follow a `?`: `noise=0.1` replaces the
+        action with that probability by a uniform one; `max_steps=500` (gym, atari) cuts episodes;
+        `contact_forces=0` (gym) leaves them out of Ant's observations, as D4RL's data have it;
+        `sticky=0` and `skip=2` (atari) are the probability that a frame repeats the previous
+        action and the number of frames for which an action is held.
       seed: fixes the simulator's own randomness and the noise.
 
     Raises:
@@ -111,6 +115,11 @@ def spec(simulator: str) -> EnvironmentSpec:
     raw.close()
     shape = jax.ShapeDtypeStruct(observation.shape, observation.dtype)
     return EnvironmentSpec(observation=shape, action=actions, horizon=horizon)
+
+
+def has_success(simulator: str) -> bool:
+    """Whether a terminal of this simulator says that its task is solved, and nothing else does."""
+    return simulator.partition("/")[0] in SOLVED_AT_TERMINALS
 
 
 def parse(simulator: str) -> Simulator:
@@ -167,7 +176,7 @@ def _load(parsed: Simulator, seed: int) -> tuple[dm_env.Environment, int]:
         return family.load(parsed.name, seed, **own)
     except ModuleNotFoundError as error:
         remedy = f"pip install 'offline_mbrl[{extra}]'"
-        if parsed.family == "control":
+        if parsed.family in NEED_DM_CONTROL:
             remedy += " on Python 3.12 or older: dm_control's labmaze has no wheel for later ones"
         raise UsageError(
             f"simulator {parsed.family}/{parsed.name} needs a package that is not installed "

@@ -25,6 +25,9 @@ class Evaluation(NamedTuple):
     lengths: np.ndarray  # same shape, int32 steps; 0 where not finished
     complete: bool  # every episode was finished
     message: str  # why not; empty when complete
+    # [S, num_episodes] or [num_episodes] bool, the episode solved the task; None where the
+    # simulator has no such notion
+    success: np.ndarray | None = None
 
 
 class Evaluator(NamedTuple):
@@ -115,6 +118,7 @@ def make_evaluator(
     simulators = simulation.make(build, timeout=timeout, processes=processes)
     lead = () if num_seeds is None else (num_seeds,)
     over_seeds = num_seeds is not None
+    has_success = environments.has_success(simulator)
 
     @functools.cache
     def compiled(width: int, greedy: bool) -> acting.Acting:
@@ -145,6 +149,7 @@ def make_evaluator(
             lengths=record.lengths.reshape(*lead, num_episodes),
             complete=not message,
             message=message,
+            success=record.terminal.reshape(*lead, num_episodes) if has_success else None,
         )
 
     def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
@@ -165,11 +170,16 @@ class _Record(NamedTuple):
 
     returns: np.ndarray  # [S, num_episodes]
     lengths: np.ndarray  # [S, num_episodes]
+    terminal: np.ndarray  # [S, num_episodes] bool
 
 
 def _empty(num_seeds: int, num_episodes: int) -> _Record:
     returns = np.full((num_seeds, num_episodes), np.nan)
-    return _Record(returns=returns, lengths=np.zeros(returns.shape, np.int32))
+    return _Record(
+        returns=returns,
+        lengths=np.zeros(returns.shape, np.int32),
+        terminal=np.zeros(returns.shape, bool),
+    )
 
 
 def _require_positive(**numbers: int) -> None:
@@ -259,6 +269,7 @@ def _play(
         where = (rows // width, slots[rows] + played[rows] * width)
         record.returns[where] = total[rows]
         record.lengths[where] = steps[rows]
+        record.terminal[where] = moment.terminal[rows]
         for number in range(len(rows)):
             ended(int(played.sum()) + number + 1)
         played[rows] += 1

@@ -38,6 +38,7 @@ class Moment(NamedTuple):
     reward: np.ndarray  # [n] float64
     # [n] bool, the step ended an episode; `observation` is then the first of the next one
     last: np.ndarray
+    terminal: np.ndarray  # [n] bool, it ended in a true terminal
 
 
 class Failure(NamedTuple):
@@ -109,11 +110,13 @@ def _step(
     """Steps the active simulators; one whose episode ends starts the next one at once."""
     rewards = np.zeros(len(observations))
     last = np.zeros(len(observations), bool)
+    terminal = np.zeros(len(observations), bool)
     for row in np.flatnonzero(request.active).tolist():
         timestep = simulators[row].step(request.actions[row])
         rewards[row] = timestep.reward
         last[row] = timestep.last()
         if last[row]:
+            terminal[row] = timestep.discount == 0
             timestep = simulators[row].reset()
         observations[row] = np.asarray(timestep.observation)
-    return Moment(observation=np.stack(observations), reward=rewards, last=last)
+    return Moment(observation=np.stack(observations), reward=rewards, last=last, terminal=terminal)

@@ -218,9 +218,22 @@ def summarize(
       human: the returns of a random policy and of a human, for human-normalized scores.
     """
     return {
-        how: _summarize(evaluation, reference) | _on_human_scale(evaluation, human)
+        how: _summarize(evaluation, reference)
+        | _on_human_scale(evaluation, human)
+        | _success(evaluation)
         for how, evaluation in played.items()
     }
+
+
+def _success(played: episodes.Evaluation) -> dict[str, Any]:
+    """The share of each seed's finished episodes that solved the task, where there is one."""
+    if played.success is None:
+        return {}
+    finished = np.isfinite(played.returns).sum(axis=1)
+    solved = played.success.sum(axis=1)
+    rates = np.where(finished, solved / np.maximum(finished, 1), np.nan)
+    middle = float(aggregate.interquartile_mean(rates[:, None])) if played.complete else None
+    return {"success": _numbers(rates), "success_interquartile_mean": middle}
 
 
 def _on_human_scale(played: episodes.Evaluation, human: Sequence[float] | None) -> dict[str, Any]:

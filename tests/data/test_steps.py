@@ -45,6 +45,14 @@ def test_truncation_never_stops_bootstrapping_whatever_the_source_s_discount_say
     np.testing.assert_array_equal(part.columns["discount"], 1)
 
 
+def test_masks_stop_bootstrapping_inside_an_episode_and_end_none():
+    part = steps.align(records(6, is_last=flags(6, 2, 5), bootstrap=[1, 0, 0, 0, 1, 1]))
+    np.testing.assert_array_equal(part.episode_ends, [2, 5])
+    np.testing.assert_array_equal(part.columns["discount"], [1, 0, 1, 0, 1, 1])
+    np.testing.assert_array_equal(part.columns["reward"], [1, 2, 0, 4, 5, 0])
+    assert "bootstrap" not in part.columns
+
+
 def test_each_kind_of_end_closes_an_episode():
     for ends in (
         {"is_last": flags(6, 2, 5)},

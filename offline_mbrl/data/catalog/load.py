@@ -5,6 +5,7 @@ Generated here; variants are part of the name:
     local/{catch,cartpole,mountain_car}    local/catch-noise0.1-fraction10-episodes200-seed1
     local/atari/<Game>, scripted play      local/atari/Pong-steps30000-episodes10-seed1
     local/control/<task>, SAC policies     local/control/cheetah_run-episodes30-seed1
+    local/ogbench/<dataset>                local/ogbench/cube-single-play-singletask-task1
 
 Official; parts of Atari datasets are part of the name: -percent10 (the first tenth of the episodes
 of every split), -checkpoints0-4 (of the ordered datasets), -unclipped (rewards without clipping):
@@ -14,6 +15,7 @@ of every split), -checkpoints0-4 (of the ordered datasets), -unclipped (rewards 
     rlu_atari_checkpoints_ordered/<Game>_run_<1..5>
     d4rl_mujoco_{ant,halfcheetah,hopper,walker2d}/<config>
     d4rl_antmaze/<config>
+    ogbench/<dataset>[-singletask-task<1..5>], from the user's files
 
 By path: a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file. By id:
 minari:<id>.
@@ -29,7 +31,7 @@ import numpy as np
 
 from offline_mbrl.data import memory, normalize, specs, stream, trees
 from offline_mbrl.data.catalog import official
-from offline_mbrl.data.catalog.names import Entry, lookup, names, recipe
+from offline_mbrl.data.catalog.names import Entry, local_name, lookup, names, recipe
 from offline_mbrl.data.catalog.official import Reference
 from offline_mbrl.data.sources import ingest
 from offline_mbrl.data.specs import spec_of
@@ -176,7 +178,7 @@ _build = build  # not hidden by the arguments of that name
 
 def store_directory(entry: Entry) -> Path:
     """The directory of a dataset's column store; a source file that changes gets a new one."""
-    if entry.kind in ("local", "tfds"):
+    if entry.kind in ("local", "tfds", "ogbench"):
         return atomic.root() / "store" / entry.name
     location = Path(entry.location)
     content = [(str(location.resolve()), entry.kind)]
@@ -228,10 +230,15 @@ def _with_transitions(loaded: Loaded) -> Loaded:
 
 
 def _source(entry: Entry, collect: Collect | None, force: bool) -> ingest.Source:
-    from offline_mbrl.data.sources import hdf5, minari, tfds
+    from offline_mbrl.data.sources import hdf5, minari, ogbench, tfds
 
+    if entry.kind == "ogbench":
+        return ogbench.files_source(entry.location, entry.task)._replace(gamma=entry.gamma)
     if entry.kind == "local":
-        return tfds.directory_source(_collected(entry, collect, force))
+        steps = lookup(local_name(entry.location, entry.variant))  # without a task
+        source = tfds.directory_source(_collected(steps, collect, force))
+        family, _, dataset = entry.location.partition("/")
+        return ogbench.labelled(source, dataset, entry.task) if family == "ogbench" else source
     if entry.kind == "tfds":
         return tfds.builder_source(
             entry.location, gamma=entry.gamma, horizon=entry.horizon, part=entry.part
@@ -328,7 +335,8 @@ def _healthy(
 def _describe(opened: store.Store, split: str, findings: list[dict[str, Any]]) -> str:
     first = findings[0]
     ends = {name: store.read(listed[store.ENDS]) for name, listed in opened.columns.items()}
-    (position,) = columns.locate(ends, split, [first["row"]])
+    rule = columns.held_out_after(opened.manifest.get("train_episodes"))
+    (position,) = columns.locate(ends, split, [first["row"]], rule)
     dropped = " that hold a transition" if opened.manifest["counts"]["dropped"] else ""
     more = f" ({len(findings) - 1} more such places)" if len(findings) > 1 else ""
     return (

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from offline_mbrl.data.catalog import atari, d4rl, official
+from offline_mbrl.data.catalog import atari, d4rl, official, ogbench
 from offline_mbrl.data.catalog.reference import Reference
 from offline_mbrl.types import UsageError
 
@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     """The meaning of a name, known before any data are read."""
 
     name: str  # canonical
-    kind: str  # local, tfds, rlds, hdf5, minari (a directory), minari-id
+    kind: str  # local, tfds, rlds, hdf5, minari (a directory), minari-id, ogbench
     location: str  # environment, TFDS name, path or id
     simulator: str | None = None
     reference: Reference | None = None
@@ -35,6 +35,7 @@ class Entry(NamedTuple):
     horizon: int = 0  # longest episode in steps; 0 when unknown
     variant: Variant = Variant()  # for local datasets
     part: atari.Part = atari.Part()  # for official Atari datasets
+    task: int = 0  # of OGBench's data, counted from 1; 0: they have none
 
 
 def names() -> list[str]:
@@ -44,8 +45,10 @@ def names() -> list[str]:
         *(f"local/atari/{game}" for game in atari.TRACKED),
         *(f"local/{name}" for name in official.LOCAL_CONTROL),
         *(f"local/{name}" for name in official.LOCAL_MUJOCO),
+        *(f"local/{name}" for name in official.LOCAL_OGBENCH),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
         *d4rl.BY_TFDS,
+        *ogbench.names(),
         *(
             f"{builder}/{game}_run_{run}"
             for builder in atari.BUILDERS
@@ -64,6 +67,9 @@ def lookup(name: str) -> Entry:
     """
     if name.startswith("local/"):
         return _local(name)
+    labelled = ogbench.parse(name)
+    if labelled:
+        return _ogbench(*labelled)
     if name in names():
         return _official(name)
     parsed = atari.parse(name)
@@ -74,8 +80,14 @@ def lookup(name: str) -> Entry:
     return _path(name)
 
 
-def local_name(environment: str, variant: Variant) -> str:
-    """The canonical name of a variant, for example `local/catch-noise0.1`."""
+def local_name(environment: str, variant: Variant, task: int = 0) -> str:
+    """The canonical name of a variant, for example `local/catch-noise0.1`.
+
+    Args:
+      environment: for example `catch`.
+      variant: its settings.
+      task: see `Entry`.
+    """
     facts = _facts(environment)
     standard = Variant(episodes=facts.num_episodes, steps=facts.num_steps)
     suffixes = [
@@ -83,7 +95,7 @@ def local_name(environment: str, variant: Variant) -> str:
         for setting, value in variant._asdict().items()
         if value != getattr(standard, setting)
     ]
-    return f"local/{environment}" + "".join(suffixes)
+    return f"local/{ogbench.joined(environment, task)}" + "".join(suffixes)
 
 
 def recipe(entry: Entry) -> dict[str, float]:
@@ -96,8 +108,8 @@ def recipe(entry: Entry) -> dict[str, float]:
 
 
 def _local(name: str) -> Entry:
-    environment = VARIANT.sub("", name.removeprefix("local/"))
-    if not official.local(environment):
+    environment, task = ogbench.split(VARIANT.sub("", name.removeprefix("local/")))
+    if not official.local(environment) or (task and environment not in official.LOCAL_OGBENCH):
         _unknown(name)
     facts = _facts(environment)
     settings = dict(VARIANT.findall(name))
@@ -114,19 +126,27 @@ def _local(name: str) -> Entry:
             f"dataset {name!r}: fraction, episodes, seed and steps are whole numbers"
         ) from error
     check(name, environment, variant)
-    named = environment if "/" in environment else f"bsuite/{environment}"
-    simulator = facts.simulator or named
-    simulator += f"?noise={variant.noise:g}" if variant.noise else ""
     return Entry(
-        name=local_name(environment, variant),
+        name=local_name(environment, variant, task),
         kind="local",
         location=environment,
-        simulator=simulator,
+        simulator=_local_simulator(environment, facts, variant, task),
         reference=facts.reference,
         gamma=facts.gamma,
         horizon=facts.horizon,
         variant=variant,
+        task=task,
     )
+
+
+def _local_simulator(
+    environment: str, facts: official.Local, variant: Variant, task: int
+) -> str | None:
+    if environment in official.LOCAL_OGBENCH:
+        return ogbench.simulator(environment.removeprefix("ogbench/"), task)
+    named = environment if "/" in environment else f"bsuite/{environment}"
+    noise = f"?noise={variant.noise:g}" if variant.noise else ""
+    return (facts.simulator or named) + noise
 
 
 def check(name: str, environment: str, variant: Variant) -> None:
@@ -191,6 +211,16 @@ def _official(name: str) -> Entry:
             horizon=atari.HORIZON,
         )
     return _d4rl(d4rl.BY_TFDS[name], name=name, kind="tfds", location=name)
+
+
+def _ogbench(dataset: str, task: int) -> Entry:
+    return Entry(
+        name=f"ogbench/{ogbench.joined(dataset, task)}",
+        kind="ogbench",
+        location=dataset,
+        simulator=ogbench.simulator(dataset, task),
+        task=task,
+    )
 
 
 def _d4rl(dataset: d4rl.Official, *, name: str, kind: str, location: str) -> Entry:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from offline_mbrl.data.catalog import atari, atari_scores, d4rl
+from offline_mbrl.data.catalog import atari, atari_scores, d4rl, ogbench
 from offline_mbrl.data.catalog.reference import Reference
 from offline_mbrl.types import BoundedActions, DiscreteActions, UsageError
 
@@ -191,7 +191,23 @@ LOCAL_MUJOCO = {
 }
 
 
+# --- generated here: OGBench's environments by its own scripts ---
+
+LOCAL_OGBENCH = {
+    f"ogbench/{dataset}": Local(
+        num_episodes=0,
+        horizon=facts.horizon,
+        reference=None,
+        action=BoundedActions((-1.0,) * facts.action_size, (1.0,) * facts.action_size),
+        num_steps=ogbench.STEPS,
+        behavior=facts.behavior,
+        variants=("steps", "seed"),
+    )
+    for dataset, facts in ogbench.COLLECTED.items()
+}
+
+
 def local(environment: str) -> Local | None:
     """The dataset `local/<environment>`, for example of `atari/Pong`; None if there is none."""
-    tables = (LOCAL, LOCAL_ATARI, LOCAL_CONTROL, LOCAL_MUJOCO)
+    tables = (LOCAL, LOCAL_ATARI, LOCAL_CONTROL, LOCAL_MUJOCO, LOCAL_OGBENCH)
     return next((table[environment] for table in tables if environment in table), None)

@@ -42,6 +42,8 @@ class Source(NamedTuple):
     episodes: int | None = None  # number of episodes according to the source
     steps: int | None = None  # number of records according to the source
     simulator: str | None = None
+    # number of episodes before those of the validation split; None: it is drawn from all of them
+    train_episodes: int | None = None
 
 
 def ingest(
@@ -124,7 +126,8 @@ def _join(batches: list[Batch]) -> Batch:
 def _build(source: Source, directory: Path, name: str) -> None:
     counts: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
-    entries = columns.write(directory, _aligned(source.batches, counts, dropped))
+    rule = columns.held_out_after(source.train_episodes)
+    entries = columns.write(directory, _aligned(source.batches, counts, dropped), rule)
     _check_counts(source, counts, dropped, name)
     written = {
         split: {tuple(entry["path"]): store.column(directory, entry, name) for entry in listed}
@@ -155,6 +158,7 @@ def _build(source: Source, directory: Path, name: str) -> None:
             "counts": {**counts, "dropped": dict(dropped)},
             "spec": spec,
             "simulator": source.simulator,
+            "train_episodes": source.train_episodes,
             "health": {split: audit.health(part, action) for split, part in parts.items() if part},
             "provenance": {**source.provenance, **provenance.describe()},
             "fingerprint": store.fingerprint(entries, spec),

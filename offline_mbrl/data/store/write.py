@@ -1,6 +1,6 @@
 """Writes the column files of a store batch by batch, so that a dataset need not fit in memory."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -31,12 +31,39 @@ class Position(NamedTuple):
     row: int  # over all episodes
 
 
-def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[dict[str, Any]]]:
+def held_out(episode: int) -> bool:
+    """Whether an episode, counted from 0 in the source's order, belongs to the validation split.
+
+    One random episode of every consecutive `VALIDATION_EVERY` does; in the first block always the
+    second, so that two episodes suffice for a validation split.
+    """
+    block, position = divmod(episode, VALIDATION_EVERY)
+    if block == 0:
+        return position == 1
+    generator = np.random.default_rng([VALIDATION_SEED, block])
+    return position == int(generator.integers(VALIDATION_EVERY))
+
+
+def held_out_after(train_episodes: int | None) -> Callable[[int], bool]:
+    """The rule of a source whose first episodes are for training and the others are not.
+
+    Args:
+      train_episodes: their number; None for `held_out`.
+    """
+    return held_out if train_episodes is None else lambda episode: episode >= train_episodes
+
+
+def write(
+    directory: Path,
+    batches: Iterable[steps.Aligned],
+    is_held_out: Callable[[int], bool] = held_out,
+) -> dict[str, list[dict[str, Any]]]:
     """Writes aligned columns as files.
 
     Args:
       directory: the directory of the files.
       batches: whole episodes, in order; every batch has the same fields, shapes and dtypes.
+      is_held_out: whether an episode, counted from 0, belongs to the validation split.
 
     Returns:
       The manifest's `columns`: for each split the columns with path, file, dtype, shape and hashes.
@@ -55,7 +82,7 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
             }
             fields = fields or batch_fields
             _refuse_change(fields, batch_fields)
-            for split, part in _split(batch, first_episode=episodes):
+            for split, part in _split(batch, episodes, is_held_out):
                 for path, values in _leaves(part, first_row=rows[split]).items():
                     if (split, path) not in files:
                         file = directory / _file_name(split, path, len(files))
@@ -71,32 +98,23 @@ def write(directory: Path, batches: Iterable[steps.Aligned]) -> dict[str, list[d
     return entries
 
 
-def held_out(episode: int) -> bool:
-    """Whether an episode, counted from 0 in the source's order, belongs to the validation split.
-
-    One random episode of every consecutive `VALIDATION_EVERY` does; in the first block always the
-    second, so that two episodes suffice for a validation split.
-    """
-    block, position = divmod(episode, VALIDATION_EVERY)
-    if block == 0:
-        return position == 1
-    generator = np.random.default_rng([VALIDATION_SEED, block])
-    return position == int(generator.integers(VALIDATION_EVERY))
-
-
 def locate(
-    episode_ends: Mapping[str, np.ndarray], split: str, rows: Iterable[int]
+    episode_ends: Mapping[str, np.ndarray],
+    split: str,
+    rows: Iterable[int],
+    is_held_out: Callable[[int], bool] = held_out,
 ) -> list[Position]:
-    """Positions in the source of rows of a split: the inverse of the division by `held_out`.
+    """Positions in the source of rows of a split: the inverse of the division by `is_held_out`.
 
     Args:
       episode_ends: for every split of the dataset, `[E]` rows of its episodes' last records.
       split: the split of the rows.
       rows: rows of the split.
+      is_held_out: as of `write`.
     """
     lengths = {name: np.diff(np.concatenate([[-1], ends])) for name, ends in episode_ends.items()}
     validation = np.array(
-        [held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool
+        [is_held_out(episode) for episode in range(sum(map(len, lengths.values())))], bool
     )
     episodes = {"train": np.flatnonzero(~validation), "validation": np.flatnonzero(validation)}
     source_lengths = np.zeros(len(validation), np.int64)
@@ -123,9 +141,11 @@ def take_episodes(part: steps.Aligned, chosen: np.ndarray) -> steps.Aligned:
     return steps.Aligned(columns=trees.unflatten(leaves), episode_ends=episode_ends, dropped={})
 
 
-def _split(batch: steps.Aligned, *, first_episode: int) -> Iterator[tuple[str, steps.Aligned]]:
+def _split(
+    batch: steps.Aligned, first_episode: int, is_held_out: Callable[[int], bool]
+) -> Iterator[tuple[str, steps.Aligned]]:
     validation = np.array(
-        [held_out(first_episode + e) for e in range(len(batch.episode_ends))], bool
+        [is_held_out(first_episode + e) for e in range(len(batch.episode_ends))], bool
     )
     for split, chosen in (("train", ~validation), ("validation", validation)):
         if chosen.any():

@@ -6,6 +6,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+# Further columns where a summary has them: their title, and the fields per seed and aggregated.
+FURTHER = {
+    "human": ("human-normalized", "human_scores", "human_interquartile_mean"),
+    "success": ("success", "success", "success_interquartile_mean"),
+}
+
 
 def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
     """Scores per seed and aggregated; the held-out figures where no episode was played."""
@@ -21,7 +27,7 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
     )
     shown.add_column("seed")
     for manner, summary in evaluation.items():
-        for column in (manner, *(["human"] if "human_scores" in summary else []), "episodes"):
+        for column in (manner, *_further(summary), "episodes"):
             shown.add_column(column, justify="right", no_wrap=column == manner)
     for i, seed in enumerate(outcome["seeds"]):
         frozen = " (frozen)" if str(seed) in outcome["failures"] else ""
@@ -30,7 +36,7 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
             for summary in evaluation.values()
             for cell in (
                 number(summary["scores"][i]),
-                *map(number, summary.get("human_scores", [])[i : i + 1]),
+                *(number(summary[FURTHER[column][1]][i]) for column in _further(summary)),
                 str(summary["episodes"][i]),
             )
         ]
@@ -38,7 +44,7 @@ def table(run: Mapping[str, Any], outcome: Mapping[str, Any]) -> Table:
     cells = [
         cell
         for summary in evaluation.values()
-        for cell in (aggregate_in_words(summary), *_human_aggregate(summary), "")
+        for cell in (aggregate_in_words(summary), *_further_aggregates(summary), "")
     ]
     shown.add_row("IQM", *cells)
     return shown
@@ -53,9 +59,13 @@ def _figures_table(shown: Table, figures: Mapping[str, Mapping[str, float | None
     return shown
 
 
-def _human_aggregate(summary: Mapping[str, Any]) -> list[str]:
-    """The cell of the human scale, where there is that column."""
-    return [number(summary["human_interquartile_mean"])] if "human_scores" in summary else []
+def _further(summary: Mapping[str, Any]) -> list[str]:
+    """The further columns that a summary has."""
+    return [column for column, (_, per_seed, _) in FURTHER.items() if per_seed in summary]
+
+
+def _further_aggregates(summary: Mapping[str, Any]) -> list[str]:
+    return [number(summary[FURTHER[column][2]]) for column in _further(summary)]
 
 
 def aggregate_in_words(summary: Mapping[str, Any]) -> str:
@@ -106,22 +116,27 @@ def markdown(outcome: Mapping[str, Any]) -> list[str]:
             lines + [[name, *(number(row.get(name)) for row in rows.values())] for name in names]
         )
     kind = "normalized score" if evaluation["greedy"]["normalized"] else "return"
-    human = {manner: summary for manner, summary in evaluation.items() if "human_scores" in summary}
+    further = [
+        (manner, summary, FURTHER[column])
+        for column in FURTHER
+        for manner, summary in evaluation.items()
+        if column in _further(summary)
+    ]
     lines = [
         [
             "seed",
             *(f"{manner}: {kind}" for manner in evaluation),
-            *(f"{manner}: human-normalized" for manner in human),
+            *(f"{manner}: {title}" for manner, _, (title, _, _) in further),
             "episodes",
         ]
     ]
     for i, seed in enumerate(outcome["seeds"]):
         scores = [number(summary["scores"][i]) for summary in evaluation.values()]
-        scores += [number(summary["human_scores"][i]) for summary in human.values()]
+        scores += [number(summary[per_seed][i]) for _, summary, (_, per_seed, _) in further]
         lines.append([str(seed), *scores, str(evaluation["greedy"]["episodes"][i])])
     aggregated = [
         *map(aggregate_in_words, evaluation.values()),
-        *(_human_aggregate(summary)[0] for summary in human.values()),
+        *(number(summary[middle]) for _, summary, (_, _, middle) in further),
     ]
     lines.append(["interquartile mean [95 %]", *aggregated, ""])
     return _markdown(lines)

@@ -1,0 +1,1 @@
+"""Data of OGBench's environments by its own scripts."""
