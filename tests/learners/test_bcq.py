@@ -10,6 +10,7 @@ from transition_rows import SIZES, SPEC, batch, differs
 
 from offline_mbrl.learners import bcq
 from offline_mbrl.learners.parts import actor_critic, candidates
+from offline_mbrl.networks import conditional_vae
 from offline_mbrl.types import Context, DiscreteActions, UsageError
 
 KEY = jax.random.key(1)
@@ -65,6 +66,16 @@ def test_a_perturbation_is_bounded_and_stays_among_the_actions():
     raw = jnp.array([1e3, -1e3, 1e3, -1e3])
     np.testing.assert_allclose(bcq.perturbed(action, raw, largest=0.05), [0.05, 0.45, 1.0, -1.0])
     np.testing.assert_array_equal(bcq.perturbed(action, raw, largest=0.0), action)
+
+
+def test_without_a_perturbation_an_action_is_the_tanh_of_what_is_generated():
+    nets, vae = bcq.networks(bcq.Config(**SIZES, vae_layers=(8,), perturbation=0.0), SPEC)
+    params = jax.tree.map(lambda leaf: 2.0 * leaf, nets.init_actor(KEY))
+    observation = batch().observation[0]
+    outputs = conditional_vae.generate(vae, params["vae"], observation, KEY)
+    action = nets.policy(params, observation).sample(seed=KEY)
+    np.testing.assert_allclose(action, jnp.tanh(outputs), rtol=1e-6)
+    assert float(jnp.max(jnp.abs(outputs - action))) > 1e-3
 
 
 # --- one update ---

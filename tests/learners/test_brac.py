@@ -10,8 +10,9 @@ import pytest
 from transition_rows import SIZES, SPEC, batch, differs
 
 from offline_mbrl.learners.parts import actor_critic, candidates, divergences
+from offline_mbrl.learners.parts.behavior import autoencoded
 from offline_mbrl.learners.regularized import brac, configs
-from offline_mbrl.networks import heads, optimizers
+from offline_mbrl.networks import conditional_vae, heads, optimizers
 from offline_mbrl.networks.distributions import SquashedNormal
 from offline_mbrl.settings import in_use
 from offline_mbrl.types import Context, UsageError
@@ -118,6 +119,18 @@ def test_its_estimate_is_unbiased_and_that_of_the_squashed_densities():
 def test_log_deviations_are_bounded_smoothly():
     value = heads.between(jnp.array([-2.0, 0.0, 1.0]), *BRAC.log_std_bounds)
     np.testing.assert_allclose(value, [-4.910069, -2.5, -0.596015], atol=1e-5)
+
+
+def test_samples_are_compared_before_tanh():
+    """5 of the policy and 10 of the autoencoder, which are nearly the same action."""
+    method, _, state, _, _ = started(BEAR)
+    vae = conditional_vae.make(3, 2, (8,))
+    vae = vae._replace(decode=lambda params, condition, latent: jnp.full(2, 10.0))
+    model = autoencoded(vae, functools.partial(divergences.laplacian, width=20.0), 4)
+    five = SquashedNormal(mean=jnp.full(2, 5.0), log_std=jnp.full(2, -20.0))
+    agent = actor_critic.agent_of(method.networks, state)._replace(policy=lambda x: five)
+    distance = model.divergence(agent, Context(), batch().observation, KEY)
+    np.testing.assert_allclose(distance, np.sqrt(2.0 - 2.0 * np.exp(-10.0 / 40.0)), rtol=1e-4)
 
 
 # --- equations ---

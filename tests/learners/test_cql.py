@@ -190,6 +190,8 @@ def test_the_multiplier_grows_while_the_gap_is_above_its_target(target_gap, sign
     moved = after.critic["log_multiplier"] - state.critic["log_multiplier"]
     assert sign * float(moved) > 0
     np.testing.assert_allclose(metrics["conservative/multiplier"], np.e, rtol=1e-5)
+    weighed = np.e * (metrics["conservative/gap"] - target_gap)  # the mean of two critics
+    np.testing.assert_allclose(metrics["loss/regularizer"], learned.coef * 2 * weighed, rtol=1e-4)
 
 
 def test_the_backup_of_one_action_takes_the_least_critic_without_an_entropy():
@@ -201,6 +203,15 @@ def test_the_backup_of_one_action_takes_the_least_critic_without_an_entropy():
     q = jnp.min(agent.target_critics(data.next_observation, action), axis=0)
     targets = method.backup(agent, Context(), data, KEY)
     np.testing.assert_allclose(targets, data.reward + 0.99 * data.discount * q, rtol=1e-5)
+
+
+def test_the_maximum_is_over_as_many_actions_as_a_group_has():
+    method, state, _ = started(backup="maximum")
+    agent = actor_critic.agent_of(method.networks, state)
+    best_of_two = candidates.best_backup(0.99, GAP.num_actions)
+    np.testing.assert_array_equal(
+        method.backup(agent, Context(), batch(), KEY), best_of_two(agent, Context(), batch(), KEY)
+    )
 
 
 def test_the_best_backup_takes_the_best_of_the_least_critics():

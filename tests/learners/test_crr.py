@@ -110,22 +110,40 @@ def test_rewards_stay_with_their_transitions(settings):
     np.testing.assert_allclose(means[1] - means[0], difference, atol=1e-5)
 
 
+@pytest.mark.parametrize("settings", [SQUARED, SUPPORT])
+def test_targets_read_the_lagging_networks_alone(settings):
+    method, state, _ = started(**settings)
+
+    @jax.jit
+    def backup(state):
+        agent = actor_critic.agent_of(method.networks, state)
+        return method.backup(agent, Context(), batch(), jax.random.key(1))
+
+    doubled = {
+        name: jax.tree.map(lambda leaf: 2.0 * leaf, getattr(state, name))
+        for name in ("actor", "critic")
+    }
+    targets = backup(state)
+    np.testing.assert_array_equal(backup(state._replace(**doubled)), targets)
+    for name, params in doubled.items():
+        assert np.any(backup(state._replace(**{f"target_{name}": params})) != targets)
+
+
 def test_the_actor_clones_by_weights_without_a_gradient_through_them():
     method, state, _ = started(**SQUARED, num_actions=3)
     data = batch()
     agent = actor_critic.agent_of(method.networks, state)
     key = jax.random.key(1)
-    weigh = functools.partial(jnp.clip, min=0.5, max=2.0)
 
     def loss(params):
         changed = actor_critic.agent_of(method.networks, state._replace(actor=params))
-        objective = crr.weighted_cloning(weigh, jnp.mean, 3)
+        objective = crr.weighted_cloning(jnp.exp, jnp.mean, 3)
         return objective(changed, Context(), data, key).loss
 
     actions = crr.candidates.sample(agent.policy, data.observation, key, 3)
     q = np.min(agent.critics(data.observation, data.action), axis=0)
     sampled = [np.min(agent.critics(data.observation, actions[:, k]), axis=0) for k in range(3)]
-    weights = np.clip(q - np.mean(sampled, axis=0), 0.5, 2.0)
+    weights = np.exp(q - np.mean(sampled, axis=0))
 
     def expected(params):
         return -jnp.mean(weights * log_prob(method, state._replace(actor=params), data))
