@@ -66,26 +66,29 @@ def test_the_flow_learns_from_the_data_alone():
         assert differs(usual["one_step"], other["one_step"])
 
 
-def objective_of(one_step, *, alpha):
-    """The objective for a field whose single step leaves a tenth of the noise."""
+def objective_of(one_step, *, factor=0.1):
+    """The objective for a field whose single step scales the noise by a factor."""
 
     def velocity(params, condition, point, time):
-        return -0.9 * point
+        return (factor - 1.0) * point
 
     return fql.objective(
         Flow(init=lambda key: {}, velocity=velocity),
         Network(init=lambda key: {}, apply=one_step),
-        alpha=alpha,
+        alpha=1.0,
         num_steps=1,
         normalize_values=False,
     )
 
 
-def test_the_flow_and_the_one_step_policy_start_from_the_same_noise():
+@pytest.mark.parametrize("factor", [0.1, 20.0])
+def test_the_one_step_policy_is_held_to_the_clipped_action_of_the_same_noise(factor):
+    def one_step(params, observation, noise):
+        return jnp.clip(factor * noise, -1.0, 1.0)
+
     method, _, state = started()
     agent = actor_critic.agent_of(method.networks, state)
-    objective = objective_of(lambda params, observation, noise: 0.1 * noise, alpha=3.0)
-    loss = objective(agent, Context(), batch(), KEY)
+    loss = objective_of(one_step, factor=factor)(agent, Context(), batch(), KEY)
     np.testing.assert_allclose(loss.metrics["loss/distillation"], 0.0, atol=1e-10)
 
 
@@ -96,7 +99,7 @@ def test_critics_see_clipped_actions_and_the_distillation_does_not():
         return jnp.max(jnp.abs(actions), axis=1)[None]
 
     agent = actor_critic.agent_of(method.networks, state)._replace(critics=largest)
-    objective = objective_of(lambda params, observation, noise: 0.0 * noise + 5.0, alpha=1.0)
+    objective = objective_of(lambda params, observation, noise: 0.0 * noise + 5.0)
     loss = objective(agent, Context(), batch(), KEY)
     parts = loss.metrics["loss/flow"] + loss.metrics["loss/distillation"]
     np.testing.assert_allclose(parts - loss.loss, 1.0, rtol=1e-4)
