@@ -66,7 +66,7 @@ def test_its_policies_are_evaluated_in_a_simulator(trained, capsys):
 
 def test_its_policies_are_judged_by_logged_data(trained, capsys):
     data = ["--dataset", str(trained / "data.hdf5"), "--gamma", "0.9"]
-    fits = ["--estimators", "importance", "--seeds", "1"]
+    fits = ["--estimators", "importance", "--seeds", "1", "--settings.clone-updates", "20"]
     assert cli.main(["ope", str(trained / "run"), *data, *fits]) == 0
     assert "run seed 0" in capsys.readouterr().out
 
