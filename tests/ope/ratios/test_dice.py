@@ -17,28 +17,30 @@ from offline_mbrl.ope.ratios import dice
 from offline_mbrl.ope.ratios import shared as ratios
 
 SIZES = {
-    "hidden_layers": (32, 32),
+    "hidden_layers": (32,),
     "batch_size": 128,
-    "nu_learning_rate": 3e-3,
-    "zeta_learning_rate": 3e-3,
+    "nu_learning_rate": 1e-2,
+    "zeta_learning_rate": 1e-2,
     "averaged_updates": 400,
 }
 TINY = {"hidden_layers": (8,), "batch_size": 16, "averaged_updates": 10}
-UPDATES = 4_000
 
 
 def config(preset, **settings):
     return dice.Config(**{**dice.PRESETS[preset], **settings})
 
 
-@pytest.mark.parametrize(("preset", "terminal"), [("best_dice", True), ("dual_dice", False)])
-def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal):
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize(
+    ("preset", "terminal", "num_updates"), [("best_dice", True, 1_500), ("dual_dice", False, 2_500)]
+)
+def test_the_saddle_points_ratio_gives_the_values_of_a_chain(preset, terminal, num_updates):
     problem = chain(terminal=terminal)
     settings = config(preset, **SIZES)
     learner, read_out = dice.make(settings, problem.spec, problem.policy)
     made = (learner, read_out)
     policies, states, run_context, estimates = assert_finds_values(
-        problem, made, num_updates=UPDATES
+        problem, made, num_updates=num_updates
     )
     np.testing.assert_allclose(estimates.diagnostics["mass"], 1.0, atol=0.03)
     assert not np.any(estimates.diagnostics["low_support"])

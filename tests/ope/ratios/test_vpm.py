@@ -7,15 +7,16 @@ from learned_examples import GAMMA, assert_finds_values, chain, context, single
 
 from offline_mbrl.ope.ratios import vpm
 
-QUICK = vpm.Config(hidden_layers=(32,), batch_size=128, learning_rate=3e-3, averaged_updates=200)
+QUICK = vpm.Config(hidden_layers=(32,), batch_size=128, learning_rate=6e-3, averaged_updates=400)
 TINY = vpm.Config(hidden_layers=(8,), batch_size=16, averaged_updates=10)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("terminal", [False, True])
 def test_power_steps_find_the_values_of_a_chain(terminal):
     problem = chain(terminal=terminal)
     made = vpm.make(QUICK, problem.spec, problem.policy)
-    _, _, _, estimates = assert_finds_values(problem, made, num_updates=2_000)
+    _, _, _, estimates = assert_finds_values(problem, made, num_updates=1_000)
     np.testing.assert_allclose(estimates.diagnostics["mass"], 1.0, atol=0.05)
 
 

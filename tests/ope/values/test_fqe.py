@@ -22,11 +22,11 @@ from offline_mbrl.training.fit import fit
 from offline_mbrl.types import Policy, UsageError
 
 QUICK = fqe.Config(
-    batch_size=128, hidden_layers=(32,), learning_rate=5e-3, weight_decay=0.0, tau=0.05
+    batch_size=128, hidden_layers=(32,), learning_rate=1e-2, weight_decay=0.0, tau=0.1
 )
 TINY = fqe.Config(hidden_layers=(8,), batch_size=32)
 ATOMS = fqe_distributional.Config(
-    batch_size=128, hidden_layers=(32,), learning_rate=2e-3, target_period=10, num_atoms=21
+    batch_size=128, hidden_layers=(32,), learning_rate=2e-3, target_period=5, num_atoms=21
 )
 
 
@@ -125,11 +125,12 @@ def test_scaled_and_shifted_rewards_give_scaled_and_shifted_values():
 # --- known values ---
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("terminal", [False, True])
 def test_fitted_q_finds_the_values_of_a_chain(terminal):
     problem = chain(terminal=terminal)
     made = fqe.make(QUICK, problem.spec, problem.policy)
-    policies, fits, run_context, estimates = assert_finds_values(problem, made, num_updates=1_500)
+    policies, fits, run_context, estimates = assert_finds_values(problem, made, num_updates=900)
     assert not np.any(estimates.diagnostics["updates_too_few"])
     values = fqe.values(QUICK, problem.spec, problem.policy)
     params = over_policies(made[0].policy_params)(fits, run_context)
@@ -156,10 +157,11 @@ def test_the_value_of_a_state_is_the_mean_over_the_policys_actions():
     np.testing.assert_allclose(found, chances @ q, atol=4 * float(jnp.std(q)) / np.sqrt(5_000))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_distributional_fitted_q_finds_the_values_of_a_chain():
     problem = chain(terminal=True)
     made = fqe_distributional.make(ATOMS, problem.spec, problem.policy)
-    _, _, _, estimates = assert_finds_values(problem, made, num_updates=1_500)
+    _, _, _, estimates = assert_finds_values(problem, made, num_updates=1_000)
     assert not np.any(estimates.diagnostics["updates_too_few"])
 
 
