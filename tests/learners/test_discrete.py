@@ -34,14 +34,11 @@ KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)
 
 
-def batch(spec: EnvironmentSpec = SPEC, size: int = 6) -> Transition:
+def batch(size: int = 6) -> Transition:
     generator = np.random.default_rng(0)
 
     def observations() -> jax.Array:
-        shape = (size, *spec.observation.shape)
-        if spec.observation.dtype == jnp.uint8:
-            return jnp.asarray(generator.integers(256, size=shape), jnp.uint8)
-        return jnp.asarray(generator.normal(size=shape), jnp.float32)
+        return jnp.asarray(generator.normal(size=(size, 3)), jnp.float32)
 
     return Transition(
         observation=observations(),
@@ -309,6 +306,44 @@ def test_the_policy_of_bcq_never_plays_greedily_what_its_clone_forbids():
 # --- an update ---
 
 
+@pytest.mark.parametrize("target_action", ["max", "double"])
+def test_losses_equal_the_equations_written_out(target_action):
+    """The target network's value at the action that it, or the online network, finds best."""
+    made, state = started(target_action=target_action)
+    state = state._replace(target_params=made.init(OTHER_KEY, None, Context()).params)
+    data = batch()
+    rows = np.arange(6)
+
+    def values(params, observations):
+        module = q_learning.network(configs.Config(layers=(8,)), SPEC, 1)
+        apply = jax.vmap(lambda x: module.apply({"params": params}, x).heads[0])
+        return np.asarray(apply(observations))
+
+    following = values(state.target_params, data.next_observation)
+    best = {
+        "max": np.argmax(following, axis=1),
+        "double": np.argmax(values(state.params, data.next_observation), axis=1),
+    }
+    assert np.any(best["max"] != best["double"])
+    targets = data.reward + 0.99 * data.discount * following[rows, best[target_action]]
+    errors = np.abs(values(state.params, data.observation)[rows, data.action] - targets)
+    huber = np.where(errors < 1.0, 0.5 * errors**2, errors - 0.5)
+    metrics = made.validate(state, Context(), data, KEY)
+    np.testing.assert_allclose(metrics["loss/total"], np.mean(huber), rtol=1e-5)
+
+
+def test_the_conservative_loss_is_the_gap_of_the_mean_of_all_heads():
+    made, state = started(configs.ConservativeConfig, num_heads=5)
+    module = q_learning.network(configs.ConservativeConfig(layers=(8,)), SPEC, 5)
+    data = batch()
+    heads = jax.vmap(lambda x: module.apply({"params": state.params}, x).heads)(data.observation)
+    gaps = jax.vmap(losses.conservative_gap)(jnp.mean(heads, axis=1), data.action)
+    metrics = made.validate(state, Context(), data, KEY)
+    np.testing.assert_allclose(metrics["loss/conservative"], jnp.mean(gaps), rtol=1e-5)
+    total = metrics["loss/regression"] + 4.0 * jnp.mean(gaps)
+    np.testing.assert_allclose(metrics["loss/total"], total, rtol=1e-5)
+
+
 def test_targets_follow_at_their_period_and_stay_between():
     made, state = started()
     step = jax.jit(made.step)
@@ -316,52 +351,6 @@ def test_targets_follow_at_their_period_and_stay_between():
     assert_equal(first.target_params, state.params, rtol=0)
     second, _ = step(first, Context(), batch(), KEY)
     assert_equal(second.target_params, second.params, rtol=0)
-
-
-IMAGES = EnvironmentSpec(
-    observation=jax.ShapeDtypeStruct((36, 36, 4), jnp.uint8),
-    action=DiscreteActions(4),
-    frame_stack=4,
-)
-
-
-@pytest.mark.parametrize("kind", [configs.FilteredConfig, configs.QuantileConfig])
-def test_images_go_through_shared_convolutions(kind):
-    made = q_learning.make(kind(num_heads=2) if kind is configs.QuantileConfig else kind(), IMAGES)
-    assert made.sample.frame_stack == 4
-    state = jax.jit(made.init)(KEY, (), Context())
-    after, metrics = jax.jit(made.step)(state, Context(), batch(IMAGES, 2), KEY)
-    assert np.isfinite(metrics["loss/total"])
-    assert optax.global_norm(jax.tree.map(jnp.subtract, after.params, state.params)["torso"]) > 0
-    assert ("clone" in state.params) == (kind is configs.FilteredConfig)
-
-
-def test_on_images_the_clone_shapes_the_features_of_the_values():
-    """As in the release; on vectors it is a network of its own."""
-    module = q_learning.network(configs.FilteredConfig(), IMAGES, 1)
-    image = batch(IMAGES, 1).observation[0]
-
-    @jax.jit
-    def gradient_of_cloning(key):
-        def loss(params):
-            logits = module.apply({"params": params}, image).logits
-            return losses.imitation_loss(logits, jnp.int32(1), logit_penalty=0.01)
-
-        return jax.grad(loss)(module.init(key, image)["params"])
-
-    slopes = gradient_of_cloning(KEY)
-    assert optax.global_norm(slopes["torso"]) > 0
-    assert optax.global_norm(slopes["q"]) == 0
-
-
-@pytest.mark.parametrize(("padding", "size"), [("SAME", 7744), ("VALID", 3136)])
-def test_frames_of_atari_have_the_published_number_of_features(padding, size):
-    spec = EnvironmentSpec(
-        observation=jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8), action=DiscreteActions(4)
-    )
-    made = q_learning.make(configs.Config(padding=padding), spec)
-    state = jax.eval_shape(made.init, KEY, (), Context())
-    assert state.params["q"]["layer_0"]["kernel"].shape == (size, 512)
 
 
 # --- settings ---
