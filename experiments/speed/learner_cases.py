@@ -44,8 +44,8 @@ class Options:
     batch_size: int = 256
     discrete_layers: tuple[int, ...] = (64, 64)
     discrete_batch_size: int = 32
-    rounds: int = 15  # measurements in turn; the fastest is shown
-    seconds: float = 0.2  # of one measurement, about
+    rounds: int = 10  # measurements in turn; the fastest is shown
+    seconds: float = 0.5  # of one measurement, about: `fit` dispatches a second of updates
     core: int | None = None  # which core; default: the first that this process may use
 
 
