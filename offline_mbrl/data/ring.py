@@ -13,26 +13,49 @@ class Ring(NamedTuple):
     """A ring buffer with room for C transitions."""
 
     transitions: Transition  # [C, ...]
-    num_stored: Array  # [] int32, transitions stored so far, overwritten ones included
+    # [] int32, transitions stored so far, overwritten ones included; from 2 C on less a multiple of
+    # C, so that no run is too long for it
+    num_stored: Array
 
 
 def empty(example: Transition, capacity: int) -> Ring:
     """An empty ring for `capacity` transitions like `example`, whose fields have no batch axis."""
-    transitions = jax.tree.map(
-        lambda leaf: jnp.zeros((capacity, *np.shape(leaf)), jnp.float32), example
-    )
-    return Ring(transitions=transitions, num_stored=jnp.int32(0))
+
+    def column(leaf: Array | np.ndarray) -> Array:
+        return jnp.zeros((capacity, *np.shape(leaf)), jnp.asarray(leaf).dtype)
+
+    return Ring(transitions=jax.tree.map(column, example), num_stored=jnp.int32(0))
 
 
-def store(ring: Ring, new: Transition) -> Ring:
-    """Stores transitions `[N, ...]`, over the oldest ones when full; N is at most the capacity."""
-    capacity = ring.transitions.reward.shape[0]
-    num_added = new.reward.shape[0]
-    rows = (ring.num_stored + jnp.arange(num_added)) % capacity
+def capacity(ring: Ring) -> int:
+    """C."""
+    return ring.transitions.reward.shape[0]
+
+
+def size(ring: Ring) -> Array:
+    """Transitions that it holds, `[]` int32."""
+    return jnp.minimum(ring.num_stored, capacity(ring))
+
+
+def store(ring: Ring, new: Transition, valid: Array | None = None) -> Ring:
+    """Stores transitions over the oldest ones when full.
+
+    Args:
+      ring: a ring.
+      new: `[N, ...]`; N is at most the capacity.
+      valid: `[N]`, 0 or false where a row is left out: the others follow each other without a gap.
+        None: all are stored.
+    """
+    room = capacity(ring)
+    is_valid = jnp.ones(new.reward.shape, bool) if valid is None else valid.astype(bool)
+    ends = jnp.cumsum(is_valid, dtype=jnp.int32)
+    rows = jnp.where(is_valid, (ring.num_stored + ends - 1) % room, room)
     transitions = jax.tree.map(
-        lambda column, values: column.at[rows].set(values), ring.transitions, new
+        lambda column, values: column.at[rows].set(values, mode="drop"), ring.transitions, new
     )
-    return Ring(transitions=transitions, num_stored=ring.num_stored + num_added)
+    total = ring.num_stored + ends[-1]
+    folded = jnp.where(total >= 2 * room, room + total % room, total)
+    return Ring(transitions=transitions, num_stored=folded)
 
 
 def sample(ring: Ring, batch_size: int, key: Key) -> Transition:
@@ -43,6 +66,5 @@ def sample(ring: Ring, batch_size: int, key: Key) -> Transition:
       batch_size: B.
       key: consumed.
     """
-    stored = jnp.minimum(ring.num_stored, ring.transitions.reward.shape[0])
-    rows = jax.random.randint(key, (batch_size,), 0, stored)
+    rows = jax.random.randint(key, (batch_size,), 0, size(ring))
     return jax.tree.map(lambda column: column[rows], ring.transitions)
