@@ -76,7 +76,11 @@ def evaluate(
       observations: `[B, ...]`.
       actions: `[B, K, A]`.
     """
-    return jax.vmap(critics, (None, 1), 2)(observations, actions)
+    batch_size, num_actions, _ = actions.shape
+    repeated = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_actions, axis=0), observations)
+    # Rows of one matrix: a mapped axis of actions would cost transposes of every layer's outputs.
+    q = critics(repeated, actions.reshape(batch_size * num_actions, -1))
+    return q.reshape(-1, batch_size, num_actions)
 
 
 # --- the best of K ---
