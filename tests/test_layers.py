@@ -36,7 +36,7 @@ ALLOWED = {
     "targets": {"types"},
     "networks": {"types", "settings"},
     "environments": {"types"},
-    "rollouts": {"types", "policies"},
+    "rollouts": {"types", "policies", "settings"} | SEEN,
     "data": GROUND,
     "planning": {"types", "settings", "targets", "rollouts"},
     "models": MODELS,
