@@ -1,0 +1,30 @@
+"""When and where a model can be trusted: errors by horizon, calibration, penalties, a map."""
+
+from offline_mbrl.selection.diagnose.coverage import Calibration, calibration
+from offline_mbrl.selection.diagnose.horizons import HorizonErrors, horizon_errors, trusted_steps
+from offline_mbrl.selection.diagnose.maps import TrustMap, chosen, principal, trust_map
+from offline_mbrl.selection.diagnose.pictures import draw
+from offline_mbrl.selection.diagnose.report import Diagnosis, Settings, diagnose, to_json
+from offline_mbrl.selection.diagnose.single_steps import OneStep, one_step, rank_correlations
+from offline_mbrl.selection.diagnose.wording import advice
+
+__all__ = [
+    "Calibration",
+    "Diagnosis",
+    "HorizonErrors",
+    "OneStep",
+    "Settings",
+    "TrustMap",
+    "advice",
+    "calibration",
+    "chosen",
+    "diagnose",
+    "draw",
+    "horizon_errors",
+    "one_step",
+    "principal",
+    "rank_correlations",
+    "to_json",
+    "trust_map",
+    "trusted_steps",
+]
