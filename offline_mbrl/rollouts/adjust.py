@@ -58,16 +58,26 @@ def chain(*adjustments: Adjust) -> Adjust:
     )
 
 
+def _clip_observation(
+    params: ModelParams, observation: Observation, action: Action, prediction: Prediction, key: Key
+) -> Prediction:
+    """Next observation within the smallest and the largest value of the data."""
+    del observation, action, key
+    data = params.statistics
+    clipped = jnp.clip(prediction.observation, data.observation_min, data.observation_max)
+    return prediction._replace(observation=clipped)
+
+
+clip_observation = Adjust(apply=_clip_observation, changes_observation=True)
+
+
 def _clip_to_data(
     params: ModelParams, observation: Observation, action: Action, prediction: Prediction, key: Key
 ) -> Prediction:
-    """Next observation and reward within the smallest and the largest value of the data."""
-    del observation, action, key
+    """The same of next observation and reward."""
+    clipped = _clip_observation(params, observation, action, prediction, key)
     data = params.statistics
-    return prediction._replace(
-        observation=jnp.clip(prediction.observation, data.observation_min, data.observation_max),
-        reward=jnp.clip(prediction.reward, data.reward_min, data.reward_max),
-    )
+    return clipped._replace(reward=jnp.clip(clipped.reward, data.reward_min, data.reward_max))
 
 
 # Entry by entry, as the model-based baseline of `policy_eval` (Google Research) does. The range is
@@ -98,3 +108,25 @@ def terminate(terminated: Termination) -> Adjust:
         return prediction._replace(discount=jnp.where(is_terminal, 0.0, prediction.discount))
 
     return Adjust(apply=apply, changes_observation=False)
+
+
+def noise(scale: float) -> Adjust:
+    """Normal noise on next observations: a model that is worse by a chosen amount, for studies.
+
+    Args:
+      scale: deviation of the noise, in those of the data's observations.
+    """
+
+    def apply(
+        params: ModelParams,
+        observation: Observation,
+        action: Action,
+        prediction: Prediction,
+        key: Key,
+    ) -> Prediction:
+        del observation, action
+        deviation = scale * params.statistics.observation_std
+        error = deviation * jax.random.normal(key, deviation.shape)
+        return prediction._replace(observation=prediction.observation + error)
+
+    return Adjust(apply=apply, changes_observation=True)

@@ -112,9 +112,28 @@ def start(setting: Setting, inputs: Inputs, observation: Observation, key: Key) 
 
 def take_step(setting: Setting, inputs: Inputs, state: State, t: Array) -> tuple[State, Moment]:
     """The step that `unroll` and `returns` scan over."""
-    key = jax.random.fold_in(inputs.key_steps, t)
-    key_action, key_dynamics, key_adjust, key_reset = jax.random.split(key, 4)
-    action, carry = _act(setting, inputs, state, t, key_action)
+    return advance(setting, inputs, state, act(setting, inputs, state, t), t)
+
+
+def _keys(inputs: Inputs, t: Array | int) -> Key:
+    """`[4]` keys of step t: of the action, the dynamics, the adjustment and the reset."""
+    return jax.random.split(jax.random.fold_in(inputs.key_steps, t), 4)
+
+
+def advance(
+    setting: Setting, inputs: Inputs, state: State, choice: tuple[Action, PyTree], t: Array
+) -> tuple[State, Moment]:
+    """The step once its action is chosen.
+
+    Args:
+      setting: model and adjustments.
+      inputs: their parameters.
+      state: before the step.
+      choice: the action and the actor's carry, from `act`.
+      t: [] int32, the step.
+    """
+    _, key_dynamics, key_adjust, key_reset = _keys(inputs, t)
+    action, carry = choice
     params = inputs.model_params
     model_state, predicted = setting.model.step(params, state.model_state, action, key_dynamics)
     _require_members(setting, predicted)
@@ -150,10 +169,16 @@ def take_step(setting: Setting, inputs: Inputs, state: State, t: Array) -> tuple
     return after, moment
 
 
-def _act(
-    setting: Setting, inputs: Inputs, state: State, t: Array, key: Key
-) -> tuple[Action, PyTree]:
-    """The clipped action, the given one at step 0, and the actor's carry."""
+def act(setting: Setting, inputs: Inputs, state: State, t: Array | int) -> tuple[Action, PyTree]:
+    """The clipped action of step t, the given one at step 0, and the actor's carry.
+
+    Args:
+      setting: the actor and its bounds.
+      inputs: its parameters.
+      state: before the step.
+      t: the step.
+    """
+    key = _keys(inputs, t)[0]
     action, carry = setting.actor.act(inputs.policy_params, state.carry, state.observation, key)
     if inputs.first_action is not None:
         action = jnp.where(t == 0, jnp.asarray(inputs.first_action, action.dtype), action)

@@ -151,6 +151,8 @@ class Method(NamedTuple):
     critic_optimizer: optax.GradientTransformation
     follow: Follow  # of the target critics
     regression: Regression = squared_regression
+    # (what `backup` returned) -> metrics
+    backup_metrics: Callable[[PyTree], Metrics] | None = None
     critic_regularizer: CriticRegularizer | None = None
     temperature: Temperature = Temperature()
     follow_actor: Follow | None = None  # of the target actor; None: there is none
@@ -293,6 +295,8 @@ def _losses(method: Method, state: State, context: Context, batch: Transition, k
         agent = agent_of(networks, state._replace(critic=params))
         loss = method.regression(agent, batch, targets)
         metrics = {"q/mean": jnp.mean(agent.critics(batch.observation, batch.action))}
+        if method.backup_metrics is not None:
+            metrics = {**metrics, **method.backup_metrics(targets)}
         if method.critic_regularizer is not None:
             regularizer, more = method.critic_regularizer(agent, context, batch, key_regularizer)
             loss = loss + regularizer
