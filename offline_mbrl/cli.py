@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train an algorithm on a dataset, evaluate it and write a report; run again to resume",
     "evaluate": "play the policies of a run in their simulator",
     "ope": "estimate from logged data alone which policies of runs are worth most",
+    "diagnose": "say when and where an explicit model can be trusted, with pictures",
     "report": "table, learning curve and settings of one or more runs",
     "export": "write a run's policy as a small folder that `offline_mbrl.load_policy` reads",
     "data": "list, describe, build and audit datasets",

@@ -5,7 +5,13 @@ from offline_mbrl.selection.diagnose.horizons import HorizonErrors, horizon_erro
 from offline_mbrl.selection.diagnose.maps import TrustMap, chosen, principal, trust_map
 from offline_mbrl.selection.diagnose.pictures import draw
 from offline_mbrl.selection.diagnose.report import Diagnosis, Settings, diagnose, to_json
-from offline_mbrl.selection.diagnose.single_steps import OneStep, one_step, rank_correlations
+from offline_mbrl.selection.diagnose.single_steps import (
+    OneStep,
+    best_penalty,
+    one_step,
+    penalties_of,
+    rank_correlations,
+)
 from offline_mbrl.selection.diagnose.wording import advice
 
 __all__ = [
@@ -16,12 +22,14 @@ __all__ = [
     "Settings",
     "TrustMap",
     "advice",
+    "best_penalty",
     "calibration",
     "chosen",
     "diagnose",
     "draw",
     "horizon_errors",
     "one_step",
+    "penalties_of",
     "principal",
     "rank_correlations",
     "to_json",

@@ -9,6 +9,7 @@ import numpy as np
 from offline_mbrl import files
 from offline_mbrl.selection.diagnose.maps import TrustMap
 from offline_mbrl.selection.diagnose.report import ERROR, Diagnosis
+from offline_mbrl.selection.diagnose.single_steps import best_penalty
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,7 +99,8 @@ def trust_maps(diagnosis: Diagnosis) -> "Figure | None":
     figure = _figure(7.6, 3.0 * len(shown))
     rows = figure.subplots(len(shown), 2, squeeze=False)
     for axes, (name, source, cells) in zip(rows, shown, strict=True):
-        quantities = [ERROR, *_best_penalty(source.correlations)]
+        best = best_penalty(source.correlations)
+        quantities = [ERROR, best[0]] if best else [ERROR]
         for axis, quantity in zip(axes, quantities, strict=False):
             _map(figure, axis, cells, quantity, f"{name}: {quantity}")
     return figure
@@ -141,11 +143,6 @@ def _threshold(diagnosis: Diagnosis) -> float:
     """Returns' differences below this are drawn on a linear scale."""
     first = [source.errors.return_error[0] for source in diagnosis.sources.values()]
     return max(float(np.nanmax(first)), 1e-3)
-
-
-def _best_penalty(correlations: Mapping[str, float]) -> list[str]:
-    finite = {name: value for name, value in correlations.items() if np.isfinite(value)}
-    return [max(finite, key=finite.__getitem__)] if finite else []
 
 
 def _map(figure: "Figure", axis: Any, cells: TrustMap, quantity: str, title: str) -> None:

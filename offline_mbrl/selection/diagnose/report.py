@@ -10,7 +10,7 @@ import numpy as np
 from offline_mbrl.data import memory
 from offline_mbrl.rollouts.pessimism import PENALTIES, Penalty
 from offline_mbrl.selection.diagnose import coverage, horizons, maps, single_steps
-from offline_mbrl.settings import at_least, between
+from offline_mbrl.settings import at_least
 from offline_mbrl.types import DynamicsModel, Key, ModelParams, Transition, UsageError
 
 ERROR = "error"  # the name of the true one-step error on a map
@@ -20,7 +20,6 @@ ERROR = "error"  # the name of the true one-step error on a map
 class Settings:
     """How much is rolled out and judged."""
 
-    gamma: Annotated[float, between(0, 1)] = 0.99  # discount factor of returns
     horizon: Annotated[int, at_least(1)] = 1_000  # steps, or the longest episode if that is less
     num_windows: Annotated[int, at_least(1)] = 128  # starts of replayed rollouts
     num_rollouts: Annotated[int, at_least(1)] = 4  # from each start, whose mean predicts
@@ -54,6 +53,7 @@ def diagnose(
     params: ModelParams,
     sources: Mapping[str, memory.Dataset],
     *,
+    gamma: float,
     settings: Settings = Settings(),
     predictive: coverage.Predictive | None = None,
     penalties: Mapping[str, Penalty] = PENALTIES,
@@ -65,6 +65,7 @@ def diagnose(
       params: its parameters.
       sources: by name, for example "held out" and "policy": datasets on the host, whose `starts`
         are the transitions to judge by. The axes of all maps are those of the first.
+      gamma: discount factor of returns.
       settings: how much is rolled out.
       predictive: `explicit.conditionals` of the model's density and units; None: the moments that
         the model's steps give, right where entries are independent.
@@ -78,6 +79,7 @@ def diagnose(
     setting = _Setting(
         model=model,
         params=params,
+        gamma=gamma,
         settings=settings,
         predictive=predictive or coverage.of_steps(model),
         penalties=penalties,
@@ -90,7 +92,7 @@ def diagnose(
         name: _judge(setting, dataset, batches[name], plane, jax.random.fold_in(key, index))
         for index, (name, dataset) in enumerate(sources.items())
     }
-    return Diagnosis(sources=judged, gamma=settings.gamma)
+    return Diagnosis(sources=judged, gamma=gamma)
 
 
 class _Setting(NamedTuple):
@@ -98,6 +100,7 @@ class _Setting(NamedTuple):
 
     model: DynamicsModel
     params: ModelParams
+    gamma: float
     settings: Settings
     predictive: coverage.Predictive
     penalties: Mapping[str, Penalty]
@@ -118,7 +121,7 @@ def _judge(
         params,
         dataset,
         key_replay,
-        gamma=settings.gamma,
+        gamma=setting.gamma,
         horizon=settings.horizon,
         num_windows=settings.num_windows,
         num_rollouts=settings.num_rollouts,

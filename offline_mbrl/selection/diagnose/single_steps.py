@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
+from offline_mbrl.data import memory
 from offline_mbrl.models.densities import coordinates
 from offline_mbrl.models.scores import BATCH_SIZE, judged_mask
+from offline_mbrl.rollouts import pessimism
 from offline_mbrl.rollouts.pessimism import Penalty
 from offline_mbrl.types import (
     Array,
@@ -70,9 +72,39 @@ def one_step(
     return OneStep(
         observation=np.asarray(transitions.observation),
         error=error,
-        penalties=values,
+        penalties={name: values[name] for name in usable},
         skipped=tuple(name for name in penalties if name not in usable),
     )
+
+
+def penalties_of(
+    model: DynamicsModel,
+    params: ModelParams,
+    dataset: memory.Dataset,
+    *,
+    num_points: int = 2_000,
+    seed: int = 0,
+) -> dict[str, Penalty]:
+    """`PENALTIES`, the model's own likelihood, and the distance from the data it was fitted to.
+
+    Args:
+      model: an explicit model.
+      params: its parameters.
+      dataset: that the model was fitted to, on the host.
+      num_points: at most so many of its steps, to which distances are measured.
+      seed: of their choice.
+    """
+    rng = np.random.default_rng([seed, 37])
+    rows = rng.permutation(np.asarray(dataset.starts))[:num_points]
+    points = np.concatenate(
+        [np.asarray(column)[rows] for column in (dataset.observation, dataset.action)], axis=1
+    )
+    scale = jnp.append(params.statistics.observation_std, params.statistics.action_std)
+    return {
+        **pessimism.PENALTIES,
+        "nearest_data": pessimism.nearest_data(jnp.asarray(points), scale),
+        "own_likelihood": pessimism.own_likelihood(model),
+    }
 
 
 def rank_correlations(steps: OneStep) -> dict[str, float]:
@@ -126,6 +158,12 @@ def _has_members(
         return model.step(params, state, first.action, key)[1]
 
     return jax.eval_shape(step, params, transitions, key).members is not None
+
+
+def best_penalty(correlations: Mapping[str, float]) -> tuple[str, float] | None:
+    """The penalty of the highest rank correlation, and that; None where none is a number."""
+    finite = {name: value for name, value in correlations.items() if np.isfinite(value)}
+    return max(finite.items(), key=lambda item: item[1]) if finite else None
 
 
 def _with_outcome(params: ModelParams, transitions: Transition) -> Transition:

@@ -5,6 +5,7 @@ import numpy as np
 from offline_mbrl.selection.diagnose.coverage import Calibration
 from offline_mbrl.selection.diagnose.horizons import HorizonErrors, trusted_steps
 from offline_mbrl.selection.diagnose.report import Diagnosis, SourceDiagnosis
+from offline_mbrl.selection.diagnose.single_steps import best_penalty
 
 EXACT = 1e-3  # standard deviations: an error below this is none
 TOLERANCE = 0.05  # of coverage
@@ -95,13 +96,13 @@ def _calibration(calibration: Calibration) -> str:
 
 
 def _penalties(correlations: dict[str, float]) -> str:
-    finite = {name: value for name, value in correlations.items() if np.isfinite(value)}
-    if not finite:
+    best = best_penalty(correlations)
+    if best is None:
         return "no penalty could be compared with the true errors"
-    best = max(finite, key=finite.__getitem__)
-    if finite[best] < USEFUL:
-        return f"no penalty ranks its true errors (the best, {best}: {finite[best]:.2f})"
-    return f"of the penalties {best} ranks its true errors best ({finite[best]:.2f})"
+    name, correlation = best
+    if correlation < USEFUL:
+        return f"no penalty ranks its true errors (the best, {name}: {correlation:.2f})"
+    return f"of the penalties {name} ranks its true errors best ({correlation:.2f})"
 
 
 def _expected_horizon(diagnosis: Diagnosis) -> list[str]:

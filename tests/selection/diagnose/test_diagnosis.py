@@ -9,8 +9,6 @@ import pytest
 from offline_mbrl.selection import diagnose
 from offline_mbrl.types import UsageError
 
-SETTINGS = diagnose.Settings(num_windows=16, num_transitions=200, num_rollouts=1)
-
 
 @functools.cache
 def diagnosis(dimensions=(), **settings):
@@ -22,6 +20,7 @@ def diagnosis(dimensions=(), **settings):
         known.model(),
         known.params(**settings),
         sources,
+        gamma=0.9,
         settings=chosen,
         penalties={"true": known.true_error()},
     )
@@ -92,7 +91,8 @@ def test_maps_have_the_axes_of_the_first_source_or_those_that_are_chosen():
 def test_bad_input_is_refused():
     arguments = known.model(), known.params()
     with pytest.raises(UsageError, match="at least one set of episodes"):
-        diagnose.diagnose(*arguments, {})
-    single = SETTINGS.__class__(dimensions=(1,))
+        diagnose.diagnose(*arguments, {}, gamma=0.9)
+    sources = {"held out": known.dataset()}
+    single = diagnose.Settings(dimensions=(1,))
     with pytest.raises(UsageError, match="a map has two axes"):
-        diagnose.diagnose(*arguments, {"held out": known.dataset()}, settings=single)
+        diagnose.diagnose(*arguments, sources, gamma=0.9, settings=single)
