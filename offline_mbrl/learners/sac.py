@@ -8,8 +8,9 @@ off-policy evaluation; the authors' lower bound is -20). Observations enter in r
 the statistics say: a policy then needs no data to act, and simulated states are of moderate size.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import chex
 import jax
@@ -28,6 +29,7 @@ from offline_mbrl.types import (
     EnvironmentSpec,
     Key,
     Learner,
+    PyTree,
     Transition,
     action_size,
 )
@@ -40,11 +42,18 @@ def _learns_temperature(scope: Scope) -> bool:
 if_learned = read_if(_learns_temperature, "a learned temperature")
 
 
+def _is_whole_run(scope: Scope) -> bool:
+    return scope.root is scope.config
+
+
+if_whole_run = read_if(_is_whole_run, "a run of this learner alone; give the run's own num_updates")
+
+
 @dataclass(frozen=True)
 class Config:
     """The second paper's table 1 unless said otherwise."""
 
-    num_updates: Annotated[int, at_least(1)] = 1_000_000
+    num_updates: Annotated[int, at_least(1), if_whole_run] = 1_000_000
     batch_size: Annotated[int, at_least(1)] = 256  # transitions per update
     gamma: Annotated[float, between(0, 1)] = 0.99  # discount factor
     tau: Annotated[float, between(0, 1)] = 0.005  # of the new critic in the target, each update
@@ -52,9 +61,12 @@ class Config:
     critic_layers: Annotated[tuple[int, ...], sizes()] = (256, 256)  # ReLU
     num_critics: Annotated[int, at_least(1)] = 2  # N; targets and the actor take the least
     actor_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam
+    # Of the actor's rate; the cosine falls to 0 at the end of the run (OfflineRL-Kit).
+    actor_schedule: Literal["constant", "cosine"] = "constant"
     critic_learning_rate: Annotated[float, at_least(0)] = 3e-4  # Adam
     temperature_learning_rate: Annotated[float, at_least(0), if_learned] = 3e-4  # Adam
     initial_temperature: Annotated[float, above(0), if_learned] = 1.0  # weight of entropy
+    max_temperature: Annotated[float | None, above(0), if_learned] = None  # 1: OfflineRL-Kit
     # Instead of a learned one; 0 leaves entropy out.
     fixed_temperature: Annotated[float | None, at_least(0)] = None
     # Nats; None: minus the size of an action.
@@ -169,11 +181,29 @@ def temperature(config: Config, spec: EnvironmentSpec) -> Temperature:
     target_entropy = config.target_entropy
     if target_entropy is None:
         target_entropy = -float(action_size(spec, "sac"))
+    optimizer = optax.adam(config.temperature_learning_rate)
+    if config.max_temperature is not None:
+        optimizer = optax.chain(optimizer, at_most(math.log(config.max_temperature)))
     return Temperature(
-        initial=config.initial_temperature,
-        target_entropy=target_entropy,
-        optimizer=optax.adam(config.temperature_learning_rate),
+        initial=config.initial_temperature, target_entropy=target_entropy, optimizer=optimizer
     )
+
+
+def at_most(maximum: float) -> optax.GradientTransformation:
+    """Cuts updates short that would take a parameter above `maximum`."""
+
+    def cut(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda update, x: jnp.minimum(update, maximum - x), updates, params)
+
+    return optax.stateless(cut)
+
+
+def actor_optimizer(config: Config) -> optax.GradientTransformation:
+    """Adam at the rate of a config's schedule."""
+    rate = config.actor_learning_rate
+    if config.actor_schedule == "cosine":
+        return optax.adam(optax.cosine_decay_schedule(rate, config.num_updates))
+    return optax.adam(rate)
 
 
 def method(config: Config, spec: EnvironmentSpec) -> Method:
@@ -187,7 +217,7 @@ def method(config: Config, spec: EnvironmentSpec) -> Method:
         networks=networks(config, spec),
         backup=soft_backup(config.gamma),
         actor_objective=soft_objective,
-        actor_optimizer=optax.adam(config.actor_learning_rate),
+        actor_optimizer=actor_optimizer(config),
         critic_optimizer=optax.adam(config.critic_learning_rate),
         follow=actor_critic.polyak(config.tau),
         temperature=temperature(config, spec),
