@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from offline_mbrl.data.memory import Dataset
@@ -227,3 +228,35 @@ def test_a_reward_of_one_that_never_ends_is_worth_its_geometric_sum_even_where_e
 def test_settings_that_make_no_learner_are_refused(settings, message):
     with pytest.raises(UsageError, match=f"sac: .*{message}"):
         sac.make(sac.Config(**settings), SPEC)
+
+
+# --- options of OfflineRL-Kit ---
+
+
+def test_a_temperature_stays_at_its_maximum():
+    optimizer = optax.chain(optax.sgd(1.0), sac.at_most(np.log(0.5)))
+    log_temperature = jnp.log(0.4)
+    reached = []
+    for gradient in (-0.1, -5.0, 0.3):
+        updates, _ = optimizer.update(gradient, optimizer.init(log_temperature), log_temperature)
+        log_temperature = optax.apply_updates(log_temperature, updates)
+        reached.append(float(jnp.exp(log_temperature)))
+    np.testing.assert_allclose(reached, [0.4 * np.exp(0.1), 0.5, 0.5 * np.exp(-0.3)], rtol=1e-5)
+    temperature = sac.temperature(sac.Config(max_temperature=0.5), SPEC)
+    assert temperature.optimizer is not None
+    start = jnp.log(0.5)
+    updates, _ = temperature.optimizer.update(-1.0, temperature.optimizer.init(start), start)
+    np.testing.assert_allclose(updates, 0, atol=1e-6)
+
+
+def test_the_actors_rate_falls_as_a_cosine_to_the_end_of_the_run():
+    config = sac.Config(actor_schedule="cosine", actor_learning_rate=0.1, num_updates=4)
+    optimizer = sac.actor_optimizer(config)
+    params = jnp.zeros(())
+    state = optimizer.init(params)
+    steps = []
+    for _ in range(5):
+        updates, state = optimizer.update(jnp.ones(()), state, params)
+        steps.append(-float(updates))
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4))
+    np.testing.assert_allclose(steps, expected, rtol=1e-4, atol=1e-7)
