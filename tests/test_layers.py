@@ -16,7 +16,16 @@ GROUND = {"types", "streams", "files", "provenance"}
 MODELS = {"types", "settings", "networks", "targets"} | SEEN
 OPE = MODELS | {"policies", "rollouts", "models"}
 ALGORITHMS = MODELS | {"policies", "environments", "rollouts", "planning", "models", "learners"}
-REGISTRY = {"types", "outside", "problems", "networks", "learners", "algorithms"}
+REGISTRY = {
+    "types",
+    "outside",
+    "problems",
+    "networks",
+    "models",
+    "rollouts",
+    "learners",
+    "algorithms",
+}
 EXPORT = {"types", "config_json", "policies", "files", "registry", "data"}
 SELECTION = (
     ALGORITHMS

@@ -23,3 +23,10 @@ def bandit_of_good_actions() -> Any:
     starts = problem.dataset.starts
     good = starts[problem.dataset.reward[starts] > -0.1]
     return problem._replace(dataset=problem.dataset._replace(starts=good))
+
+
+def linear_quadratic() -> Any:
+    """A damped position and its velocity, pushed by a weak, noisy controller, without end."""
+    from offline_mbrl.problems import linear_quadratic
+
+    return linear_quadratic.linear_quadratic(0)

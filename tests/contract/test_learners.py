@@ -6,12 +6,13 @@ being listed.
 
 import contextlib
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_cases import CASES, KEY, problem, stages, start
+from contract_cases import CASES, KEY, problem, stages
 
 from offline_mbrl import registry
 from offline_mbrl.data import normalize, trees
@@ -69,52 +70,60 @@ def compiled_once(name: str):
 
 
 @functools.lru_cache(maxsize=1)
-def fresh(name: str, stage: str):
+def initializer(name: str, stage: str):
     """Compiles a stage's initial state, of (dataset, keys, context)."""
     return jax.jit(functools.partial(programs.initialize, stages(name)[stage].stage.learner))
 
 
-def train(name: str, stage: str, *, key=KEY, seeds=None, **options):
+def fresh(name: str, stage: str, *, key=KEY, seeds=None, context=None) -> fit.FitState:
+    """The state of a stage before its first update."""
+    case = stages(name)[stage]
+    keys = fit.keys_for(key, seeds)
+    return initializer(name, stage)(case.dataset, keys, context or case.context)
+
+
+def train(name: str, stage: str, *, key=KEY, seeds=None, learner=None, **options):
     """Blocks of two updates and of one, from the initial state where no other is given."""
     case = stages(name)[stage]
     settings = {"num_updates": 3, "block_updates": 2, "context": case.context, **options}
     if "start" not in settings:
-        keys = fit.keys_for(key, seeds)
-        settings["start"] = fresh(name, stage)(case.dataset, keys, settings["context"])
+        settings["start"] = fresh(name, stage, key=key, seeds=seeds, context=settings["context"])
     with compiled_once(name):
-        return fit.fit(case.stage.learner, case.dataset, key=key, seeds=seeds, **settings)
+        return fit.fit(
+            learner or case.stage.learner, case.dataset, key=key, seeds=seeds, **settings
+        )
 
 
-@functools.cache
-def trained(name: str, stage: str):
-    """The result of `train` on one device, which several tests compare with.
+class Trained(NamedTuple):
+    """A run of `train` on one device, which several tests compare with."""
 
-    With it, how often the step was traced, and the states after each block.
-    """
+    result: fit.FitResult
+    # For each time the step was traced: the shapes of its state before and after, of its metrics.
+    traces: list[tuple]
+    states: dict  # after each block
+    metrics: dict  # of each block
+
+
+@functools.lru_cache(maxsize=2)
+def trained(name: str, stage: str) -> Trained:
+    """Trains with the step's traces counted."""
     learner = stages(name)[stage].stage.learner
     traces = []
     states = {}
+    metrics = {}
 
-    def counted(*arguments):
-        traces.append(1)
-        return learner.step(*arguments)
+    def counted(state, *arguments):
+        after = learner.step(state, *arguments)
+        traces.append((shapes(state), *shapes(after)))
+        return after
 
     def keep(progress):
         states[progress.step] = jax.device_get(progress.state)
+        metrics[progress.step] = progress.metrics
 
-    case = stages(name)[stage]
     programs_of(name).clear()  # traces are counted
-    with compiled_once(name):
-        result = fit.fit(
-            learner._replace(step=counted),
-            case.dataset,
-            key=KEY,
-            num_updates=3,
-            block_updates=2,
-            context=case.context,
-            hooks=[keep],
-        )
-    return result, len(traces), states
+    result = train(name, stage, learner=learner._replace(step=counted), hooks=[keep])
+    return Trained(result=result, traces=traces, states=states, metrics=metrics)
 
 
 def assert_close(a, b, tolerance):
@@ -147,52 +156,57 @@ def test_1_init_works_on_abstract_values(name, stage):
 
 @every_stage
 def test_2_blocks_of_different_lengths_trace_the_step_once(name, stage):
-    result, num_traces, _ = trained(name, stage)
-    assert (result.num_updates, num_traces) == (3, 1)
-
-
-@functools.cache
-def update(name: str, stage: str):
-    """Compiles an update beside the held-out losses of the same batch."""
-    learner = stages(name)[stage].stage.learner
-
-    @jax.jit
-    def run(state, context, batch, key):
-        after, metrics = learner.step(state, context, batch, key)
-        return after, metrics, learner.validate(state, context, batch, key)
-
-    return run
+    run = trained(name, stage)
+    assert (run.result.num_updates, len(run.traces)) == (3, 1)
 
 
 @every_stage
 def test_3_state_and_cache_keep_structure_shapes_and_dtypes(name, stage):
-    learner, dataset, context, state, cache, batch = start(name, stage)
-    after, _ = jax.eval_shape(learner.step, state, context, batch, jax.random.key(1))
-    assert shapes(after) == shapes(state)
+    before, after, _ = trained(name, stage).traces[0]
+    assert after == before
+    case = stages(name)[stage]
+    state = fresh(name, stage)
     refreshed = jax.eval_shape(
-        learner.refresh, state, context, dataset, cache, jnp.int32(0), jax.random.key(2)
+        case.stage.learner.refresh,
+        state.learner,
+        case.context,
+        case.dataset,
+        state.cache,
+        jnp.int32(0),
+        jax.random.key(2),
     )
-    assert shapes(refreshed[0]) == shapes(state)
-    assert shapes(refreshed[1]) == shapes(cache)
+    assert shapes(refreshed[0]) == shapes(state.learner)
+    assert shapes(refreshed[1]) == shapes(state.cache)
 
 
 @every_stage
 def test_4_metrics_are_finite_scalars_with_the_same_keys(name, stage):
-    learner, dataset, context, state, _, batch = start(name, stage)
-    run = update(name, stage)
-    state, first, _ = run(state, context, batch, jax.random.key(1))
-    batch = learner.sample(dataset, None, jax.random.key(2))
-    _, second, _ = run(state, context, batch, jax.random.key(3))
-    assert first.keys() == second.keys()
-    assert "loss/total" in first
-    values = (*first.values(), *second.values())
-    assert all(value.shape == () and np.isfinite(value) for value in values)
+    run = trained(name, stage)
+    _, _, metrics = run.traces[0]
+    assert "loss/total" in metrics
+    assert all(shape == () for shape, _ in metrics.values())
+    assert list(run.metrics) == [2, 3]
+    refreshes = stages(name)[stage].stage.learner.refresh_every > 0
+    for values in run.metrics.values():
+        assert metrics.keys() <= values.keys()
+        assert refreshes or values.keys() == metrics.keys()  # a refresh has figures of its own
+        assert all(np.isfinite(value) for value in values.values())
+
+
+def held_out_losses(learner, dataset, state, context, key):
+    """What `validate` gives on the batch of the third update, at its key."""
+    key_sample, key_step = jax.random.split(jax.random.fold_in(key, 2))
+    batch = learner.sample(dataset, state.cache, key_sample)
+    return learner.validate(state.learner, context, batch, key_step)
 
 
 @every_stage
 def test_4b_held_out_losses_are_those_of_the_step_without_an_update(name, stage):
-    _, _, context, state, _, batch = start(name, stage)
-    _, metrics, held_out = update(name, stage)(state, context, batch, jax.random.key(1))
+    run = trained(name, stage)
+    case = stages(name)[stage]
+    measure = jax.jit(functools.partial(held_out_losses, case.stage.learner))
+    held_out = measure(case.dataset, run.states[2], case.context, fit.keys_for(KEY, None)[1])
+    metrics = run.metrics[3]  # of the third update alone
     assert "loss/total" in held_out
     common = [label for label in held_out if label in metrics]
     assert_close([held_out[label] for label in common], [metrics[label] for label in common], 1e-4)
@@ -211,20 +225,20 @@ def test_5_vmap_over_seeds_equals_the_loop_over_seeds(name, stage):
 @every_stage
 def test_6_a_batch_split_over_eight_devices_equals_one_device(name, stage):
     split = train(name, stage, mesh=sharding.mesh(jax.devices()[:8]))
-    assert_close(split.state.learner, trained(name, stage)[0].state.learner, 1e-3)
+    assert_close(split.state.learner, trained(name, stage).result.state.learner, 1e-3)
 
 
 @every_stage
 def test_7_the_key_decides_the_result(name, stage):
-    first = checkpoint.sha256(trained(name, stage)[0].state.learner)
+    first = checkpoint.sha256(trained(name, stage).result.state.learner)
     assert checkpoint.sha256(train(name, stage).state.learner) == first
     assert checkpoint.sha256(train(name, stage, key=OTHER_KEY).state.learner) != first
 
 
 @every_stage
 def test_8_a_checkpoint_round_trip_is_exact(name, stage, tmp_path):
-    _, _, _, state, cache, _ = start(name, stage)
-    saved = (state, cache)
+    state = fresh(name, stage)
+    saved = (state.learner, state.cache)
     checkpoint.save(tmp_path, 1, saved, {})
     restored = checkpoint.restore(tmp_path, saved).state
     assert checkpoint.sha256(restored) == checkpoint.sha256(saved)
@@ -232,17 +246,23 @@ def test_8_a_checkpoint_round_trip_is_exact(name, stage, tmp_path):
 
 @every_stage
 def test_8b_resuming_equals_not_stopping_bit_for_bit(name, stage):
-    result, _, states = trained(name, stage)
-    assert list(states) == [2, 3]
-    resumed = train(name, stage, start=states[2])
+    run = trained(name, stage)
+    assert list(run.states) == [2, 3]
+    resumed = train(name, stage, start=run.states[2])
     assert resumed.num_updates == 1
-    assert checkpoint.sha256(resumed.state) == checkpoint.sha256(result.state)
+    assert checkpoint.sha256(resumed.state) == checkpoint.sha256(run.result.state)
+
+
+def untrained_policy(name: str):
+    """The learner of the main stage, and the parameters with which it acts at first."""
+    learner = stages(name)[MAIN].stage.learner
+    return learner, learner.policy_params(fresh(name, MAIN).learner, stages(name)[MAIN].context)
 
 
 @every_entry
 def test_9_the_policy_gives_actions_inside_the_spec(name):
-    learner, dataset, context, state, _, _ = start(name, MAIN)
-    params = learner.policy_params(state, context)
+    learner, params = untrained_policy(name)
+    dataset = stages(name)[MAIN].dataset
     spec = problem(name).spec
     observations = jax.tree.map(lambda leaf: jnp.asarray(leaf[:4]), dataset.observation)
     single = jax.tree.map(lambda leaf: leaf[0], observations)
@@ -277,8 +297,7 @@ def quadrature(action: BoundedActions | DiscreteActions):
 
 @every_entry
 def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
-    learner, _, context, state, _, _ = start(name, MAIN)
-    params = learner.policy_params(state, context)
+    _, params = untrained_policy(name)
     assert jax.tree.structure(trees.unflatten(trees.flatten(params))) == jax.tree.structure(params)
 
 
@@ -288,7 +307,7 @@ def test_10_it_learns_the_toy_problem(name):
     entry = {stage: case.stage for stage, case in stages(name).items()}
     data = problem(name).dataset
     with compiled_once(name):
-        trained = train_stages(
+        end = train_stages(
             entry,
             data,
             key=jax.random.key(5),
@@ -296,8 +315,13 @@ def test_10_it_learns_the_toy_problem(name):
             statistics=normalize.statistics(data),
         )
     learner = entry[MAIN].learner
-    fresh = fit.init(learner, data, key=jax.random.key(5), seeds=[0, 1], context=trained.context)
-    score = jax.jit(jax.vmap(lambda params: problem(name).score(learner.policy, params)))
-    after = score(fit.policy_params(learner, trained.end.state, trained.context))
-    before = score(fit.policy_params(learner, fresh, trained.context))
+    untrained = fresh(name, MAIN, key=jax.random.key(5), seeds=[0, 1], context=end.context)
+
+    @jax.jit
+    def score(state):
+        params = fit.policy_params(learner, state, end.context)
+        return jax.vmap(lambda params: problem(name).score(learner.policy, params))(params)
+
+    after = score(end.end.state)
+    before = score(untrained)
     assert float(jnp.min(after)) > case.score > float(jnp.max(before))

@@ -1,5 +1,6 @@
 """The cases that stand beside the registrations, and their stages before any training."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -36,7 +37,9 @@ def problem(name: str) -> toy.Problem:
 def config(name: str):
     """The settings with which a case is tested and learns."""
     algorithm, case = CASES[name]
-    settings = {**case.config, "batch_size": 32, **case.learning, "num_updates": case.num_updates}
+    names = {field.name for field in dataclasses.fields(algorithm.config)}
+    batch_size = {"batch_size": 32} if "batch_size" in names else {}
+    settings = {**case.config, **batch_size, **case.learning, "num_updates": case.num_updates}
     return algorithm.config(**settings)
 
 

@@ -71,7 +71,8 @@ _RELEASED = {
     "walker2d_medium_expert": (1, 1.5),
 }
 _REAL_FRACTION = {"halfcheetah_medium_expert": 0.5}
-_FIXED_TEMPERATURE = {"hopper_medium": 0.2, "hopper_medium_replay": 0.2}
+_FIXED_TEMPERATURE = ("hopper_medium", "hopper_medium_replay")
+FIXED = sac.Config(actor_learning_rate=1e-4, actor_schedule="cosine", fixed_temperature=0.2)
 
 
 def _released(name: str, horizon: int, coef: float) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _released(name: str, horizon: int, coef: float) -> dict[str, Any]:
     return {
         "num_updates": 3_000_000,
         "termination": f"d4rl_mujoco_{name.partition('_')[0]}",
-        "policy": replace(mopo.KIT_POLICY, fixed_temperature=_FIXED_TEMPERATURE.get(name)),
+        "policy": FIXED if name in _FIXED_TEMPERATURE else mopo.KIT_POLICY,
         "imagination": ImaginationConfig(horizon=horizon, real_fraction=real_fraction),
         "penalty_coef": coef,
         "value_floor": 0.0,

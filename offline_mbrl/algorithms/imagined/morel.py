@@ -41,7 +41,7 @@ from offline_mbrl.types import (
 )
 
 PENALTY = pessimism.max_pairwise_disagreement
-BATCH_SIZE = 250  # transitions judged at once
+BATCH_SIZE = 256  # transitions judged at once
 
 
 def _by(rule: str) -> settings.ReadIf:

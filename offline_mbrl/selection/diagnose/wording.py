@@ -88,7 +88,7 @@ def _calibration(calibration: Calibration) -> str:
     level = calibration.level[row]
     coverage = calibration.coverage[row]
     held = f"its {level:.0%} intervals hold {coverage:.0%} of outcomes"
-    if calibration.gap < -TOLERANCE:
+    if min(calibration.gap, coverage - level) < -TOLERANCE:
         return f"{held}: it is overconfident"
     if calibration.gap > TOLERANCE:
         return f"{held}: it is less certain than it could be"
