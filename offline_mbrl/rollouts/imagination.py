@@ -57,6 +57,8 @@ class ImaginationConfig:
     real_fraction: Annotated[float, between(0, 1)] = 0.05  # of a batch
     starts: Literal["data", "initial"] = "data"  # all states, or the first of each episode
     actions: Literal["policy", "uniform"] = "policy"  # of the rollouts
+    # Rollouts side by side, at most: what they take of memory beside the cache grows with it.
+    starts_at_once: Annotated[int, at_least(1)] = 10_000
 
 
 # (context, policy params, observations [B, ...], updates done [] int32, key) -> [B, T] trajectories
@@ -190,6 +192,30 @@ def by_rollout(
     return imagine
 
 
+def in_parts(imagine: Imagine, starts_at_once: int) -> Imagine:
+    """Rollouts of at most `starts_at_once` starts after one another, each part with its own key."""
+
+    def imagine_all(
+        context: Context, policy_params: Params, observation: Observation, update: Array, key: Key
+    ) -> Trajectory:
+        num_starts = jax.tree.leaves(observation)[0].shape[0]
+        num_parts = -(-num_starts // starts_at_once)
+        if num_parts == 1:
+            return imagine(context, policy_params, observation, update, key)
+        size = -(-num_starts // num_parts)
+        rows = (jnp.arange(num_parts * size) % num_starts).reshape(num_parts, size)
+
+        def part(inputs: tuple[Array, Key]) -> Trajectory:
+            rows, key = inputs
+            starts = jax.tree.map(lambda leaf: leaf[rows], observation)
+            return imagine(context, policy_params, starts, update, key)
+
+        parts = jax.lax.map(part, (rows, jax.random.split(key, num_parts)))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_starts], parts)
+
+    return imagine_all
+
+
 def transitions(trajectory: Trajectory) -> tuple[Transition, Array]:
     """The steps of trajectories `[B, T]` as rows `[T B, ...]`, all first steps first.
 
@@ -241,6 +267,7 @@ def with_imagination(
             "with_imagination: this learner has a refresh of its own, which this one would replace"
         )
     draw_starts = starts or STARTS[config.starts]
+    imagine_all = in_parts(imagine, config.starts_at_once)
 
     def sample(dataset: PyTree, cache: PyTree, key: Key) -> Transition:
         real = _marked(learner.sample(dataset, None, key))
@@ -254,7 +281,7 @@ def with_imagination(
         key_starts, key_rollouts = jax.random.split(key)
         observation = draw_starts(dataset, config.num_starts, key_starts)
         policy_params = learner.policy_params(state, context)
-        trajectory = imagine(context, policy_params, observation, update, key_rollouts)
+        trajectory = imagine_all(context, policy_params, observation, update, key_rollouts)
         cache = ring.store(cache, *transitions(trajectory))
         return state, cache, _metrics(trajectory, cache)
 

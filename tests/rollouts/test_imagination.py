@@ -220,6 +220,23 @@ def test_members_share_a_rollout_or_have_starts_of_their_own(spread, num_members
     assert set(sizes) == {num_members}
 
 
+@pytest.mark.parametrize("starts_at_once", [3, 4, 7])
+def test_rollouts_in_parts_are_those_of_all_starts_in_order(starts_at_once):
+    quiet = CONTEXT._replace(upstream={"model": linear.params(noise=0.0)})
+    still = {**linear.policy_params(), "std": jnp.array(0.0)}
+    starts = jnp.tile(jnp.arange(7.0)[:, None] / 7, (1, 3))
+    arguments = (quiet, still, starts, jnp.int32(0), KEY)
+    whole = jax.jit(rollouts())(*arguments)
+    parts = jax.jit(imagination.in_parts(rollouts(), starts_at_once))(*arguments)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
+
+
+def test_parts_have_noise_of_their_own():
+    starts = jnp.zeros((6, 3))
+    paths = rolled(imagination.in_parts(rollouts(), 2), starts)
+    assert len(np.unique(paths.reward[:, 0])) == 6
+
+
 # --- starts and actions ---
 
 
