@@ -24,9 +24,10 @@ from offline_mbrl.algorithms.imagined import assembly
 from offline_mbrl.data import memory
 from offline_mbrl.learners import sac
 from offline_mbrl.models import gaussian_ensemble, kinds
-from offline_mbrl.rollouts import pessimism
+from offline_mbrl.rollouts import imagination, pessimism, shares
 from offline_mbrl.rollouts.adjust import Adjust
 from offline_mbrl.rollouts.imagination import ImaginationConfig
+from offline_mbrl.rollouts.unroll import unroll
 from offline_mbrl.settings import Scope, above, at_least, between, read_if
 from offline_mbrl.types import (
     Array,
@@ -118,20 +119,17 @@ def threshold(config: Config, disagreements: Array) -> Array:
     return jnp.quantile(disagreements, config.quantile)
 
 
-def judge(config: Config, model: DynamicsModel) -> Learner:
+def judge(config: Config, model: DynamicsModel, spec: EnvironmentSpec) -> Learner:
     """Notes the members' disagreement at `num_judged` transitions, a batch in each update."""
     batch_size = min(BATCH_SIZE, config.num_judged)
+    policy = imagination.uniform_policy(spec)  # the data's actions take the place of its own
+    measure = pessimism.measure(PENALTY)
+    steps = shares.jointly.apply(model, unroll(model, policy, horizon=1, measure=measure))
 
-    def disagreement(context: Context, transition: Transition, key: Key) -> Array:
-        params = context.upstream["model"]
-        observation, action = transition.observation, transition.action
-        state = model.reset(params, observation, key)
-        _, prediction = model.step(params, state, action, key)
-        return PENALTY.apply(params, observation, action, prediction)
-
-    def over_batch(context: Context, batch: Transition, key: Key) -> Array:
+    def disagreements(context: Context, batch: Transition, key: Key) -> Array:
         keys = jax.random.split(key, batch.reward.shape[0])
-        return jax.vmap(disagreement, (None, 0, 0))(context, batch, keys)
+        params = context.upstream["model"]
+        return steps(params, None, batch.observation, keys, batch.action).extras["penalty"][:, 0]
 
     def init(key: Key, example: Transition, context: Context) -> Judged:
         del key, example, context
@@ -140,14 +138,14 @@ def judge(config: Config, model: DynamicsModel) -> Learner:
     def step(
         state: Judged, context: Context, batch: Transition, key: Key
     ) -> tuple[Judged, Metrics]:
-        values = over_batch(context, batch, key)
+        values = disagreements(context, batch, key)
         rows = (state.count * batch_size + jnp.arange(values.shape[0])) % config.num_judged
         after = Judged(values=state.values.at[rows].set(values), count=state.count + 1)
         return after, {"loss/total": jnp.mean(values)}
 
     def validate(state: Judged, context: Context, batch: Transition, key: Key) -> Metrics:
         del state
-        return {"loss/total": jnp.mean(over_batch(context, batch, key))}
+        return {"loss/total": jnp.mean(disagreements(context, batch, key))}
 
     return Learner(
         sample=memory.Transitions(batch_size),
@@ -168,7 +166,7 @@ def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Stage]:
     Raises:
       UsageError: no rule of termination has this name, or the spec is not one of vectors.
     """
-    learner = judge(config, assembly.dynamics(config, spec))
+    learner = judge(config, assembly.dynamics(config, spec), spec)
     num_updates = -(-config.num_judged // min(BATCH_SIZE, config.num_judged))
     judging = Stage(learner=learner, num_updates=num_updates)
     return {**assembly.pretrain(config, spec), "threshold": judging}

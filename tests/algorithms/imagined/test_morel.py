@@ -47,7 +47,7 @@ def test_the_stage_judges_transitions_of_the_data():
         }
     )
     settings = config(num_judged=600, pessimism=1.0)
-    judge = morel.judge(settings, MODEL)
+    judge = morel.judge(settings, MODEL, transition_rows.SPEC)
     context = Context(statistics=normalize.statistics(data), upstream={"model": PARAMS})
     result = fit.fit(judge, data, key=KEY, num_updates=3, block_updates=3, context=context)
     members = jax.vmap(jax.vmap(linear.mean, (0, None, None)), (None, 0, 0))(
