@@ -45,6 +45,7 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # workers have the flags of 
         [os.environ.get("XLA_FLAGS", ""), DEVICES, *_flags_of_this_xla(FAST_COMPILATION)]
     ).strip()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(100_000, 20, 20)  # traces make many objects, few of them garbage
 
 pytest_plugins = ["command_fixtures"]
 

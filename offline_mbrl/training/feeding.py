@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -223,9 +222,9 @@ def measure_block(run: Callable, feed: Feed, state: Any, block_seconds: float) -
             "with several processes the block length must be given: each would measure its own"
         )
     trial = state._replace(
-        learner=jax.tree.map(jnp.copy, state.learner),
-        alive=jnp.copy(state.alive),
-        step=jnp.copy(state.step),
+        learner=sharding.copied(state.learner),
+        alive=sharding.copied(state.alive),
+        step=sharding.copied(state.step),
     )
     most = min(feed.most_updates, LONGEST_TRIAL)
     data = feed.read(Piece(int(state.step), int(state.step) + most))

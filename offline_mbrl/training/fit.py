@@ -241,13 +241,13 @@ def _placed(
     """The state to start from, on the device(s), in buffers that may be donated."""
     if start is not None:
         # A copy: the caller's arrays must survive.
-        return jax.tree.map(jnp.copy, sharding.replicate(start, mesh))
+        return sharding.copied(sharding.replicate(start, mesh))
     drawing, source = feeding.source(learner, dataset)
     source = sharding.replicate(source, mesh) if feed.reads_ahead else feed.resident
     fresh = programs.jit(functools.partial(programs.initialize, drawing), mesh)
     state = fresh(source, keys, context)
     # One buffer (zeros shared by leaves) cannot be donated twice; the cache shares none.
-    return state._replace(learner=jax.tree.map(jnp.copy, state.learner))
+    return state._replace(learner=sharding.copied(state.learner))
 
 
 class _Loop(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -44,6 +45,17 @@ def replicate(tree: PyTree, mesh: Mesh | None) -> PyTree:
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda leaf: _replicate_globally(leaf, sharding), tree)
+
+
+def copied(tree: PyTree) -> PyTree:
+    """The same arrays in buffers of their own, where they are: they may be donated."""
+
+    def copy(leaf: jax.Array) -> jax.Array:
+        if leaf.is_fully_addressable:
+            return jax.device_put(leaf, may_alias=False)  # compiles nothing, unlike `jnp.copy`
+        return jnp.copy(leaf)  # of several processes
+
+    return jax.tree.map(copy, tree)
 
 
 def _replicate_globally(leaf: PyTree, sharding: NamedSharding) -> jax.Array:
