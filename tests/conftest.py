@@ -45,6 +45,7 @@ if DEVICES not in os.environ.get("XLA_FLAGS", ""):  # workers have the flags of 
         [os.environ.get("XLA_FLAGS", ""), DEVICES, *_flags_of_this_xla(FAST_COMPILATION)]
     ).strip()
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_traceback_in_locations_limit", 0)  # programs are lowered sooner
 gc.set_threshold(100_000, 20, 20)  # traces make many objects, few of them garbage
 
 pytest_plugins = ["command_fixtures"]
@@ -70,13 +71,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=rank)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compilation_cache(tmp_path_factory):
-    """Programs of several tests are compiled once a session, by whichever worker comes first."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def pytest_configure(config):
+    """Programs are compiled once by any worker, process or notebook, and kept for the next run."""
+    if "PYTEST_XDIST_WORKER" not in os.environ and hasattr(config, "cache"):
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir("programs")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    shortest = float(os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", shortest)
 
 
 RELEASE_ABOVE = 1.6e9  # bytes; below it, modules share their programs

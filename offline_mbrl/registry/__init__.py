@@ -18,13 +18,14 @@ from offline_mbrl.registry import (  # they fill the table
     explicit,
     latent,
     policy_learners,
+    value_expansion,
 )
 from offline_mbrl.registry.table import ENTRIES, entry
 from offline_mbrl.types import Algorithm, UsageError
 
 __all__ = ["ENTRIES", "absolute", "entry", "label", "lookup"]
 
-del discrete, explicit, latent, policy_learners
+del discrete, explicit, latent, policy_learners, value_expansion
 
 _LOADED: dict[str, Algorithm] = {}
 

@@ -89,7 +89,7 @@ BAD = {
     # what was typed
     "command": (["trian"], "unknown command 'trian': did you mean 'train'?"),
     "subcommand": (["data", "lits"], "unknown command 'data lits'"),
-    "algorithm": (["train", "rosmoo"], "unknown algorithm 'rosmoo': did you mean rosmo?"),
+    "algorithm": (["train", "rosmoo"], "unknown algorithm 'rosmoo': did you mean rosmo"),
     "no algorithm": (["train", "--dataset", "x"], "name the algorithm first"),
     "dataset": (["train", "bc", "--dataset", "local/cacth"], "did you mean local/catch"),
     "dataset variant": (
