@@ -11,7 +11,8 @@ from scipy import stats
 
 from experiments.benchmarks import claims
 from experiments.benchmarks.claims import Claim, Interval
-from experiments.benchmarks.policies.presets import CLONING, Preset
+from experiments.benchmarks.policies.arms import CLONING
+from experiments.benchmarks.policies.presets import Preset
 from experiments.benchmarks.policies.runs import Row, Setting, curve_of
 
 MARGIN = 0.03  # of the normalized score, which a run has to gain to count as rising

@@ -39,7 +39,7 @@ SCRIPT = "experiments/benchmarks/policies/main.py"
 class Options:
     """Trains and evaluates policy learners and writes how they compare."""
 
-    preset: Literal["quick", "d4rl", "ogbench", "ogbench-cpu"] = "quick"
+    preset: Literal["quick", "models", "models-gpu", "d4rl", "ogbench", "ogbench-cpu"] = "quick"
     arms: str = ""  # comma-separated; default: the preset's
     datasets: str = ""  # comma-separated names; default: the preset's
     max_minutes: float = 0.0  # stop at the next evaluation after this long; 0 without limit
@@ -86,7 +86,7 @@ def make(
     origin = command.origin(SCRIPT)
     seeds = tuple(range(preset.seeds))
     minutes = options.max_minutes or np.inf
-    place = runs.Place(folder=folder, deadline=time.perf_counter() + 60 * minutes)
+    place = runs.Place(folder=folder, deadline=time.perf_counter() + 60 * minutes, models={})
 
     def missing(piece: Piece) -> tuple[int, ...]:
         done = runs.finished(rows.read(folder, Row), preset).get(piece.setting, {})

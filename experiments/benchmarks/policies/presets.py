@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.benchmarks.policies.arms import MODEL_FREE, WITH_MODELS, Arm
 from offline_mbrl import registry, settings
 from offline_mbrl.types import Algorithm, BoundedActions, EnvironmentSpec
 
@@ -17,35 +18,6 @@ CONTINUOUS = EnvironmentSpec(
 )
 
 
-class Arm(NamedTuple):
-    """A learner with settings."""
-
-    algorithm: str
-    preset: str = ""  # of the algorithm; empty: the one that is named like the dataset, if any
-
-
-ARMS = {
-    "bc": Arm("bc"),
-    "percentile_bc": Arm("percentile_bc"),
-    "bail": Arm("bail"),
-    "sac": Arm("sac"),
-    "td3_bc": Arm("td3_bc"),
-    "rebrac": Arm("rebrac"),
-    "sac_n": Arm("edac", preset="sac_n"),
-    "edac": Arm("edac"),
-    "iql": Arm("iql"),
-    "cql": Arm("cql"),
-    "crr": Arm("crr", preset="exponential"),
-    "awac": Arm("crr", preset="awac"),
-    "bcq": Arm("bcq"),
-    "bear": Arm("bear"),
-    "brac_p": Arm("brac", preset="policy"),
-    "brac_v": Arm("brac", preset="value"),
-    "fql": Arm("fql"),
-}
-CLONING = "bc"  # what every other arm is compared with
-
-
 class Data(NamedTuple):
     """A dataset, and what the presets and the published figures call it."""
 
@@ -54,6 +26,7 @@ class Data(NamedTuple):
     published: str = ""  # the official dataset it corresponds to
     value_range: tuple[float, float] = (0.0, 100.0)  # of categorical critics
     gamma: float | None = None  # where the settings of the family differ
+    target_entropy: float | None = None
     updates: int | None = None  # in place of the preset's
 
 
@@ -71,7 +44,12 @@ class Preset(NamedTuple):
 
 
 def _local(
-    task: str, kind: str, steps: int, value_range: tuple[float, float], updates: int | None = None
+    task: str,
+    kind: str,
+    steps: int,
+    value_range: tuple[float, float],
+    updates: int | None = None,
+    target_entropy: float | None = None,
 ) -> Data:
     underscored = kind.replace("-", "_")
     return Data(
@@ -80,6 +58,7 @@ def _local(
         published="" if task == "pendulum" else f"{task}-{kind}",
         value_range=value_range,
         updates=updates,
+        target_entropy=target_entropy,
     )
 
 
@@ -111,6 +90,15 @@ SMALL = {
     "num_critics": 10,  # at most
     "gap.num_actions": 4,  # of CQL
 }
+# The same for learners with models: small ensembles, fewer and shorter rollouts.
+SMALL_WITH_MODELS = {
+    **SMALL,
+    "dynamics.hidden_layers": (100, 100, 100, 100),
+    "imagination.num_starts": 5_000,
+    "imagination.horizon": 5,
+    "adversary_updates": 200,
+    "num_critics": 5,
+}
 CUBE = tuple(
     Data(
         name=f"local/ogbench/cube-single-play-singletask-task{number}",
@@ -125,7 +113,7 @@ PRESETS = {
             _local("pendulum", "medium-replay", 20_000, value_range=(-1_000.0, 0.0)),
             _local("hopper", "medium-replay", 100_000, value_range=(0.0, 400.0), updates=45_000),
         ),
-        arms=tuple(name for name in ARMS if name != "sac_n"),
+        arms=tuple(name for name in MODEL_FREE if name != "sac_n"),
         seeds=3,
         updates=20_000,
         batch_size=128,
@@ -133,13 +121,43 @@ PRESETS = {
         evaluations=20,
         changes=SMALL,
     ),
+    "models": Preset(
+        datasets=(
+            _local(
+                "pendulum",
+                "medium-replay",
+                20_000,
+                value_range=(-1_000.0, 0.0),
+                target_entropy=-1.0,
+            ),
+        ),
+        arms=("bc", "sac", "cql", *WITH_MODELS),
+        seeds=3,
+        updates=20_000,
+        batch_size=128,
+        episodes=5,
+        evaluations=20,
+        changes=SMALL_WITH_MODELS,
+    ),
+    "models-gpu": Preset(
+        datasets=tuple(
+            _local(task, "medium-replay", 200_000, value_range=(0.0, 500.0))
+            for task in ("hopper", "walker2d")
+        ),
+        arms=("bc", "sac", "mopo", "morel", "combo", "mobile"),
+        seeds=5,
+        updates=1_000_000,
+        batch_size=256,
+        episodes=10,
+        evaluations=20,
+    ),
     "d4rl": Preset(
         datasets=tuple(
             _official(task, kind)
             for task in ("halfcheetah", "hopper", "walker2d")
             for kind in ("medium", "medium-replay", "medium-expert")
         ),
-        arms=tuple(ARMS),
+        arms=tuple(MODEL_FREE),
         seeds=5,
         updates=None,
         batch_size=None,
@@ -174,20 +192,35 @@ PRESETS = {
 
 
 def configure(arm: Arm, data: Data, preset: Preset) -> Any:
-    """The settings of a learner on a dataset: published ones, then the benchmark's sizes."""
+    """The settings of a learner on a dataset: published ones, the benchmark's sizes, the arm's."""
     entry = registry.lookup(arm.algorithm)
     config = entry.config(**entry.presets.get(preset_name(arm, entry, data), {}))
     sizes = {
         "num_updates": data.updates if preset.updates and data.updates else preset.updates,
         "batch_size": preset.batch_size,
         "gamma": data.gamma,
+        "target_entropy": data.target_entropy,
     }
     changes = {name: value for name, value in sizes.items() if value is not None}
     changes["value_range"] = data.value_range
-    for name, value in {**changes, **preset.changes}.items():
-        if name in settings.in_use(config, CONTINUOUS):
-            config = _changed(config, name.split("."), value)
+    for name, value in {**changes, **preset.changes, **arm.changes}.items():
+        in_use = settings.in_use(config, CONTINUOUS)
+        for path in (name, f"policy.{name}"):
+            if path in in_use:
+                config = _changed(config, path.split("."), value)
+                break
     return config
+
+
+def batch_size(config: Any) -> int:
+    """Of a learner's updates."""
+    return policy_config(config).batch_size
+
+
+def policy_config(config: Any) -> Any:
+    """The settings of the policy's learner: a part of them where there is a model, else all."""
+    part = getattr(config, "policy", None)
+    return part if dataclasses.is_dataclass(part) else config
 
 
 def preset_name(arm: Arm, entry: Algorithm, data: Data) -> str:

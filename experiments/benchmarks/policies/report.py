@@ -10,15 +10,20 @@ import numpy as np
 from experiments.benchmarks import claims, figures, pages
 from experiments.benchmarks.claims import Claim
 from experiments.benchmarks.policies import claims as policy_claims
-from experiments.benchmarks.policies import published
-from experiments.benchmarks.policies.presets import CLONING, Data, Preset
-from experiments.benchmarks.policies.runs import LAST, Row, Setting, curve_of, finished
+from experiments.benchmarks.policies import model_claims, published
+from experiments.benchmarks.policies.arms import CLONING
+from experiments.benchmarks.policies.presets import Data, Preset
+from experiments.benchmarks.policies.runs import LAST, Row, Setting, curve_of, finished, measures_of
 from offline_mbrl.evaluation import aggregate
 
 CURVES = figures.Layout(
     columns=5, width=2.6, height=2.1, head=0.8, share_x=True, share_y=True, dpi=80
 )
 PROFILES = figures.Layout(columns=4, width=3.0, height=2.3, head=0.8, share_x=True, share_y=True)
+MEASURES = (
+    "Means of the last third of each run, over seeds, and their range. `value_gap`: the critics' "
+    "values at initial states less the discounted soft returns from there, at the end."
+)
 THRESHOLDS = np.linspace(0.0, 1.2, 61)
 
 Runs = Mapping[Setting, Mapping[int, Row]]
@@ -34,7 +39,7 @@ def write(folder: Path, preset: Preset, table: Sequence[Row], preset_name: str) 
       preset_name: for the summary.
     """
     runs = finished(table, preset)
-    judged = policy_claims.judge(preset, runs)
+    judged = [*policy_claims.judge(preset, runs), *model_claims.judge(preset, runs)]
     parts = ["# Policy learners", pages.method(__file__, last=LAST, margin=policy_claims.MARGIN)]
     for data in preset.datasets:
         parts += section(folder, preset, data, runs, judged)
@@ -67,12 +72,14 @@ def section(
     picture = f"{data.name.replace('/', '_')}.png"
     draw_curves(folder / picture, data.name, own)
     verdicts = [claim for claim in judged if claim.source == data.name]
+    figures_table = measures_table(own)
     lengths = sorted({row.updates for rows in own.values() for row in rows})
     return [
         f"## {data.name}",
         f"Updates: {', '.join(f'{length:,}' for length in lengths)}.",
         scores_table(data, own),
         f"![learning curves]({picture})",
+        *([MEASURES, figures_table] if figures_table else []),
         "\n".join(claims.sentences(verdicts)),
     ]
 
@@ -99,6 +106,29 @@ def scores_table(data: Data, runs: Mapping[str, Sequence[Row]]) -> str:
     cloned = runs.get(CLONING, ())
     ranked = sorted(runs, key=lambda arm: -policy_claims.scores_of(runs[arm]).mean())
     return pages.markdown(header, [cells(arm, data, runs[arm], cloned) for arm in ranked])
+
+
+def measures_table(runs: Mapping[str, Sequence[Row]]) -> str:
+    """Markdown: what runs report beside their scores, mean and range over seeds; empty for none.
+
+    Args:
+      runs: arm -> runs.
+    """
+    reported = {arm: [measures_of(row) for row in rows] for arm, rows in runs.items()}
+    names = sorted({name for own in reported.values() for figures in own for name in figures})
+    lines = []
+    for arm, own in reported.items():
+        columns = [[figures[name] for figures in own if name in figures] for name in names]
+        if any(columns):
+            lines.append([arm, *map(spread_in_words, columns)])
+    return pages.markdown(["learner", *names], lines) if lines else ""
+
+
+def spread_in_words(values: Sequence[float]) -> str:
+    """Mean and range."""
+    if not values:
+        return "-"
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def cells(arm: str, data: Data, runs: Sequence[Row], cloned: Sequence[Row]) -> list[str]:

@@ -1,6 +1,7 @@
 """Runs the benchmark of policy learners: one row a run, in the benchmark's table."""
 
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,11 +13,13 @@ import numpy as np
 
 from experiments.benchmarks import rows
 from experiments.benchmarks.command import OUT_OF_TIME, Origin
-from experiments.benchmarks.policies import presets
-from experiments.benchmarks.policies.presets import ARMS, Data, Preset
+from experiments.benchmarks.policies import measures, presets
+from experiments.benchmarks.policies.arms import ARMS
+from experiments.benchmarks.policies.presets import Data, Preset
 from offline_mbrl import registry
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.evaluation import aggregate, episodes
+from offline_mbrl.learners.parts import actor_critic
 from offline_mbrl.training import checkpoint, fit
 from offline_mbrl.training.stages import (
     MAIN,
@@ -29,6 +32,7 @@ from offline_mbrl.training.stages import (
 from offline_mbrl.types import Context, Key, Learner, PyTree, Stage, UsageError
 
 UNFINISHED = ".unfinished"  # the folder of runs that the time was up for
+MODEL = "model"  # the stage that fits it
 LAST = 10  # evaluations at the end of a run, whose mean is its score
 
 
@@ -59,6 +63,7 @@ class Row(NamedTuple):
     revision: str
     command: str
     device: str = "cpu"
+    figures: str = "{}"  # JSON: of models and critics, means of the last third of the run
 
 
 class Piece(NamedTuple):
@@ -73,10 +78,16 @@ def curve_of(row: Row) -> np.ndarray:
     return np.array([float(value) for value in row.curve.split()])
 
 
+def measures_of(row: Row) -> dict[str, float]:
+    """What the run reports beside its scores, by name."""
+    return json.loads(row.figures)
+
+
 def length(preset: Preset, arm: str, data: Data) -> tuple[int, int, int, int]:
     """Updates, batch size, episodes and evaluations of a run."""
     config = presets.configure(ARMS[arm], data, preset)
-    return config.num_updates, config.batch_size, preset.episodes, preset.evaluations
+    size = presets.batch_size(config)
+    return config.num_updates, size, preset.episodes, preset.evaluations
 
 
 def finished(table: Iterable[Row], preset: Preset) -> dict[Setting, dict[int, Row]]:
@@ -103,6 +114,14 @@ class Place(NamedTuple):
 
     folder: Path
     deadline: float = np.inf  # of `time.perf_counter`
+    models: "dict[str, Fitted] | None" = None  # of earlier settings in this process; added to
+
+
+class Fitted(NamedTuple):
+    """A model, for all settings that have the same settings of it."""
+
+    end: StageEnd
+    seconds: float  # of CPU; each of these settings counts them
 
 
 class _Curve(NamedTuple):
@@ -110,12 +129,15 @@ class _Curve(NamedTuple):
 
     scores: list[list[float]]  # [S] each
     seconds: list[float]  # of CPU: of the process, and of these in evaluations
+    figures: list[dict[str, list[float]]]  # of each block, [S]
 
 
 class _Course(NamedTuple):
     """A setting on its way."""
 
     learner: Learner
+    config: Any
+    loaded: catalog.Loaded
     evaluator: episodes.Evaluator
     reference: tuple[float, float]
     seeds: tuple[int, ...]
@@ -168,6 +190,8 @@ def run(
     with episodes.opened(learner.policy, loaded.simulator, num_seeds=count) as evaluator:
         course = _Course(
             learner=learner,
+            config=config,
+            loaded=loaded,
             evaluator=evaluator,
             reference=loaded.reference,
             seeds=piece.seeds,
@@ -189,7 +213,7 @@ def run(
     shared = {
         **piece.setting._asdict(),
         "updates": config.num_updates,
-        "batch_size": config.batch_size,
+        "batch_size": presets.batch_size(config),
         "episodes": preset.episodes,
         "evaluations": preset.evaluations,
         "settings": presets.preset_name(arm, entry, data) or "default",
@@ -218,9 +242,10 @@ def _rows(
             last_ten=round(float(own[-LAST:].mean()), 4),
             best=round(float(own.max()), 4),
             failure=failures.get(seed, ""),
+            figures=json.dumps(measures.of_seed(curve.figures, index)),
             **shared,
         )
-        for seed, own in zip(seeds, scores.T, strict=True)
+        for index, (seed, own) in enumerate(zip(seeds, scores.T, strict=True))
     ]
 
 
@@ -232,26 +257,33 @@ def _run_stage(course: _Course, curve: _Curve, began: float) -> RunStage:
       curve: evaluations before this process; it is added to.
       began: the process time when this process took the setting up.
     """
-    earlier = curve.seconds[0]
 
     def run_stage(name: str, stage: Stage, dataset: PyTree, context: Context, key: Key) -> StageEnd:
         def evaluate(progress: fit.Progress) -> str | None:
             start = time.process_time()
             curve.scores.append(_scores(course, progress, context))
+            curve.figures.append(measures.of_block(progress))
+            if len(curve.scores) == course.preset.evaluations:
+                curve.figures.append(_gaps(course, progress))
             now = time.process_time()
             curve.seconds[1] += now - start
             if time.perf_counter() < course.place.deadline:
                 return None
             if len(curve.scores) == course.preset.evaluations:
                 return None
-            spent = [earlier + now - began, curve.seconds[1]]
-            kept = {"scores": curve.scores, "seconds": spent, "failures": progress.failures}
-            metadata = {**course.identity, **kept}
+            spent = [curve.seconds[0] + now - began, curve.seconds[1]]
+            kept = {"scores": curve.scores, "seconds": spent, "figures": curve.figures}
+            metadata = {**course.identity, **kept, "failures": progress.failures}
             checkpoint.save(course.place.folder, progress.step, progress.state, metadata)
             return OUT_OF_TIME
 
-        if name != MAIN:
+        def fit_before() -> StageEnd:
             return plain(seeds=course.seeds)(name, stage, dataset, context, key)
+
+        if name == MODEL:
+            return _fitted(course, curve, fit_before)
+        if name != MAIN:
+            return fit_before()
         options = {"block_updates": -(-stage.num_updates // course.preset.evaluations)}
         if curve.scores:
             options |= _taken_up(course, stage, dataset, context, key)
@@ -259,6 +291,27 @@ def _run_stage(course: _Course, curve: _Curve, began: float) -> RunStage:
         return run(name, stage, dataset, context, key)
 
     return run_stage
+
+
+def _fitted(course: _Course, curve: _Curve, fit_model: Callable[[], StageEnd]) -> StageEnd:
+    """The model: of an earlier setting with the same one, whose seconds then count here too.
+
+    Args:
+      course: the setting.
+      curve: its seconds are added to.
+      fit_model: fits it.
+    """
+    config = course.config
+    name = repr((course.loaded.name, course.seeds, config.dynamics, config.termination))
+    models = {} if course.place.models is None else course.place.models
+    if name in models:
+        if not curve.scores:  # else they are counted already
+            curve.seconds[0] += models[name].seconds
+        return models[name].end
+    began = time.process_time()
+    end = fit_model()
+    models[name] = Fitted(end=end, seconds=time.process_time() - began)
+    return end
 
 
 def _scores(course: _Course, progress: fit.Progress, context: Context) -> list[float]:
@@ -273,12 +326,31 @@ def _scores(course: _Course, progress: fit.Progress, context: Context) -> list[f
     return np.where(progress.state.alive, scores, 0.0).tolist()
 
 
+def _gaps(course: _Course, progress: fit.Progress) -> dict[str, list[float]]:
+    """The value gap of each seed, `[S]`, of learners that have one; NaN of a seed that failed."""
+    config = measures.with_soft_values(course.config)
+    state = progress.state.learner
+    if config is None or not isinstance(state, actor_critic.State):
+        return {}
+    gaps = []
+    for index, seed in enumerate(course.seeds):
+        own = jax.tree.map(lambda leaf, index=index: leaf[index], state)
+        gaps.append(
+            measures.value_gap(
+                config, course.loaded.spec, own, str(course.loaded.simulator), seed=seed
+            )
+            if progress.state.alive[index]
+            else float("nan")
+        )
+    return {measures.GAP: gaps}
+
+
 def _curve_so_far(folder: Path) -> _Curve:
     """The evaluations of an unfinished run; none where there is no such run."""
     if checkpoint.latest(folder) is None:
-        return _Curve(scores=[], seconds=[0.0, 0.0])
+        return _Curve(scores=[], seconds=[0.0, 0.0], figures=[])
     kept = checkpoint.read_metadata(folder)
-    return _Curve(scores=kept["scores"], seconds=kept["seconds"])
+    return _Curve(scores=kept["scores"], seconds=kept["seconds"], figures=kept["figures"])
 
 
 def _taken_up(

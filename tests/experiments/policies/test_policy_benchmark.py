@@ -10,6 +10,7 @@ from rich.console import Console
 from experiments.benchmarks import claims, command, rows
 from experiments.benchmarks.policies import claims as policy_claims
 from experiments.benchmarks.policies import main, presets, published, report, runs
+from experiments.benchmarks.policies.arms import ARMS
 from experiments.benchmarks.policies.runs import Piece, Row, Setting
 from offline_mbrl import environments, registry
 from offline_mbrl.data import memory, normalize
@@ -96,10 +97,10 @@ def test_every_arm_of_a_preset_makes_a_learner_of_the_presets_size(name):
     preset = presets.PRESETS[name]
     for data in preset.datasets:
         for arm in preset.arms:
-            config = presets.configure(presets.ARMS[arm], data, preset)
+            config = presets.configure(ARMS[arm], data, preset)
             assert (data.updates or preset.updates) in (None, config.num_updates)
             if data is preset.datasets[0]:
-                entry = registry.lookup(presets.ARMS[arm].algorithm)
+                entry = registry.lookup(ARMS[arm].algorithm)
                 of_algorithm(entry, config, presets.CONTINUOUS)
 
 
@@ -108,7 +109,7 @@ def test_an_arm_has_the_settings_that_were_published_for_the_dataset():
     data = {data.published: data for data in preset.datasets}
 
     def chosen(arm, name):
-        arm = presets.ARMS[arm]
+        arm = ARMS[arm]
         return presets.preset_name(arm, registry.lookup(arm.algorithm), data[name])
 
     assert chosen("rebrac", "hopper-medium-replay") == "hopper_medium_replay"
@@ -117,7 +118,7 @@ def test_an_arm_has_the_settings_that_were_published_for_the_dataset():
     assert chosen("sac_n", "walker2d-medium") == "sac_n_walker2d"
     assert chosen("brac_v", "hopper-medium") == "value"
     assert chosen("td3_bc", "hopper-medium") == ""
-    config = presets.configure(presets.ARMS["edac"], data["hopper-medium"], preset)
+    config = presets.configure(ARMS["edac"], data["hopper-medium"], preset)
     assert (config.num_critics, config.num_updates) == (50, 3_000_000)
 
 
