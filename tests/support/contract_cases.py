@@ -43,6 +43,11 @@ def config(name: str):
     return algorithm.config(**settings)
 
 
+def stage_names(name: str) -> list[str]:
+    """The stages of a case, the last of them the main one."""
+    return [*of_algorithm(CASES[name][0], config(name), problem(name).spec)]
+
+
 @functools.cache
 def stages(name: str) -> dict[str, StageCase]:
     """Each stage with its data and what freshly initialized stages before it hand on."""
