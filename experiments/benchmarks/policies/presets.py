@@ -94,6 +94,7 @@ SMALL = {
 SMALL_WITH_MODELS = {
     **SMALL,
     "dynamics.hidden_layers": (100, 100, 100, 100),
+    "dynamics.fit.num_updates": 10_000,  # at most; patience may end a fit before
     "imagination.num_starts": 5_000,
     "imagination.horizon": 5,
     "adversary_updates": 200,
