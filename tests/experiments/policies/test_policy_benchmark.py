@@ -32,7 +32,6 @@ TINY = presets.PRESETS["quick"]._replace(
 )
 ORIGIN = command.Origin(revision="abc", command="python x")
 SIMULATOR = "gym/Pendulum-v1?max_steps=5"
-QUICK = command.RESULTS / "policies" / "quick"
 
 
 @pytest.fixture(scope="module")
@@ -260,12 +259,12 @@ def test_the_table_has_the_last_ten_beside_the_best_and_names_failures(tmp_path)
     assert f"failed: percentile_bc, {DATA.name}, seed 0: loss/total at update 3" in page
 
 
-@pytest.mark.skipif(not QUICK.exists(), reason="the quick runs are not committed")
-def test_the_committed_page_is_what_the_code_makes_of_the_committed_rows(tmp_path):
-    shutil.copy(QUICK / rows.TABLE, tmp_path)
-    preset = presets.PRESETS["quick"]
-    page = report.write(tmp_path, preset, rows.read(tmp_path, Row), "quick")
+@pytest.mark.parametrize("name", ["quick", "models"])
+def test_the_committed_page_is_what_the_code_makes_of_the_committed_rows(name, tmp_path):
+    committed = command.RESULTS / "policies" / name
+    shutil.copy(committed / rows.TABLE, tmp_path)
+    page = report.write(tmp_path, presets.PRESETS[name], rows.read(tmp_path, Row), name)
     made = [line for line in page.read_text().splitlines() if "report made on" not in line]
-    committed = (QUICK / page.name).read_text().splitlines()
-    assert made == [line for line in committed if "report made on" not in line]
-    assert filecmp.cmp(tmp_path / rows.TABLE, QUICK / rows.TABLE)
+    lines = (committed / page.name).read_text().splitlines()
+    assert made == [line for line in lines if "report made on" not in line]
+    assert filecmp.cmp(tmp_path / rows.TABLE, committed / rows.TABLE)
