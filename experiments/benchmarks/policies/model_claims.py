@@ -62,12 +62,22 @@ def better_score(better: str, worse: str, runs: Mapping[str, Sequence[Row]]) -> 
       runs: arm -> runs.
     """
     measured = difference(scores_of(runs[better]), scores_of(runs[worse]))
-    verdict = claims.verdict(measured)
-    reason = ""
-    if verdict in (claims.FAILS, claims.UNSETTLED) and rising(runs[better]):
-        verdict = claims.UNSETTLED
-        reason = "still rising at the end"
+    verdict, reason = settled(claims.verdict(measured), runs[better], runs[worse])
     return _claim(f"{better} scores above {worse}", measured, verdict, reason)
+
+
+def settled(verdict: str, better: Sequence[Row], worse: Sequence[Row]) -> tuple[str, str]:
+    """The verdict, unless the side that it is against still improved; and then why not.
+
+    Args:
+      verdict: that the runs of `better` score above those of `worse`.
+      better: the ones.
+      worse: the others.
+    """
+    against = worse if verdict == claims.HOLDS else better
+    if verdict != claims.MISSING and rising(against):
+        return claims.UNSETTLED, f"{against[0].arm} still rising at the end"
+    return verdict, ""
 
 
 def interior_optimum(arms: Sequence[str], runs: Mapping[str, Sequence[Row]]) -> Claim:
@@ -90,11 +100,8 @@ def interior_optimum(arms: Sequence[str], runs: Mapping[str, Sequence[Row]]) -> 
     inner = max(arms[1:-1], key=mean)
     end = max((arms[0], arms[-1]), key=mean)
     measured = difference(scores_of(runs[inner]), scores_of(runs[end]))
-    verdict = claims.verdict(measured)
-    reason = f"{inner} against {end}"
-    if verdict != claims.HOLDS and any(rising(runs[arm]) for arm in arms[1:-1]):
-        verdict = claims.UNSETTLED
-        reason += "; still rising at the end"
+    verdict, open_end = settled(claims.verdict(measured), runs[inner], runs[end])
+    reason = "; ".join(filter(None, [f"{inner} against {end}", open_end]))
     return _claim(statement, measured, verdict, reason)
 
 

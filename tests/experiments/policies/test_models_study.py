@@ -175,3 +175,13 @@ def test_scores_are_compared_by_the_whole_interval(better):
     assert claim.verdict == claims.HOLDS
     (claim,) = model_claims.of_dataset({better: own[worse], worse: own[better]})
     assert claim.verdict == claims.FAILS
+
+
+def test_nothing_is_settled_against_an_arm_that_still_improves():
+    rising = [
+        row("bc", seed, (0.0, 0.1 + 0.01 * seed, 0.3))._replace(arm="sac") for seed in range(3)
+    ]
+    own = {"mopo_coef_0": three("mopo_coef_0", 0.9), "sac": rising}
+    (claim,) = model_claims.of_dataset(own)
+    assert claim.measured.low > 0
+    assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "sac still rising at the end")
