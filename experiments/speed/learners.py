@@ -77,7 +77,8 @@ def peer_table(names: Sequence[str], options: Options, core: int) -> Table:
     for column in ("learner", "ours", "d3rlpy's fit", "ratio", "d3rlpy's update alone", "ratio"):
         shown.add_column(column, justify="left" if column == "learner" else "right")
     assert options.peer_python is not None
-    with tempfile.TemporaryDirectory() as folder, peer.start(options.peer_python, core) as ask:
+    d3rlpy = peer.start(options.peer_python, peer.D3RLPY, core)
+    with tempfile.TemporaryDirectory() as folder, d3rlpy as ask:
         for name in (name for name in names if name in PEERS):
             request = request_of(name, options, Path(folder))
             theirs = [functools.partial(asked, ask, request, way) for way in ("fit", "update")]

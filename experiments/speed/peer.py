@@ -1,6 +1,7 @@
 """A process whose runs another one asks for, so that both take turns on one core.
 
-It answers every request with the CPU seconds that the asked-for updates took (`d3rlpy_peer.py`).
+It answers every request with the CPU seconds that what was asked for took (`d3rlpy_peer.py`,
+`offlinerl_kit_peer.py`).
 """
 
 import contextlib
@@ -14,26 +15,29 @@ from typing import Any
 
 from offline_mbrl.types import UsageError
 
-SCRIPT = Path(__file__).with_name("d3rlpy_peer.py")
+D3RLPY = Path(__file__).with_name("d3rlpy_peer.py")
+OFFLINERL_KIT = Path(__file__).with_name("offlinerl_kit_peer.py")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 Ask = Callable[[Mapping[str, Any]], float]  # (request) -> CPU seconds
 
 
 @contextlib.contextmanager
-def start(python: Path, core: int) -> Iterator[Ask]:
+def start(python: Path, script: Path, core: int, *arguments: str) -> Iterator[Ask]:
     """The peer, which ends with the context.
 
     Args:
-      python: an interpreter that has d3rlpy.
+      python: an interpreter that has what the script imports.
+      script: answers requests.
       core: that the peer stays on.
+      *arguments: further ones of the script.
 
     Raises:
       UsageError: the interpreter does not run the peer.
     """
-    command: Sequence[str] = (str(python), str(SCRIPT), str(core))
+    command: Sequence[str] = (str(python), str(script), str(core), *arguments)
     if not python.exists():
-        raise UsageError(f"no interpreter {python}: give --peer-python one that has d3rlpy")
+        raise UsageError(f"no interpreter {python}: give --peer-python one that runs {script.name}")
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, env={**os.environ, **ONE_THREAD}, **pipes) as process:
         try:
@@ -62,7 +66,7 @@ def ask(process: subprocess.Popen, request: Mapping[str, Any]) -> float:
     if not line:
         last = process.stderr.read().strip().splitlines()[-1:]
         raise UsageError(
-            f"{process.args[0]} does not run d3rlpy ({' '.join(last)}): install d3rlpy and torch "  # type: ignore[index]
-            "there, or give --peer-python another interpreter"
+            f"{process.args[0]} does not run {Path(process.args[1]).name} ({' '.join(last)}): "  # type: ignore[index]
+            "install what it imports there, or give --peer-python another interpreter"
         )
     return json.loads(line)["seconds"]

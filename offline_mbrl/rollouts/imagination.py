@@ -144,6 +144,12 @@ def unadjusted(context: Context) -> Adjust:
     return identity
 
 
+def unmeasured(context: Context) -> Measure:
+    """No scalars, in every run."""
+    del context
+    return no_measure
+
+
 def by_rollout(
     model: DynamicsModel,
     policy: Policy | Actor,
@@ -151,7 +157,7 @@ def by_rollout(
     horizon: int,
     adjust: Callable[[Context], Adjust] = unadjusted,
     spread: shares.Spread = shares.jointly,
-    measure: Measure = no_measure,
+    measure: Callable[[Context], Measure] = unmeasured,
     upstream: str = "model",
     bounds: Bounds = (-1.0, 1.0),
 ) -> Imagine:
@@ -165,7 +171,7 @@ def by_rollout(
       spread: `shares.jointly`, where the model's own `step` draws a member each time, or
         `shares.by_member`, each member alone in its share of the starts: E times cheaper, where
         nothing compares members. A model made with `explicit.MEAN` draws none.
-      measure: scalars of each step, reported as means.
+      measure: (context) -> scalars of each step, reported as means.
       upstream: name of the stage that hands on the model's parameters.
       bounds: of continuous actions.
 
@@ -182,7 +188,7 @@ def by_rollout(
             policy,
             horizon=horizon,
             adjust=adjust(context),
-            measure=measure,
+            measure=measure(context),
             bounds=bounds,
         )
         keys = jax.random.split(key, jax.tree.leaves(observation)[0].shape[0])

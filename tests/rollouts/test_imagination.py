@@ -197,7 +197,7 @@ def test_measures_are_reported_as_means_over_steps_that_happened():
         return {"four": jnp.array(4.0)}
 
     learner = imagined(
-        measure=unroll.Measure(apply=measured),
+        measure=lambda context: unroll.Measure(apply=measured),
         adjust=lambda context: adjust.terminate(lambda s, a, n: s[0] > 0),
     )
     metrics = after_refreshes(learner)[2]

@@ -9,7 +9,7 @@ from offline_mbrl.models import gaussian_ensemble, kinds
 from offline_mbrl.rollouts import imagination, shares
 from offline_mbrl.rollouts.adjust import Adjust
 from offline_mbrl.rollouts.imagination import ImaginationConfig
-from offline_mbrl.rollouts.step import Measure, no_measure
+from offline_mbrl.rollouts.step import Measure
 from offline_mbrl.settings import at_least
 from offline_mbrl.types import Context, DynamicsModel, EnvironmentSpec, Learner, Stage
 
@@ -52,7 +52,7 @@ def beside_rollouts(
     *,
     adjust: Callable[[Context], Adjust] = imagination.unadjusted,
     spread: shares.Spread = shares.jointly,
-    measure: Measure = no_measure,
+    measure: Callable[[Context], Measure] = imagination.unmeasured,
 ) -> Learner:
     """The learner on rows of the data and of rollouts in the model.
 
@@ -62,7 +62,7 @@ def beside_rollouts(
       spec: of the data.
       adjust: (context) -> what becomes of predictions.
       spread: of the rollouts over members.
-      measure: scalars of each step, reported as means.
+      measure: (context) -> scalars of each step, reported as means.
 
     Raises:
       UsageError: as `pretrain`.

@@ -2,38 +2,44 @@
 uncertainty.
 
 The reward of an imagined row is `r - coef u(s, a)`; rows of the data keep theirs. No practical u is
-shown to bound the model's error. Every penalty of `rollouts.pessimism` that needs no data goes with
-every explicit model.
+shown to bound the model's error. Every penalty of `rollouts.pessimism` goes with every explicit
+model.
 
 Departures from the released code: minibatches and evaluations of the model (`models.fitting`), all
 losses of a policy's update at the parameters before it, and a log standard deviation of the policy
 within [-5, 2]. A row stays in the cache until `retain` refreshes have written as many valid ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from offline_mbrl import settings
-from offline_mbrl.algorithms.imagined import assembly
+from offline_mbrl.algorithms.imagined import assembly, data_points
 from offline_mbrl.learners import sac
 from offline_mbrl.models import gaussian_ensemble
 from offline_mbrl.rollouts import pessimism, shares
+from offline_mbrl.rollouts.adjust import Adjust
 from offline_mbrl.rollouts.imagination import ImaginationConfig
 from offline_mbrl.rollouts.pessimism import PENALTIES, Penalty
+from offline_mbrl.rollouts.step import Measure
 from offline_mbrl.settings import Scope, at_least, one_of, read_if
-from offline_mbrl.types import DynamicsModel, EnvironmentSpec, Learner
-
-pretrain = assembly.pretrain
+from offline_mbrl.types import Context, DynamicsModel, EnvironmentSpec, Learner, Stage
 
 OWN_LIKELIHOOD = "own_likelihood"
+NEAREST_DATA = "nearest_data"
 
 
 def _compares_members(scope: Scope) -> bool:
-    return scope.config.penalty in PENALTIES
+    return compares_members(scope.config)
+
+
+def _measures_distance(scope: Scope) -> bool:
+    return scope.config.penalty == NEAREST_DATA
 
 
 if_compared = read_if(_compares_members, "a penalty that compares members")
+if_distance = read_if(_measures_distance, "penalty nearest_data")
 POLICY = sac.Config(target_entropy=-3.0)  # in the released code, whatever the actions
 
 
@@ -42,10 +48,12 @@ class Config(assembly.Config):
     """The released settings of most data sets; those of each are presets."""
 
     policy: sac.Config = field(default_factory=lambda: POLICY)
-    penalty: Annotated[str, one_of([*PENALTIES, OWN_LIKELIHOOD])] = "max_aleatoric"
+    penalty: Annotated[str, one_of([*PENALTIES, OWN_LIKELIHOOD, NEAREST_DATA])] = "max_aleatoric"
     penalty_coef: Annotated[float, at_least(0)] = 1.0  # the paper's lambda
     # "standardized": by the deviations of the data's observations and rewards.
     penalty_units: Annotated[Literal["raw", "standardized"], if_compared] = "raw"
+    # Of the data's transitions, to which every imagined step is compared
+    num_points: Annotated[int, at_least(1), if_distance] = 2_000
 
 
 # --- presets ---
@@ -127,17 +135,38 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 # --- assembly ---
 
 
-def penalty(config: Config, model: DynamicsModel) -> Penalty:
-    """What a config penalizes."""
-    if config.penalty == OWN_LIKELIHOOD:
-        return pessimism.own_likelihood(model)
-    chosen = PENALTIES[config.penalty]
-    return pessimism.standardized(chosen) if config.penalty_units == "standardized" else chosen
+def compares_members(config: "Config") -> bool:
+    """Whether the penalty is of all members at each step."""
+    return config.penalty in PENALTIES
 
 
-def spread(penalty: Penalty) -> shares.Spread:
+def penalty(config: Config, model: DynamicsModel) -> Callable[[Context], Penalty]:
+    """What a config penalizes, given what earlier stages hand on."""
+    if config.penalty == NEAREST_DATA:
+        return data_points.distance
+    chosen = pessimism.own_likelihood(model)
+    if compares_members(config):
+        chosen = PENALTIES[config.penalty]
+    if config.penalty_units == "standardized":
+        chosen = pessimism.standardized(chosen)
+    return lambda context: chosen
+
+
+def spread(config: Config) -> shares.Spread:
     """Members share rollouts where the penalty compares them; else each has starts of its own."""
-    return shares.jointly if penalty.needs_members else shares.by_member
+    return shares.jointly if compares_members(config) else shares.by_member
+
+
+def pretrain(config: Config, spec: EnvironmentSpec) -> dict[str, Stage]:
+    """The stage "model", and "points" where distances to the data are asked for.
+
+    Raises:
+      UsageError: no rule of termination has this name, or the spec is not one of vectors.
+    """
+    stages = assembly.pretrain(config, spec)
+    if config.penalty == NEAREST_DATA:
+        stages[data_points.NAME] = data_points.stage(config.num_points)
+    return stages
 
 
 def make(config: Config, spec: EnvironmentSpec) -> Learner:
@@ -150,12 +179,13 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     settings.require_valid(config, "mopo", spec)
     learner = sac.make(replace(config.policy, num_updates=config.num_updates), spec)
     uncertainty = penalty(config, assembly.dynamics(config, spec))
-    adjust = pessimism.subtract(uncertainty, config.penalty_coef)
+
+    def adjust(context: Context) -> Adjust:
+        return pessimism.subtract(uncertainty(context), config.penalty_coef)
+
+    def measure(context: Context) -> Measure:
+        return pessimism.measure(uncertainty(context))
+
     return assembly.beside_rollouts(
-        learner,
-        config,
-        spec,
-        adjust=lambda context: adjust,
-        spread=spread(uncertainty),
-        measure=pessimism.measure(uncertainty),
+        learner, config, spec, adjust=adjust, spread=spread(config), measure=measure
     )

@@ -189,10 +189,11 @@ def make(config: Config, spec: EnvironmentSpec) -> Learner:
     """
     settings.require_valid(config, "morel", spec)
     learner = sac.make(replace(config.policy, num_updates=config.num_updates), spec)
+    disagreement = pessimism.measure(PENALTY)
     return assembly.beside_rollouts(
         learner,
         config,
         spec,
         adjust=functools.partial(halting, config),
-        measure=pessimism.measure(PENALTY),
+        measure=lambda context: disagreement,
     )

@@ -20,7 +20,12 @@ from offline_mbrl.types import Context, UsageError
 KEY = jax.random.key(0)
 SPEC = transition_rows.SPEC
 SMALL = {
-    "dynamics": gaussian_ensemble.Config(num_members=3, hidden_layers=(8,), decay=()),
+    "dynamics": gaussian_ensemble.Config(
+        num_members=3,
+        hidden_layers=(8,),
+        decay=(),
+        fit=replace(gaussian_ensemble.FIT, num_elites=2),
+    ),
     "policy": sac.Config(**transition_rows.SIZES),
     "imagination": ImaginationConfig(num_starts=6, horizon=2, retain=1),
     "termination": "never",
@@ -53,12 +58,17 @@ def refreshed(algorithm, **settings):
     def run(dataset):
         params = kinds.make(config.dynamics, SPEC).init(KEY, statistics)
         context = Context(statistics=statistics, upstream={"model": params})
-        example = learner.sample(dataset, None, KEY)
-        state = learner.init(KEY, example, context)
-        cache = learner.init_cache(example)
-        return learner.refresh(state, context, dataset, cache, jnp.int32(0), KEY)[1:]
+        return first_refresh(learner, dataset, context)
 
-    cache, metrics = run(DATA)
+    return run(DATA)
+
+
+def first_refresh(learner, dataset, context):
+    """(rows, metrics) of a learner at its first parameters."""
+    example = learner.sample(dataset, None, KEY)
+    state = learner.init(KEY, example, context)
+    cache = learner.init_cache(example)
+    _, cache, metrics = learner.refresh(state, context, dataset, cache, jnp.int32(0), KEY)
     return cache.transitions, metrics
 
 
@@ -75,13 +85,39 @@ def test_without_a_weight_mopo_is_mbpo_and_its_weight_lowers_imagined_rewards_al
 
 def spread_of(**settings):
     config = mopo.Config(**{**SMALL, **settings})
-    return mopo.spread(mopo.penalty(config, kinds.make(config.dynamics, SPEC)))
+    return mopo.spread(config)
 
 
 def test_members_are_rolled_alone_unless_the_penalty_compares_them():
     assert spread_of(penalty="mixture_std") is shares.jointly
     assert spread_of(penalty_units="standardized") is shares.jointly
     assert spread_of(penalty="own_likelihood") is shares.by_member
+    assert spread_of(penalty="nearest_data") is shares.by_member
+
+
+def test_steps_pay_for_their_distance_from_the_points_of_the_data():
+    config = mopo.Config(
+        **{**SMALL, "penalty": "nearest_data", "penalty_coef": 0.5, "num_points": 64}
+    )
+    stage = mopo.pretrain(config, SPEC)["points"]
+    statistics = normalize.full_statistics(DATA)
+    context = Context(statistics=statistics)
+    end = fit.fit(stage.learner, DATA, key=KEY, num_updates=stage.num_updates, context=context)
+    points = np.asarray(stage.learner.policy_params(end.state.learner, context))
+    rows = np.concatenate([DATA.observation, DATA.action], axis=1)
+    assert points.shape == (64, 5)
+    assert {tuple(point) for point in points} <= {tuple(row) for row in rows}
+    params = kinds.make(config.dynamics, SPEC).init(KEY, statistics)
+    learner = mopo.make(config, SPEC)
+    context = context._replace(upstream={"model": params, "points": jnp.asarray(points)})
+    imagined, metrics = jax.jit(first_refresh, static_argnums=0)(learner, DATA, context)
+    free = mopo.make(replace(config, penalty_coef=0.0), SPEC)
+    unpaid, _ = jax.jit(first_refresh, static_argnums=0)(free, DATA, context)
+    steps = np.concatenate([imagined.observation, imagined.action], axis=1)
+    scale = np.append(params.statistics.observation_std, params.statistics.action_std)
+    gaps = np.linalg.norm((steps[:, None] - points[None]) / scale, axis=2).min(axis=1)
+    np.testing.assert_allclose(unpaid.reward - imagined.reward, 0.5 * gaps, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(metrics["imagination/penalty"], gaps.mean(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["feedforward", "autoregressive"])

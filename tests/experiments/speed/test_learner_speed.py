@@ -104,7 +104,7 @@ def test_learners_have_equal_sizes(scripts):
 def test_the_script_prints_each_learner(scripts, tmp_path, monkeypatch, capsys):
     script = tmp_path / "answering.py"
     script.write_text(ANSWERING)
-    monkeypatch.setattr(scripts("peer"), "SCRIPT", script)
+    monkeypatch.setattr(scripts("peer"), "D3RLPY", script)
     monkeypatch.setattr(scripts("stopwatch"), "one_core", lambda core: 0)
     options = scripts("learner_cases").Options(
         learners="dqn", seed_learners="dqn", seeds=(2,), peer_python=Path(sys.executable), **TINY
@@ -116,10 +116,13 @@ def test_the_script_prints_each_learner(scripts, tmp_path, monkeypatch, capsys):
 
 def test_an_interpreter_without_d3rlpy(scripts, tmp_path):
     peer = scripts("peer")
-    with pytest.raises(UsageError, match="no interpreter"), peer.start(tmp_path / "python", 0):
+    with (
+        pytest.raises(UsageError, match="no interpreter"),
+        peer.start(tmp_path / "python", peer.D3RLPY, 0),
+    ):
         pass
     with (
-        pytest.raises(UsageError, match="does not run d3rlpy"),
-        peer.start(Path(sys.executable), 0) as ask,
+        pytest.raises(UsageError, match="does not run d3rlpy_peer"),
+        peer.start(Path(sys.executable), peer.D3RLPY, 0) as ask,
     ):
         ask({"name": "dqn", "way": "fit", "count": 1})
