@@ -1,6 +1,12 @@
 """Kills `offline-mbrl train` at random moments and checks that the run ends as if undisturbed.
 
     python experiments/kill_and_resume.py --kills 20
+    python experiments/kill_and_resume.py --kills 20 --algorithm mopo --num-updates 1500 \
+      --dataset local/mujoco/pendulum-medium-replay-steps2000 --episodes 4 --flags "\
+      --config.dynamics.hidden-layers 16 16 16 16 --config.dynamics.fit.num-updates 500 \
+      --config.dynamics.fit.refresh-every 100 --config.policy.actor-layers 16 16 \
+      --config.policy.critic-layers 16 16 --config.imagination.num-starts 200 \
+      --config.imagination.every 100"
 
 One run goes through undisturbed. Then, for each kill, the same command starts in a new folder, is
 killed by SIGKILL at a moment drawn uniformly over the whole duration (start-up, training,
@@ -19,6 +25,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,6 +52,8 @@ class Options:
     num_updates: int = 2000
     block_updates: int = 50
     checkpoint_seconds: float = 0.2
+    episodes: int = 100  # of each evaluation
+    flags: str = "--config.batch-size 16"  # further ones of the command, as a shell has them
     generate: bool = False  # generate the dataset within each run
     folder: Path | None = None  # where the runs go; default: a temporary folder that is removed
 
@@ -101,15 +110,15 @@ def start(options: Options, folder: Path) -> subprocess.Popen:
         "--dataset": options.dataset,
         "--run-dir": folder,
         "--block-updates": options.block_updates,
-        "--episodes": 100,
+        "--episodes": options.episodes,
         "--seeds": 2,
         "--checkpoint-seconds": options.checkpoint_seconds,
         "--config.num-updates": options.num_updates,
-        "--config.batch-size": 16,
     }
     command = [sys.executable, "-m", "offline_mbrl.cli", "train", options.algorithm, "--plain"]
     for flag, value in flags.items():
         command += [flag, str(value)]
+    command += shlex.split(options.flags)
     environment = dict(os.environ)
     if options.generate:
         environment["OFFLINE_MBRL_DATA"] = f"{folder}-data"
@@ -147,16 +156,17 @@ def phase(options: Options, folder: Path) -> str:
         return "report"
     if not (folder / "metrics.jsonl").exists():
         return "compilation" if (folder / "run.json").exists() else "start-up"
-    step = last_step(folder)
-    if step >= options.num_updates:
+    stage, step = last_row(folder)
+    if stage == "train" and step >= options.num_updates:
         return "evaluation"
-    return f"update {step}" if step else "training"
+    return f"update {step} of {stage}" if step else "training"
 
 
-def last_step(folder: Path) -> int:
-    """Update of the last whole row."""
+def last_row(folder: Path) -> tuple[str, int]:
+    """Stage and update of the last whole row."""
     lines = (folder / "metrics.jsonl").read_text().split("\n")[:-1]
-    return json.loads(lines[-1])["step"] if lines else 0
+    row = json.loads(lines[-1]) if lines else {"stage": "", "step": 0}
+    return row["stage"], row["step"]
 
 
 def read(folder: Path) -> Outcome:
