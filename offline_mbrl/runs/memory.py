@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import psutil
 
+from offline_mbrl.training.fit import DeviceMemory
+
 
 class Resident(NamedTuple):
     """Bytes in memory."""
@@ -41,3 +43,15 @@ def describe(memory: Resident) -> str:
     """One phrase for a person."""
     anonymous = in_words(memory.anonymous)
     return f"{anonymous} anonymous, {in_words(memory.file_backed)} of files"
+
+
+def describe_device(memory: DeviceMemory) -> str:
+    """One phrase for a person: what a run will hold on each device, and all of it together."""
+    parts = {
+        "data": memory.dataset,
+        "the learner": memory.state,
+        "imagined data": memory.cache,
+        "temporaries": memory.temporary,
+    }
+    listed = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
+    return f"{in_words(sum(parts.values()))} on the device ({listed})"

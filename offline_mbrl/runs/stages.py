@@ -2,6 +2,7 @@
 on."""
 
 import contextlib
+import functools
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -304,6 +305,7 @@ def _run_stage(
             block_updates=run.options.block_updates or folder.read_block(run.folder, name),
             mesh=mesh(run.options),
             hooks=[record.hook, watch],
+            announce=functools.partial(_say_what_it_takes, run, name),
             **shared,
         )
         stopped = None if record.finished_by() else result.stopped
@@ -319,6 +321,12 @@ def _say_what_imagination_takes(run: FolderRun, shapes: fitting.FitState) -> Non
             f"Imagined data take {process_memory.in_words(size)} on the device, {per_seed} for "
             f"each of {len(run.seeds)} seeds; checkpoints hold them too."
         )
+
+
+def _say_what_it_takes(run: FolderRun, name: str, memory: fitting.DeviceMemory) -> None:
+    """Where imagined data are held; elsewhere the data's own size says it."""
+    if memory.cache:
+        run.console.print(f"Stage {name} takes {process_memory.describe_device(memory)}.")
 
 
 def _restore(

@@ -20,11 +20,12 @@ from jax.sharding import Mesh
 from offline_mbrl.training import checks, feeding, programs, sharding
 from offline_mbrl.training.blocks import all_failed, name_failures
 from offline_mbrl.training.feeding import Feed, Piece
-from offline_mbrl.training.programs import SEEDED_CONTEXT, FitState, Programs
+from offline_mbrl.training.programs import SEEDED_CONTEXT, DeviceMemory, FitState, Programs
 from offline_mbrl.training.validation import of_living, validation
 from offline_mbrl.types import Context, Key, Learner, Params, PyTree, UsageError
 
 __all__ = [
+    "DeviceMemory",
     "FitResult",
     "FitState",
     "Hook",
@@ -135,7 +136,7 @@ def template(
 
 def cache_bytes(state: FitState) -> int:
     """Bytes of the imagined data of all seeds, from a state or its `template`."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.cache))
+    return programs.tree_bytes(state.cache)
 
 
 def policy_params(learner: Learner, state: FitState, context: Context = Context()) -> Params:
@@ -169,6 +170,7 @@ def fit(
     block_seconds: float = 1.0,
     mesh: Mesh | None = None,
     hooks: Sequence[Hook] = (),
+    announce: Callable[[DeviceMemory], None] | None = None,
 ) -> FitResult:
     """Trains until `num_updates` updates are done, a hook stops it, or every seed has failed.
 
@@ -192,6 +194,7 @@ def fit(
       mesh: devices to split every batch over (`sharding.mesh`); None for one device.
       hooks: called in turn after each block. The first reason that any of them returns ends the
         run.
+      announce: called once all is compiled, before the first update, with what the run will hold.
 
     Returns:
       The final state and how the run ended. (A block holds two states: a seed that fails gets its
@@ -221,6 +224,8 @@ def fit(
     state = _placed(learner, dataset, feed, keys, context, start, mesh)
     init_seconds = time.perf_counter() - began
     compiled, compile_seconds = programs.compile_programs(feed, state, context, keys, mesh)
+    if announce is not None:
+        announce(compiled.memory)
     block_updates = block_updates or feeding.measure_block(
         compiled.block, feed, state, block_seconds
     )

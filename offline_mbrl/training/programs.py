@@ -27,6 +27,15 @@ class FitState(NamedTuple):
     step: Array  # [] int32 updates done
 
 
+class DeviceMemory(NamedTuple):
+    """Bytes that a run holds on each device."""
+
+    dataset: int  # 0 where it is streamed
+    state: int  # of the learner, all seeds
+    cache: int
+    temporary: int  # the larger of a block's and a refresh's, as the compiler counts them
+
+
 class Programs(NamedTuple):
     """Compiled functions of a run. The learner's state is donated; a block only reads the cache."""
 
@@ -35,6 +44,7 @@ class Programs(NamedTuple):
     # (state, dataset) -> (state, report, metrics); it donates the cache too
     refresh: Callable[[FitState, PyTree], tuple[FitState, Report, Metrics]] | None
     flops: float | None  # of one update of all seeds on one device, as the compiler counts
+    memory: DeviceMemory
 
 
 def compile_programs(
@@ -60,17 +70,35 @@ def compile_programs(
         )
         return state._replace(learner=learner, alive=alive, step=step), report
 
-    programs = Programs(block=run, refresh=None, flops=flops)
+    refresh = None
+    temporary = _temporary_bytes(block)
     if feed.learner.refresh_every:
-        programs = programs._replace(refresh=_refresh_program(feed, state, context, keys, mesh))
+        compiled_refresh = _compile_refresh(feed, state, context, keys, mesh)
+        refresh = _refresh_program(compiled_refresh, context, keys)
+        temporary = max(temporary, _temporary_bytes(compiled_refresh))
+    memory = DeviceMemory(
+        dataset=tree_bytes(feed.resident),
+        state=tree_bytes(state.learner),
+        cache=tree_bytes(state.cache),
+        temporary=temporary,
+    )
+    programs = Programs(block=run, refresh=refresh, flops=flops, memory=memory)
     return programs, time.perf_counter() - began
 
 
-def _refresh_program(
-    feed: Feed, state: FitState, context: Context, keys: Key, mesh: Mesh | None
-) -> Callable[[FitState, PyTree], tuple[FitState, Report, Metrics]]:
-    refresh = _compile_refresh(feed, state, context, keys, mesh)
+def tree_bytes(tree: PyTree) -> int:
+    """The size of all leaves."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
+
+def _temporary_bytes(compiled: Any) -> int:
+    analysis = compiled.memory_analysis()
+    return analysis.temp_size_in_bytes if analysis else 0
+
+
+def _refresh_program(
+    refresh: Any, context: Context, keys: Key
+) -> Callable[[FitState, PyTree], tuple[FitState, Report, Metrics]]:
     def run(state: FitState, dataset: PyTree) -> tuple[FitState, Report, Metrics]:
         learner, cache, alive, report, metrics = refresh(
             state.learner, state.cache, state.alive, state.step, context, dataset, keys

@@ -1,11 +1,13 @@
 """MOPO and MBPO: what their settings choose."""
 
+import contextlib
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import resident
 import transition_rows
 
 from offline_mbrl.algorithms.imagined import mbpo, mopo
@@ -118,6 +120,29 @@ def test_steps_pay_for_their_distance_from_the_points_of_the_data():
     gaps = np.linalg.norm((steps[:, None] - points[None]) / scale, axis=2).min(axis=1)
     np.testing.assert_allclose(unpaid.reward - imagined.reward, 0.5 * gaps, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(metrics["imagination/penalty"], gaps.mean(), rtol=1e-3)
+
+
+def test_a_run_takes_the_memory_that_is_announced():
+    rollouts = ImaginationConfig(num_starts=200_000, horizon=4, retain=1, every=1)
+    config = mopo.Config(**{**SMALL, "imagination": replace(rollouts, starts_at_once=200_000)})
+    statistics = normalize.full_statistics(DATA)
+    params = kinds.make(config.dynamics, SPEC).init(KEY, statistics)
+    context = Context(statistics=statistics, upstream={"model": params})
+    announced, peaks = [], []
+    with contextlib.ExitStack() as stack:
+
+        def announce(memory):
+            announced.append((memory, resident.now()))
+            stack.enter_context(resident.watched(peaks))
+
+        learner = mopo.make(config, SPEC)
+        options = {"num_updates": 1, "block_updates": 1, "context": context}
+        fit.fit(learner, DATA, key=KEY, announce=announce, **options)
+    [(memory, before)] = announced
+    row_bytes = 4 * (3 + 2 + 1 + 1 + 3)  # observation, action, reward, discount, next observation
+    assert memory.cache == pytest.approx(800_000 * row_bytes, abs=16)
+    assert memory.temporary > 1e8
+    assert peaks[0] - before == pytest.approx(memory.temporary, rel=0.15)
 
 
 @pytest.mark.parametrize("kind", ["feedforward", "autoregressive"])
