@@ -15,6 +15,8 @@ from offline_mbrl.commands import arguments
 from offline_mbrl.runs.options import Options
 from offline_mbrl.types import Algorithm, UsageError
 
+DYNAMICS = "--config.dynamics"  # the setting that chooses a kind of model by its name
+
 
 def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
@@ -47,19 +49,18 @@ def parse(name: str, algorithm: Algorithm, argv: list[str]) -> tuple[Options, An
       UsageError: unknown flags, or values out of their bounds.
     """
     preset, argv = _take_preset(name, algorithm, argv)
-    default = _default(algorithm, preset)
+    kind, argv = _take(argv, DYNAMICS)
+    default = _with_dynamics(name, _default(algorithm, preset), kind)
     fields = [
         ("options", Annotated[Options, tyro.conf.arg(name="")]),
         ("config", algorithm.config, dataclasses.field(default=default)),
     ]
     command = dataclasses.make_dataclass("Train", fields, frozen=True)
-    presets = f" Presets (--preset NAME): {', '.join(algorithm.presets)}."
     parsed = arguments.parse(
-        command,
+        tyro.conf.AvoidSubcommands[command],  # settings are those of the kind of model chosen
         argv,
         prog=f"offline-mbrl train {name}",
-        description=_documentation(algorithm).split("\n\n")[0]
-        + (presets if algorithm.presets else ""),
+        description=_description(algorithm, default),
     )
     _require_valid(parsed.options, parsed.config)
     return parsed.options, parsed.config, preset
@@ -100,21 +101,56 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-def _take_preset(name: str, algorithm: Algorithm, argv: list[str]) -> tuple[str, list[str]]:
-    """The preset's name, and the arguments without it."""
+def _take(argv: list[str], flag: str) -> tuple[str | None, list[str]]:
+    """The value of a flag, "" where none follows it and None without it; the other arguments."""
     separate = []
     for argument in argv:
-        separate += argument.split("=", 1) if argument.startswith("--preset=") else [argument]
-    if "--preset" not in separate:
-        return "", argv
-    index = separate.index("--preset")
-    preset = separate[index + 1] if index + 1 < len(separate) else ""
-    if preset not in algorithm.presets:
+        separate += argument.split("=", 1) if argument.startswith(f"{flag}=") else [argument]
+    if flag not in separate:
+        return None, argv
+    index = separate.index(flag)
+    value = separate[index + 1] if index + 1 < len(separate) else ""
+    return value, separate[:index] + separate[index + 2 :]
+
+
+def _take_preset(name: str, algorithm: Algorithm, argv: list[str]) -> tuple[str, list[str]]:
+    """The preset's name, or "" without one, and the other arguments."""
+    preset, argv = _take(argv, "--preset")
+    if preset is not None and preset not in algorithm.presets:
         close = difflib.get_close_matches(preset, algorithm.presets, n=1)
         names = ", ".join(algorithm.presets) or "none"
         hint = f"did you mean {close[0]!r}?" if close else f"known: {names}"
         raise UsageError(f"{name} has no preset {preset!r}; {hint}")
-    return preset, separate[:index] + separate[index + 2 :]
+    return preset or "", argv
+
+
+def _with_dynamics(name: str, config: Any, kind: str | None) -> Any:
+    """The config with the default settings of another kind of model, where one is asked for."""
+    if kind is None:
+        return config
+    if not hasattr(config, "dynamics"):
+        raise UsageError(f"{name} has no model that {DYNAMICS} could choose")
+    from offline_mbrl.models import kinds  # what algorithms without a model do without
+
+    if kind not in kinds.KINDS:
+        close = difflib.get_close_matches(kind, kinds.KINDS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"kinds: {', '.join(kinds.KINDS)}"
+        raise UsageError(f"there is no kind of model {kind!r} for {DYNAMICS}; {hint}")
+    chosen = kinds.KINDS[kind].config
+    is_there = type(config.dynamics) is chosen
+    return config if is_there else dataclasses.replace(config, dynamics=chosen())
+
+
+def _description(algorithm: Algorithm, config: Any) -> str:
+    """What the help says first: the algorithm, its presets, and the models it can have."""
+    sentences = [_documentation(algorithm).split("\n\n")[0]]
+    if algorithm.presets:
+        sentences.append(f"Presets (--preset NAME): {', '.join(algorithm.presets)}.")
+    if hasattr(config, "dynamics"):
+        from offline_mbrl.models import kinds
+
+        sentences.append(f"Models ({DYNAMICS} KIND): {', '.join(kinds.KINDS)}.")
+    return " ".join(sentences)
 
 
 def _require_valid(options: Options, config: Any) -> None:
