@@ -1,8 +1,8 @@
-"""Kills `offline-mbrl train` at random moments and checks that the run ends as if undisturbed.
+r"""Kills `offline-mbrl train` at random moments and checks that the run ends as if undisturbed.
 
     python experiments/kill_and_resume.py --kills 20
     python experiments/kill_and_resume.py --kills 20 --algorithm mopo --num-updates 1500 \
-      --dataset local/mujoco/pendulum-medium-replay-steps2000 --episodes 4 --flags "\
+      --dataset local/mujoco/pendulum-medium-replay-steps2000 --episodes 4 --flags="\
       --config.dynamics.hidden-layers 16 16 16 16 --config.dynamics.fit.num-updates 500 \
       --config.dynamics.fit.refresh-every 100 --config.policy.actor-layers 16 16 \
       --config.policy.critic-layers 16 16 --config.imagination.num-starts 200 \

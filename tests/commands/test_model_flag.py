@@ -54,5 +54,5 @@ def test_what_is_refused(arguments, message):
 
 
 def test_an_algorithm_without_a_model_has_none_to_choose():
-    with pytest.raises(UsageError, match="bc has no model that --config.dynamics could choose"):
+    with pytest.raises(UsageError, match="bc has no model that --config"):
         dynamics("--config.dynamics", "feedforward", algorithm="bc")
