@@ -111,6 +111,7 @@ def start(options: Options, folder: Path) -> subprocess.Popen:
         "--run-dir": folder,
         "--block-updates": options.block_updates,
         "--episodes": options.episodes,
+        "--evaluation-share": 1,  # else time decides which of them a run plays
         "--seeds": 2,
         "--checkpoint-seconds": options.checkpoint_seconds,
         "--config.num-updates": options.num_updates,

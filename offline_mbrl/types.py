@@ -6,7 +6,7 @@ arrays or pure functions, nothing else.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -74,6 +74,8 @@ class BoundedActions:
 
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]
+    # Whether no source states them: they were taken to be [-1, 1]
+    assumed: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from offline_mbrl.commands import arguments, datasets
 from offline_mbrl.data import audit, specs, steps
+from offline_mbrl.data.catalog import bounded, names
 from offline_mbrl.data.catalog import load as catalog
-from offline_mbrl.data.catalog import names
 from offline_mbrl.data.store import atomic
 from offline_mbrl.data.store import read as store
 from offline_mbrl.data.store import write as columns
@@ -45,6 +45,8 @@ class Info:
 
     # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
     name: Name
+    # Least and largest action in the simulator's units, or "measured"; default: what the data state
+    action_bounds: tuple[str, ...] = ()
     verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
     json: bool = False  # the manifest as JSON
 
@@ -71,6 +73,8 @@ class Audit:
 
     # from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
     name: Name
+    # Least and largest action in the simulator's units, or "measured"; default: what the data state
+    action_bounds: tuple[str, ...] = ()
     verify: Literal["touched", "full"] = "touched"  # full compares every chunk with its hash
 
 
@@ -122,7 +126,8 @@ def run_list(options: List, console: Console) -> int:
 
 def run_info(options: Info, console: Console) -> int:
     """Prints a dataset's manifest."""
-    opened = _open(options.name, options.verify)
+    dataset = bounded.joined(options.name, options.action_bounds)
+    opened = _open(dataset, options.verify)
     manifest = opened.manifest
     if options.json:
         shown = {name: value for name, value in manifest.items() if name != "columns"}
@@ -130,7 +135,7 @@ def run_info(options: Info, console: Console) -> int:
         return 0
     table = Table("", "", show_header=False, box=None)
     table.columns[1].overflow = "fold"
-    for name, value in _summary(options.name, opened).items():
+    for name, value in _summary(dataset, opened).items():
         table.add_row(name, str(value))
     for split in opened.columns:
         for path, column in opened.columns[split].items():
@@ -194,7 +199,7 @@ def run_build(options: Build, console: Console) -> int:
 
 def run_audit(options: Audit, console: Console) -> int:
     """Prints what is wrong with a dataset."""
-    opened = _open(options.name, options.verify)
+    opened = _open(bounded.joined(options.name, options.action_bounds), options.verify)
     spec = specs.from_json(opened.manifest["spec"])
     parts = {split: store.aligned(opened, split) for split in opened.columns}
     summaries = {split: audit.episodes(part) for split, part in parts.items() if part}

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from offline_mbrl import export, files
 from offline_mbrl.commands import arguments, datasets, evaluate
+from offline_mbrl.data.catalog import bounded
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.ope import intervals, support
 from offline_mbrl.runs import display
@@ -34,6 +35,8 @@ class Options:
     # run folders, or folders written by `offline-mbrl export`: all seeds of each
     runs: tyro.conf.Positional[tuple[Path, ...]]
     dataset: str = ""  # the data to judge by; default: the first run's
+    # Least and largest action in the simulator's units, or "measured"; default: what the data state
+    action_bounds: tuple[str, ...] = ()
     # groups: model_ff, model_ar, fqe, fqe_distributional, importance, ...
     estimators: str = ",".join(judging.DEFAULT_ESTIMATORS)
     # fits of each estimator; what they differ by joins the interval, the wider the fewer they are
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(
             f"{options.runs[0]} does not say what it was trained on: name the data by --dataset"
         )
-    loaded = datasets.load(dataset, console)
+    loaded = datasets.load(bounded.joined(dataset, options.action_bounds), console)
     for _, exported in exports:
         _check_spec(exported.spec, loaded)
     if options.gamma is None and loaded.spec.gamma is None:

@@ -29,8 +29,11 @@ def main(argv: list[str]) -> int:
     algorithm = registry.lookup(name)
     options, config, preset = parse(name, algorithm, rest)
     from offline_mbrl.commands import datasets  # loads what trains; the help does without
+    from offline_mbrl.data.catalog import bounded
     from offline_mbrl.runs import stages
 
+    named = bounded.joined(options.dataset, options.action_bounds)
+    options = dataclasses.replace(options, dataset=named, action_bounds=())
     return stages.train(name, algorithm, options, config, preset, load=datasets.load)
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offline_mbrl.data import normalize, specs, steps, trees
+from offline_mbrl.data import action_bounds, normalize, specs, steps, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec
 
 ERROR = "error"
@@ -37,6 +37,7 @@ def findings(part: steps.Aligned, spec: EnvironmentSpec, *, longest: int = 0) ->
         *shapes(part, spec),
         *nonfinite(part),
         *action_range(part, spec.action),
+        *assumed_bounds(part, spec.action),
         *constants(part),
         *duplicates(part),
         *terminals_at_limit(part, spec.horizon or longest),
@@ -65,8 +66,15 @@ def episodes(part: steps.Aligned) -> dict[str, float]:
 
 def health(part: steps.Aligned, action: DiscreteActions | BoundedActions) -> dict[str, Any]:
     """The findings because of which training refuses data, as JSON."""
-    checks = {"nonfinite": nonfinite(part), "action_range": action_range(part, action)}
-    return {name: [finding._asdict() for finding in listed] for name, listed in checks.items()}
+    broken = [finding._asdict() for finding in nonfinite(part)]
+    return {"nonfinite": broken, **health_of_actions(part, action)}
+
+
+def health_of_actions(
+    part: steps.Aligned, action: DiscreteActions | BoundedActions
+) -> dict[str, Any]:
+    """The part of `health` that depends on the bounds of actions."""
+    return {"action_range": [finding._asdict() for finding in action_range(part, action)]}
 
 
 # --- the checks ---
@@ -125,6 +133,18 @@ def action_range(part: steps.Aligned, kind: DiscreteActions | BoundedActions) ->
     episode = int(np.searchsorted(part.episode_ends, row))
     message = f"{np.asarray(action[row]).tolist()} is outside {specs.describe_range(kind)}"
     return [_finding(ERROR, ("action",), message=message, row=row, episode=episode)]
+
+
+def assumed_bounds(part: steps.Aligned, kind: DiscreteActions | BoundedActions) -> list[Finding]:
+    """Bounds that no source states: policies may act in other units than the data's."""
+    if isinstance(kind, DiscreteActions) or not kind.assumed:
+        return []
+    largest = float(np.max(np.abs(np.asarray(part.columns["action"])[steps_taken(part)])))
+    message = (
+        f"has bounds that are assumed, [-1, 1], not stated (the largest is {largest:.3g}); "
+        f"{action_bounds.REMEDY}"
+    )
+    return [_finding(WARNING, ("action",), message=message)]
 
 
 def constants(part: steps.Aligned) -> list[Finding]:

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offline_mbrl.data import action_bounds as bounds
 from offline_mbrl.data import steps
+from offline_mbrl.data.action_bounds import Stated
 from offline_mbrl.types import Array, Key, Observation, PyTree, Trajectory, Transition, UsageError
 
 # Names that other libraries give to the same fields.
@@ -45,9 +47,12 @@ class Dataset(NamedTuple):
     extras: PyTree = ()
     # [M] int32 rows that begin a held-out transition; see `splits.hold_out`
     held_out: Array | None = None
+    # [2, A] least and largest action in the simulator's units, where they are stated; the columns'
+    # own actions are scaled to [-1, 1]
+    action_bounds: Array | None = None
 
     @staticmethod
-    def from_arrays(arrays: Mapping[str, Any]) -> "Dataset":
+    def from_arrays(arrays: Mapping[str, Any], *, action_bounds: Stated | None = None) -> "Dataset":
         """A dataset from a dict of numpy arrays with one row per step.
 
         Fields of other names than those below become `extras`.
@@ -58,12 +63,40 @@ class Dataset(NamedTuple):
             record without action closes each episode). Transitions (D4RL): `is_terminal`,
             `is_truncated`, optionally `next_observation`. Plural and D4RL names (`observations`,
             `terminals`, `timeouts`, ...) are accepted.
+          action_bounds: of continuous actions, (least, largest) for all entries or for each, in the
+            arrays' own units, which are to be the simulator's; "measured" takes those of the data.
+            Policies act in these units. None: actions have to lie in [-1, 1].
 
         Raises:
           UsageError: a field is missing, of another length, not numeric, or not finite; two fields
-            mean the same or belong to different layouts; or no transition is left.
+            mean the same or belong to different layouts; no transition is left; or bounds are not
+            understood, or actions lie outside.
         """
-        return from_columns(steps.align(records_from_arrays(arrays)))
+        dataset = from_columns(steps.align(records_from_arrays(arrays)))
+        return dataset if action_bounds is None else _scaled(dataset, action_bounds)
+
+
+def _scaled(dataset: Dataset, stated: Stated) -> Dataset:
+    action = np.asarray(dataset.action)
+    if action.ndim != 2 or action.dtype.kind != "f":
+        raise UsageError(
+            f"action bounds are for continuous actions [N, A], these have dtype {action.dtype} and "
+            f"shape {action.shape}"
+        )
+    taken = action[np.asarray(dataset.starts)]
+    kind = bounds.resolve(stated, taken)
+    low, high = np.array([kind.minimum, kind.maximum], np.float32)
+    slack = bounds.TOLERANCE * (high - low)
+    outside = ((taken < low - slack) | (taken > high + slack)).any(axis=1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise UsageError(
+            f"field 'action', transition {row}: {taken[row]} is outside the stated bounds, "
+            f"{low.tolist()} to {high.tolist()}"
+        )
+    return dataset._replace(
+        action=bounds.to_unit_bounds(kind, action), action_bounds=np.stack([low, high])
+    )
 
 
 def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,10 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from offline_mbrl.data import memory, trees
+from offline_mbrl.data import action_bounds, memory, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, PyTree, UsageError
-
-TOLERANCE = 1e-4  # share of the range: rounding may put a squashed action beyond its bound
 
 
 def spec_of(
@@ -24,7 +22,7 @@ def spec_of(
 
     Args:
       dataset: integer actions `[R]` are discrete; floating ones `[R, A]` are continuous and must
-        lie in [-1, 1].
+        lie in [-1, 1]. Their own units are those of its `action_bounds`, or else unknown.
       num_actions: number of discrete actions; None: the largest action of the data plus one.
       gamma: the problem's discount factor, if it has one.
       horizon: longest episode in steps; 0 when unknown.
@@ -43,16 +41,19 @@ def spec_of(
             raise UsageError(
                 f"num_actions={num_actions} was given, but the actions are {action.dtype}"
             )
-        kind = BoundedActions((-1.0,) * action.shape[1], (1.0,) * action.shape[1])
+        kind = _stated(dataset) or action_bounds.assumed(action.shape[1])
     else:
         raise UsageError(
             f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions "
             "must be integers [N], continuous ones floats [N, A]"
         )
-    outside = first_outside(kind, action, starts)
+    seen = action_bounds.assumed(kind.size) if isinstance(kind, BoundedActions) else kind
+    outside = first_outside(seen, action, starts)
     if outside is not None:
+        remedy = f"; {action_bounds.REMEDY}" if isinstance(kind, BoundedActions) else ""
         raise UsageError(
-            f"field 'action', row {outside}: {action[outside]} is outside {describe_range(kind)}"
+            f"field 'action', row {outside}: {action[outside]} is outside {describe_range(seen)}"
+            f"{remedy}"
         )
     observation = stacked(observation_structure(dataset.observation), frame_stack)
     return EnvironmentSpec(
@@ -62,6 +63,13 @@ def spec_of(
         horizon=horizon,
         frame_stack=frame_stack,
     )
+
+
+def _stated(dataset: memory.Dataset) -> BoundedActions | None:
+    if dataset.action_bounds is None:
+        return None
+    low, high = np.asarray(dataset.action_bounds, float).tolist()
+    return BoundedActions(tuple(low), tuple(high))
 
 
 def first_outside(
@@ -80,7 +88,7 @@ def first_outside(
     else:
         low = np.asarray(kind.minimum, np.float32)
         high = np.asarray(kind.maximum, np.float32)
-        slack = TOLERANCE * (high - low)
+        slack = action_bounds.TOLERANCE * (high - low)
         outside = ((action < low - slack) | (action > high + slack)).any(axis=-1)
     return int(rows[np.argmax(outside)]) if outside.any() else None
 
@@ -99,19 +107,6 @@ def has_unit_bounds(kind: DiscreteActions | BoundedActions) -> bool:
     return isinstance(kind, DiscreteActions) or (
         set(kind.minimum) == {-1.0} and set(kind.maximum) == {1.0}
     )
-
-
-def to_unit_bounds(kind: BoundedActions, action: np.ndarray) -> np.ndarray:
-    """Scales actions `[..., A]` from the simulator's units to [-1, 1].
-
-    Unbounded dimensions are unchanged.
-    """
-    low = np.asarray(kind.minimum, np.float32)
-    high = np.asarray(kind.maximum, np.float32)
-    bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
-    low = np.where(bounded, low, -1)
-    high = np.where(bounded, high, 1)
-    return np.asarray((action - low) / (high - low) * 2 - 1, np.float32)
 
 
 def observation_structure(observation: PyTree) -> PyTree:
@@ -187,11 +182,14 @@ def action_to_json(action: DiscreteActions | BoundedActions) -> dict[str, Any]:
     """The action part of `to_json`."""
     if isinstance(action, DiscreteActions):
         return {"num_actions": action.num_actions}
-    return {"minimum": list(action.minimum), "maximum": list(action.maximum)}
+    bounds = {"minimum": list(action.minimum), "maximum": list(action.maximum)}
+    return bounds | ({"assumed": True} if action.assumed else {})
 
 
 def action_from_json(action: dict[str, Any]) -> DiscreteActions | BoundedActions:
     """The action part of `from_json`."""
     if "num_actions" in action:
         return DiscreteActions(action["num_actions"])
-    return BoundedActions(tuple(action["minimum"]), tuple(action["maximum"]))
+    return BoundedActions(
+        tuple(action["minimum"]), tuple(action["maximum"]), action.get("assumed", False)
+    )

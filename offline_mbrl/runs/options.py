@@ -13,6 +13,8 @@ class Options:
 
     # Name from `offline-mbrl data list`, or a path (RLDS directory, HDF5 file, Minari dataset)
     dataset: str
+    # Least and largest action in the simulator's units, or "measured"; default: what the data state
+    action_bounds: tuple[str, ...] = ()
     seeds: Annotated[int, at_least(1)] = 1  # number of seeds, trained side by side in one program
     first_seed: Annotated[int, at_least(0)] = 0  # seeds are first_seed, first_seed + 1, ...
     run_dir: Path | None = None  # default: runs/ALGORITHM-DATASET

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from offline_mbrl import environments
+from offline_mbrl.data import specs
 from offline_mbrl.evaluation import aggregate, episodes, simulation
 from offline_mbrl.runs import display
 from offline_mbrl.types import (
@@ -46,6 +47,27 @@ def check(simulator: str, spec: EnvironmentSpec) -> None:
         raise UsageError(
             f"the dataset's actions are {spec.action}, those of {simulator} {simulated.action}"
         )
+    if isinstance(spec.action, BoundedActions) and isinstance(simulated.action, BoundedActions):
+        _require_units(simulator, spec.action, simulated.action)
+
+
+def _require_units(simulator: str, own: BoundedActions, simulated: BoundedActions) -> None:
+    """Refuses actions in other units than the simulator's.
+
+    Those that are stated to lie in [-1, 1] were scaled before they were logged, or need no scaling.
+    """
+    if specs.has_unit_bounds(own) and (specs.has_unit_bounds(simulated) or not own.assumed):
+        return
+    if np.allclose([own.minimum, own.maximum], [simulated.minimum, simulated.maximum]):
+        return
+    theirs = specs.describe_range(simulated)
+    what = "are assumed, for none are stated" if own.assumed else "are stated"
+    raise UsageError(
+        f"the bounds of the dataset's actions {what}: {specs.describe_range(own)}; those of "
+        f"{simulator} are {theirs}. Give --action-bounds with those of {simulator} if the data are "
+        "in its units, or --action-bounds -1 1 if they were scaled before they were logged; or "
+        "train without a simulator by --episodes 0"
+    )
 
 
 def _shapes(observation: Any) -> str:

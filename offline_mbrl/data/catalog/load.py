@@ -18,7 +18,8 @@ of every split), -checkpoints0-4 (of the ordered datasets), -unclipped (rewards 
     ogbench/<dataset>[-singletask-task<1..5>], from the user's files
 
 By path: a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file. By id:
-minari:<id>.
+minari:<id>. `?actions=-2:2` after these states the bounds of continuous actions, `-2,-1:2,1` those
+of each entry, and `?actions=measured` takes those of the data.
 """
 
 import functools
@@ -29,8 +30,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from offline_mbrl.data import memory, normalize, specs, stream, trees
-from offline_mbrl.data.catalog import official
+from offline_mbrl.data import action_bounds, memory, normalize, specs, stream, trees
+from offline_mbrl.data.catalog import bounded, official
 from offline_mbrl.data.catalog.names import Entry, local_name, lookup, names, recipe
 from offline_mbrl.data.catalog.official import Reference
 from offline_mbrl.data.sources import ingest
@@ -54,6 +55,7 @@ __all__ = [
 
 FIELDS = ("observation", "action", "reward", "discount")
 EXTRAS = ("behavior_log_prob", "executed_action")  # further fields, where a dataset has them
+FACTS = "action bounds may be assumed"  # of stores by path; a change builds them again
 REFUSE = "refuse"
 DROP_EPISODE = "drop-episode"
 
@@ -170,7 +172,9 @@ def open_named(name: str, *, build: bool = True, collect: Collect | None = None)
         if not build:
             raise UsageError(f"{name} is not built yet: run `offline-mbrl data build {name}`")
         _build(name, collect=collect)
-    return store.open_store(directory)
+    opened = store.open_store(directory)
+    stated = lookup(name).action_bounds
+    return bounded.with_bounds(opened, stated) if stated else opened
 
 
 _build = build  # not hidden by the arguments of that name
@@ -181,7 +185,7 @@ def store_directory(entry: Entry) -> Path:
     if entry.kind in ("local", "tfds", "ogbench"):
         return atomic.root() / "store" / entry.name
     location = Path(entry.location)
-    content = [(str(location.resolve()), entry.kind)]
+    content = [(str(location.resolve()), entry.kind), ("facts", FACTS)]
     for path in sorted([location, *location.rglob("*")]) if location.exists() else []:
         if path.is_file():
             size_and_time = f"{path.stat().st_size} {path.stat().st_mtime_ns}"
@@ -324,8 +328,7 @@ def _healthy(
         )
     if health["action_range"]:
         raise UsageError(
-            f"{_describe(opened, split, health['action_range'])}; rescale the actions, or state "
-            "their bounds in the source"
+            f"{_describe(opened, split, health['action_range'])}; {action_bounds.REMEDY}"
         )
     chosen = np.ones(opened.columns[split][store.ENDS].shape, bool)
     chosen[[finding["episode"] for finding in nonfinite]] = False
@@ -368,10 +371,13 @@ def _dataset(
         dataset = memory.from_columns(columns.take_episodes(part, chosen))
     if isinstance(action, DiscreteActions) or specs.has_unit_bounds(action):
         return dataset
-    to_unit_bounds = functools.partial(specs.to_unit_bounds, action)
+    to_unit_bounds = functools.partial(action_bounds.to_unit_bounds, action)
     if part is None:
         return dataset._replace(action=stream.mapped(dataset.action, to_unit_bounds))
-    return dataset._replace(action=to_unit_bounds(np.asarray(dataset.action)))
+    return dataset._replace(
+        action=to_unit_bounds(np.asarray(dataset.action)),
+        action_bounds=np.array([action.minimum, action.maximum], np.float32),
+    )
 
 
 def _stays_on_disk(

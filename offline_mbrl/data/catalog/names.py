@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from offline_mbrl.data.catalog import atari, d4rl, official, ogbench
+from offline_mbrl.data.catalog import atari, bounded, d4rl, official, ogbench
 from offline_mbrl.data.catalog.reference import Reference
 from offline_mbrl.types import UsageError
 
 VARIANT = re.compile(r"-(noise|fraction|episodes|seed|steps)(\d+(?:\.\d+)?)")
 HDF5 = (".hdf5", ".h5")
+OWN = ("rlds", "hdf5", "minari", "minari-id")  # kinds of data that are the user's
 
 
 class Variant(NamedTuple):
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     variant: Variant = Variant()  # for local datasets
     part: atari.Part = atari.Part()  # for official Atari datasets
     task: int = 0  # of OGBench's data, counted from 1; 0: they have none
+    action_bounds: str = ""  # stated beside the name; see `bounded`
 
 
 def names() -> list[str]:
@@ -65,6 +67,9 @@ def lookup(name: str) -> Entry:
       UsageError: the name is unknown (the closest ones are given), a variant is out of range, or a
         path is missing.
     """
+    place, stated = bounded.split(name)
+    if stated:
+        return _stated(place, stated)
     if name.startswith("local/"):
         return _local(name)
     labelled = ogbench.parse(name)
@@ -78,6 +83,15 @@ def lookup(name: str) -> Entry:
     if name.startswith("minari:"):
         return Entry(name=name, kind="minari-id", location=name.removeprefix("minari:"))
     return _path(name)
+
+
+def _stated(place: str, stated: str) -> Entry:
+    """A name beside which the bounds of actions are stated."""
+    entry = lookup(place)
+    if entry.kind not in OWN:
+        raise UsageError(f"{place} states the bounds of its actions itself: leave out {stated!r}")
+    bounded.parse(stated)
+    return entry._replace(name=f"{entry.name}{bounded.QUERY}{stated}", action_bounds=stated)
 
 
 def local_name(environment: str, variant: Variant, task: int = 0) -> str:

@@ -41,8 +41,8 @@ def hdf5_source(path: Path) -> ingest.Source:
     It holds `observations`, `actions`, `rewards`, `terminals`, optionally `timeouts` and
     `next_observations`; groups such as `infos` and `metadata` are not read. The attributes
     `action_minimum` and `action_maximum` of the file, `[A]` or `[]`, are the bounds of the actions;
-    without them the bounds are [-1, 1]. The attribute `max_episode_steps` is the time limit of a
-    file without `timeouts`; that of D4RL's files is known from their names.
+    without them they are assumed to be [-1, 1]. The attribute `max_episode_steps` is the time limit
+    of a file without `timeouts`; that of D4RL's files is known from their names.
 
     Raises:
       UsageError: the file is damaged or cut short, or lacks a field; or it is one of D4RL's whose
@@ -71,6 +71,7 @@ def hdf5_source(path: Path) -> ingest.Source:
             "semantics": _semantics(layout, official),
         },
         action=action,
+        unit_actions=official is not None,
         gamma=D4RL_GAMMA if official else None,
         horizon=official.horizon if official else layout.limit,
         steps=size,

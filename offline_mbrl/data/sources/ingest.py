@@ -1,5 +1,6 @@
 """Builds column stores from sources of RLDS records, accounting for every step of the source."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 
 from offline_mbrl import provenance
-from offline_mbrl.data import audit, specs, steps, trees
+from offline_mbrl.data import action_bounds, audit, specs, steps, trees
 from offline_mbrl.data.store import atomic
 from offline_mbrl.data.store import read as store
 from offline_mbrl.data.store import write as columns
@@ -36,6 +37,7 @@ class Source(NamedTuple):
     batches: Iterable[Batch]
     provenance: Mapping[str, Any]  # JSON
     action: DiscreteActions | BoundedActions | None = None
+    unit_actions: bool = False  # continuous actions are known to lie in [-1, 1]
     gamma: float | None = None
     horizon: int = 0  # 0 when unknown
     frame_stack: int = 1  # records that make one observation
@@ -138,6 +140,8 @@ def _build(source: Source, directory: Path, name: str) -> None:
     train = parts["train"]
     assert train is not None
     action = source.action or _action_kind([part for part in parts.values() if part], name)
+    if source.unit_actions and isinstance(action, BoundedActions):
+        action = dataclasses.replace(action, assumed=False)
     observation = specs.observation_structure(
         jax.tree.map(np.asarray, train.columns["observation"])
     )
@@ -244,7 +248,7 @@ def _action_kind(parts: list[steps.Aligned], name: str) -> DiscreteActions | Bou
     """Read off the data: the largest discrete action plus one, or [-1, 1]."""
     action = parts[0].columns["action"]
     if action.ndim == 2:
-        return BoundedActions((-1.0,) * action.shape[1], (1.0,) * action.shape[1])
+        return action_bounds.assumed(action.shape[1])
     smallest = min(int(part.columns["action"].min()) for part in parts)
     if smallest < 0:
         raise UsageError(

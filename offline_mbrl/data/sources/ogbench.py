@@ -37,6 +37,7 @@ def files_source(dataset: str, task: int) -> ingest.Source:
     counts = [int(part["is_last"].sum()) for part in parts]
     source = ingest.Source(
         batches=ingest.grouped(batch for part in parts for batch in _episodes(part)),
+        unit_actions=True,
         provenance={"source": "ogbench", "files": [str(path) for path in paths]},
         episodes=sum(counts),
         train_episodes=counts[0],

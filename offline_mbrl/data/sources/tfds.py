@@ -14,6 +14,7 @@ from offline_mbrl.data.catalog import atari, d4rl
 from offline_mbrl.data.sources import ingest, rlds_writer
 from offline_mbrl.types import DiscreteActions, UsageError
 
+CONTROL_SUITE = "rlu_control_suite"
 FIELDS = ("observation", "action", "reward", "discount", *steps.FLAGS)
 WINDOW = 4096  # steps that are read together
 WRONG_ENDS = "wrong last observation (a known fault of the D4RL builders)"
@@ -152,6 +153,7 @@ def _source(builder: Any, name: str, part: atari.Part = atari.Part()) -> ingest.
         facts = {"horizon": official.horizon, "simulator": official.simulator}
     return ingest.Source(
         batches=ingest.grouped(batches),
+        unit_actions=full_name in d4rl.BY_TFDS or builder.name == CONTROL_SUITE,
         provenance={
             "source": "tfds",
             "builder": full_name,
