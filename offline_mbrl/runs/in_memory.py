@@ -12,7 +12,7 @@ from offline_mbrl import export, registry
 from offline_mbrl.data import normalize, specs
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.evaluation import episodes
-from offline_mbrl.runs import display
+from offline_mbrl.runs import display, playing
 from offline_mbrl.training import fit as fitting
 from offline_mbrl.training.stages import MAIN, RunStage, of_algorithm, plain, train_stages
 from offline_mbrl.types import (
@@ -56,11 +56,12 @@ class Run:
           seed: of the simulators.
 
         Raises:
-          UsageError: there is no policy, the simulator is not installed or does not fit, or an
-            episode could not be finished.
+          UsageError: there is no policy, the simulator is not installed or does not fit, its
+            actions have other bounds than the data's, or an episode could not be finished.
         """
         if self.policy is None:
             raise UsageError(f"{self.algorithm} has no policy to evaluate")
+        playing.check(simulator, self.spec)
         evaluation = episodes.evaluate(
             self.policy,
             self.policy_params,

@@ -180,7 +180,8 @@ def test_assumed_bounds_are_no_match_for_a_simulator_of_others(four_observations
     pytest.importorskip("mujoco")
     simulator = "gym/InvertedPendulum-v5"
     with pytest.raises(
-        UsageError, match=r"are assumed, for none are stated.*are \[-3, 3\].*--action-bounds -1 1"
+        UsageError,
+        match=r"are assumed, for none are stated.*are \[-3, 3\].*--action-bounds .* or -1 1 if",
     ):
         playing.check(simulator, spec_with(four_observations))
     playing.check(simulator, spec_with(f"{four_observations}?actions=-3:3"))

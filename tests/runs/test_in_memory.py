@@ -1,5 +1,7 @@
 """`offline_mbrl.train`: from the reader's own arrays to a policy that acts."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ def arrays(num_rows=400):
     }
 
 
-DATASET = offline_mbrl.Dataset.from_arrays(arrays())
+DATASET = offline_mbrl.Dataset.from_arrays(arrays(), action_bounds=(-1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,13 @@ def test_evaluation_plays_each_seed(run):
     returns = run.evaluate("gym/Pendulum-v1", num_episodes=1)
     assert returns.shape == (2, 1)
     assert (returns < 0).all()
+
+
+def test_a_simulator_of_other_bounds_is_refused_where_none_are_stated(run):
+    spec = offline_mbrl.spec_of(offline_mbrl.Dataset.from_arrays(arrays()))
+    unknown = dataclasses.replace(run, spec=spec)
+    with pytest.raises(UsageError, match=r"those of gym/Pendulum-v1 are \[-2, 2\]"):
+        unknown.evaluate("gym/Pendulum-v1", num_episodes=1)
 
 
 def test_the_number_of_updates_overrides_the_config_and_seeds_are_numbers_or_a_list():
