@@ -64,9 +64,9 @@ def _require_units(simulator: str, own: BoundedActions, simulated: BoundedAction
     what = "are assumed, for none are stated" if own.assumed else "are stated"
     raise UsageError(
         f"the bounds of the dataset's actions {what}: {specs.describe_range(own)}; those of "
-        f"{simulator} are {theirs}. Give --action-bounds (of arrays: `action_bounds`) with those of "
-        f"{simulator} if the data are in its units, or -1 1 if they were scaled before they were "
-        "logged; or train without a simulator by --episodes 0"
+        f"{simulator} are {theirs}. Give --action-bounds (of arrays: `action_bounds`) with those "
+        f"of {simulator} if the data are in its units, or -1 1 if they were scaled before they "
+        "were logged; or train without a simulator by --episodes 0"
     )
 
 
