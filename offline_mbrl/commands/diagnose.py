@@ -16,6 +16,7 @@ from offline_mbrl import export
 from offline_mbrl.collect import online, visits
 from offline_mbrl.commands import arguments, datasets
 from offline_mbrl.data import splits
+from offline_mbrl.data.catalog import bounded
 from offline_mbrl.data.catalog.load import Loaded
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.models import explicit, kinds
@@ -40,6 +41,8 @@ class Options:
     # feedforward, autoregressive, autoregressive_shared, gaussian_ensemble
     model: tyro.conf.Positional[str]
     dataset: str = ""  # the data to judge by; default: the run's, its held-out episodes
+    # Least and largest action in the simulator's units, or "measured"; default: what the data state
+    action_bounds: tuple[str, ...] = ()
     out: Path | None = None  # folder of diagnose.json and pictures; default: RUN/diagnosis
     seed: int | None = None  # of the run; default: its first
     gamma: float | None = None  # discount factor of returns; default: the dataset's, or 0.99
@@ -67,6 +70,9 @@ def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
     options = arguments.parse(Options, argv, prog="offline-mbrl diagnose")
     _check(options)
+    if options.dataset:
+        named = bounded.joined(options.dataset, options.action_bounds)
+        options = dataclasses.replace(options, dataset=named)
     compilation.enable()
     console = display.console()
     is_run = Path(options.model).is_dir()
@@ -102,6 +108,8 @@ def _check(options: Options) -> None:
         raise UsageError(
             f"there is no run folder {options.model}, nor a kind of model of that name; {hint}"
         )
+    if options.action_bounds and not options.dataset:
+        raise UsageError("--action-bounds is of the data that --dataset names")
     if options.simulator_steps < 0 or options.fit_updates < 1:
         raise UsageError("--simulator-steps must be at least 0, and --fit-updates at least 1")
     if options.gamma is not None and not 0 <= options.gamma <= 1:

@@ -47,7 +47,7 @@ def write(path):
 def run(data_root, tmp_path_factory):
     """A finished run that fitted a model, two seeds, and its data."""
     root = tmp_path_factory.mktemp("diagnose")
-    path = write(root / "own.hdf5")
+    path = f"{write(root / 'own.hdf5')}?actions=-1:1"
     options = "--seeds 2 --episodes 0 --block-updates 20 --devices 1 --config.num-updates 20"
     arguments = ["train", f"{TENANT}:ALGORITHM", "--dataset", str(path), *options.split()]
     with pytest.MonkeyPatch.context() as patch:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from offline_mbrl.data import memory, normalize, specs, trees
+from offline_mbrl.data import action_bounds, memory, normalize, specs, trees
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
 
@@ -108,7 +108,9 @@ def test_actions_that_do_not_fit_are_refused(action, num_actions, message):
 
 def test_actions_are_scaled_to_unit_bounds():
     kind = BoundedActions((-2.0, 0.0, -np.inf), (2.0, 1.0, np.inf))
-    scaled = specs.to_unit_bounds(kind, np.array([[-2.0, 0.25, 5.0], [1.0, 1.0, -3.0]], np.float32))
+    scaled = action_bounds.to_unit_bounds(
+        kind, np.array([[-2.0, 0.25, 5.0], [1.0, 1.0, -3.0]], np.float32)
+    )
     np.testing.assert_allclose(scaled, [[-1, -0.5, 5], [0.5, 1, -3]])
     assert not specs.has_unit_bounds(kind)
     assert specs.has_unit_bounds(BoundedActions((-1.0,), (1.0,)))

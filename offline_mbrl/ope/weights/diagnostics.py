@@ -2,8 +2,9 @@
 
 Standard errors are those of the infinitesimal jackknife: an estimate is a function of how often
 each episode counts, and its gradient there gives the influence of each. For a mean that is the
-usual standard error, for self-normalized forms the delta method's. They cannot account for weights
-that were never observed: look at `low_support`.
+usual standard error, for self-normalized forms the delta method's; none is below what the
+effective number of episodes allows (`least_standard_error`). They cannot account for weights that
+were never observed: look at `low_support`.
 """
 
 from collections.abc import Callable
@@ -46,6 +47,30 @@ def standard_error(influence: Array) -> Array:
     size = influence.shape[0]
     scale = jnp.maximum(jnp.max(jnp.abs(influence)), jnp.finfo(influence.dtype).tiny)
     return scale * jnp.sqrt(jnp.mean(jnp.square(influence / scale)) / (size - 1))
+
+
+def least_standard_error(
+    baseline: Array | float, sums: Array, log_weights: Array, *, gamma: float
+) -> Array:
+    """What the spread of as many episodes as effectively count leaves of uncertainty, `[]`.
+
+    One episode with all the weight moves a self-normalized estimate by nothing: its jackknife says
+    0. What stays is the variance of the unweighted sums over the effective number of episodes, the
+    harmonic mean over steps by `gamma^t`, beside that of all episodes' own. Where all weights are
+    equal this is the usual standard error of a mean.
+
+    Args:
+      baseline: `[N]` what each episode begins with, never weighted.
+      sums: `[N]` discounted sums of what is weighted, here without weights.
+      log_weights: `[N, T]`.
+      gamma: discount factor.
+    """
+    size = sums.shape[0]
+    powers = gamma ** jnp.arange(log_weights.shape[1])
+    sizes = jnp.maximum(effective_sample_size(log_weights), 1.0)
+    lost = jnp.sum(powers / sizes) / jnp.sum(powers) - 1.0 / size
+    of_all = jnp.var(baseline + sums, ddof=1) / size
+    return jnp.sqrt(of_all + jnp.maximum(lost, 0.0) * jnp.var(sums, ddof=1))
 
 
 def relative_weights(log_weights: Array, counts: Array) -> Array:

@@ -24,6 +24,7 @@ from offline_mbrl.ope.weights import checks
 from offline_mbrl.ope.weights.diagnostics import (
     LARGEST_LOG_WEIGHT,
     diagnostics,
+    least_standard_error,
     relative_weights,
     standard_error,
     with_influence,
@@ -267,9 +268,11 @@ def weighted_sum(
         return jnp.sum(counts * sums) / jnp.sum(counts), sums
 
     mean, influence, per_episode = with_influence(value, mask.shape[0])
+    sums = jnp.sum(powers[None] * mask * per_step, axis=1)
+    floor = least_standard_error(baseline, sums, log_weights, gamma=gamma)
     return Estimate(
         value=mean,
-        stderr=standard_error(influence),
+        stderr=jnp.maximum(standard_error(influence), floor),
         per_episode=per_episode,
         diagnostics=diagnostics(ratios, log_weights, mask, influence, gamma=gamma),
     )

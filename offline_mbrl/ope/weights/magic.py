@@ -5,7 +5,7 @@ between the direct method (j = 0) and the weighted doubly robust estimate (j = T
 
 * covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights;
 * the bias of an estimate is its distance from the last one's 90 % interval by that same normal
-  theory, where the paper bootstraps it;
+  theory, which effective episodes bound from below, where the paper bootstraps it;
 * the paper gives no standard error. Ours is the root of the mean squared error that was minimized,
   estimated bias and all, but never less than the weighted doubly robust estimate's own: values that
   were fitted to the same episodes err with them, which no covariance over episodes sees (on a
@@ -34,6 +34,7 @@ class Partial(NamedTuple):
     value: Array  # [J]
     influence: Array  # [J, N]
     per_episode: Array  # [J, N]
+    last_stderr: Array  # [] of the last of them, the weighted doubly robust estimate
 
 
 def magic(
@@ -83,7 +84,7 @@ def magic(
     size = parts.influence.shape[1]
     covariance = parts.influence @ parts.influence.T / size / (size - 1)
     distance = parts.value - parts.value[-1]
-    tolerance = INTERVAL * jnp.sqrt(covariance[-1, -1])
+    tolerance = INTERVAL * parts.last_stderr
     bias = jnp.sign(distance) * jnp.maximum(jnp.abs(distance) - tolerance, 0.0)
     shares = jax.pure_callback(
         blend,
@@ -103,7 +104,7 @@ def magic(
     mean_squared_error = shares @ covariance @ shares + jnp.square(shares @ bias)
     return Estimate(
         value=shares @ parts.value,
-        stderr=jnp.sqrt(jnp.maximum(mean_squared_error, covariance[-1, -1])),
+        stderr=jnp.maximum(jnp.sqrt(mean_squared_error), parts.last_stderr),
         per_episode=shares @ parts.per_episode,
         diagnostics={
             **weight_diagnostics,
@@ -146,7 +147,19 @@ def partial_estimates(
     values, pullback, per_episode = jax.vjp(value, jnp.ones(mask.shape[0]), has_aux=True)
     # One length at a time: each gradient is [N, T] wide.
     gradients = jax.lax.map(lambda unit: pullback(unit)[0], jnp.eye(len(lengths)))
-    return Partial(value=values, influence=mask.shape[0] * gradients, per_episode=per_episode)
+    influence = mask.shape[0] * gradients
+    floor = diagnostics.least_standard_error(
+        jnp.asarray(v)[:, 0],
+        jnp.sum(powers[None] * mask * differences, axis=1),
+        log_weights,
+        gamma=gamma,
+    )
+    return Partial(
+        value=values,
+        influence=influence,
+        per_episode=per_episode,
+        last_stderr=jnp.maximum(diagnostics.standard_error(influence[-1]), floor),
+    )
 
 
 def blend(squared_error: Any) -> np.ndarray:

@@ -176,10 +176,23 @@ def test_the_influence_of_a_ratio_is_the_delta_method_s():
     log_ratios, reward = 0.3 * rng.normal(size=(200, 10)), rng.normal(size=(200, 10))
     estimate = estimates(batch_of(reward), log_ratios)["weighted"]
     weights = np.exp(log_ratios.sum(axis=1))
-    spread = (
-        weights / weights.mean() * ((reward * 0.9 ** np.arange(10)).sum(axis=1) - estimate.value)
-    )
-    np.testing.assert_allclose(estimate.stderr, np.sqrt((spread**2).sum() / (200 * 199)), rtol=1e-4)
+    returns = (reward * 0.9 ** np.arange(10)).sum(axis=1)
+    spread = weights / weights.mean() * (returns - estimate.value)
+    by_influence = np.sqrt((spread**2).sum() / (200 * 199))
+    by_size = returns.std(ddof=1) * np.sqrt((weights**2).sum()) / weights.sum()
+    np.testing.assert_allclose(estimate.stderr, max(by_influence, by_size), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["weighted", "weighted_per_decision", "clipped_per_decision"])
+def test_an_estimate_on_one_episode_is_as_uncertain_as_one_episode(name):
+    rng = np.random.default_rng(0)
+    reward = rng.normal(size=(60, 10))
+    log_ratios = np.zeros((60, 10))
+    log_ratios[0] = 2.0  # this episode has all the weight in the end
+    estimate = estimates(batch_of(reward), 10 * log_ratios)[name]
+    returns = (reward * 0.9 ** np.arange(10)).sum(axis=1)
+    deviation = returns.std(ddof=1)
+    assert 0.8 * deviation < estimate.stderr < 1.05 * deviation
 
 
 @pytest.mark.parametrize("strength", [0, 1, 3, 5])
