@@ -83,15 +83,15 @@ def _scaled(dataset: Dataset, stated: Stated) -> Dataset:
             f"action bounds are for continuous actions [N, A], these have dtype {action.dtype} and "
             f"shape {action.shape}"
         )
-    taken = action[np.asarray(dataset.starts)]
-    kind = bounds.resolve(stated, taken)
+    chosen = action[np.asarray(dataset.starts)]
+    kind = bounds.resolve(stated, chosen)
     low, high = np.array([kind.minimum, kind.maximum], np.float32)
     slack = bounds.TOLERANCE * (high - low)
-    outside = ((taken < low - slack) | (taken > high + slack)).any(axis=1)
+    outside = ((chosen < low - slack) | (chosen > high + slack)).any(axis=1)
     if outside.any():
         row = int(np.argmax(outside))
         raise UsageError(
-            f"field 'action', transition {row}: {taken[row]} is outside the stated bounds, "
+            f"field 'action', transition {row}: {chosen[row]} is outside the stated bounds, "
             f"{low.tolist()} to {high.tolist()}"
         )
     return dataset._replace(

@@ -1,4 +1,7 @@
-"""Bounds of actions that are stated beside a dataset's name: `data.hdf5?actions=-2:2`."""
+"""Bounds of actions that are stated beside a dataset's name: `data.hdf5?actions=-2:2`.
+
+`?actions=-2,-1:2,1` states those of each entry, `?actions=measured` takes those of the data.
+"""
 
 import hashlib
 import json
@@ -72,21 +75,23 @@ def with_bounds(opened: store.Store, text: str) -> store.Store:
 
     Args:
       opened: whose actions are in their source's units.
-      text: as `parse` takes it.
+      text: as `parse` takes it; "" leaves the store as it is.
 
     Raises:
       UsageError: the bounds are not understood, or the actions are discrete.
     """
+    if not text:
+        return opened
     manifest = opened.manifest
     if not isinstance(specs.action_from_json(manifest["spec"]["action"]), BoundedActions):
         raise UsageError(f"{manifest['name']} has discrete actions, which have no bounds to state")
     parts = {name: store.aligned(opened, name) for name in opened.columns}
-    taken = [
+    actions = [
         np.asarray(part.columns["action"])[audit.steps_taken(part)]
         for part in parts.values()
         if part
     ]
-    kind = action_bounds.resolve(parse(text), np.concatenate(taken))
+    kind = action_bounds.resolve(parse(text), np.concatenate(actions))
     action = specs.action_to_json(kind)
     identity = hashlib.sha256((manifest["fingerprint"] + json.dumps(action)).encode())
     health = {

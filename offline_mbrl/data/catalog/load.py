@@ -18,8 +18,7 @@ of every split), -checkpoints0-4 (of the ordered datasets), -unclipped (rewards 
     ogbench/<dataset>[-singletask-task<1..5>], from the user's files
 
 By path: a TFDS/RLDS directory, a Minari directory, a D4RL-style .hdf5 or .h5 file. By id:
-minari:<id>. `?actions=-2:2` after these states the bounds of continuous actions, `-2,-1:2,1` those
-of each entry, and `?actions=measured` takes those of the data.
+minari:<id>. `?actions=-2:2` after these states the bounds of actions; see `bounded`.
 """
 
 import functools
@@ -172,9 +171,7 @@ def open_named(name: str, *, build: bool = True, collect: Collect | None = None)
         if not build:
             raise UsageError(f"{name} is not built yet: run `offline-mbrl data build {name}`")
         _build(name, collect=collect)
-    opened = store.open_store(directory)
-    stated = lookup(name).action_bounds
-    return bounded.with_bounds(opened, stated) if stated else opened
+    return bounded.with_bounds(store.open_store(directory), lookup(name).action_bounds)
 
 
 _build = build  # not hidden by the arguments of that name
@@ -327,9 +324,8 @@ def _healthy(
             "`--on-nonfinite drop-episode`"
         )
     if health["action_range"]:
-        raise UsageError(
-            f"{_describe(opened, split, health['action_range'])}; {action_bounds.REMEDY}"
-        )
+        place = _describe(opened, split, health["action_range"])
+        raise UsageError(f"{place}; {action_bounds.REMEDY}")
     chosen = np.ones(opened.columns[split][store.ENDS].shape, bool)
     chosen[[finding["episode"] for finding in nonfinite]] = False
     return chosen
