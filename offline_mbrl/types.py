@@ -67,10 +67,7 @@ class DiscreteActions:
 
 @dataclass(frozen=True)
 class BoundedActions:
-    """Continuous actions.
-
-    Learners see [-1, 1]; `minimum` and `maximum` are the simulator's own units, `[A]`.
-    """
+    """Continuous actions: learners see [-1, 1], the bounds `[A]` are in the simulator's units."""
 
     minimum: tuple[float, ...]
     maximum: tuple[float, ...]

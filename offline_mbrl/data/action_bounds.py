@@ -73,3 +73,35 @@ def to_unit_bounds(kind: BoundedActions, action: np.ndarray) -> np.ndarray:
     low = np.where(bounded, low, -1)
     high = np.where(bounded, high, 1)
     return np.asarray((action - low) / (high - low) * 2 - 1, np.float32)
+
+
+def scaled(
+    action: np.ndarray, rows: np.ndarray, stated: Stated
+) -> tuple[np.ndarray, BoundedActions]:
+    """Actions in [-1, 1], and the bounds by which they were scaled.
+
+    Args:
+      action: `[R, A]`.
+      rows: `[N]` those that were really taken.
+      stated: see `Stated`.
+
+    Raises:
+      UsageError: the actions are discrete, the bounds are not understood, or actions lie outside.
+    """
+    if action.ndim != 2 or action.dtype.kind != "f":
+        raise UsageError(
+            f"action bounds are for continuous actions [N, A], these have dtype {action.dtype} and "
+            f"shape {action.shape}"
+        )
+    chosen = action[rows]
+    kind = resolve(stated, chosen)
+    low, high = np.array([kind.minimum, kind.maximum], np.float32)
+    slack = TOLERANCE * (high - low)
+    outside = ((chosen < low - slack) | (chosen > high + slack)).any(axis=1)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise UsageError(
+            f"field 'action', transition {row}: {chosen[row]} is outside the stated bounds, "
+            f"{low.tolist()} to {high.tolist()}"
+        )
+    return to_unit_bounds(kind, action), kind

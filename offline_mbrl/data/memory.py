@@ -77,26 +77,9 @@ class Dataset(NamedTuple):
 
 
 def _scaled(dataset: Dataset, stated: Stated) -> Dataset:
-    action = np.asarray(dataset.action)
-    if action.ndim != 2 or action.dtype.kind != "f":
-        raise UsageError(
-            f"action bounds are for continuous actions [N, A], these have dtype {action.dtype} and "
-            f"shape {action.shape}"
-        )
-    chosen = action[np.asarray(dataset.starts)]
-    kind = bounds.resolve(stated, chosen)
-    low, high = np.array([kind.minimum, kind.maximum], np.float32)
-    slack = bounds.TOLERANCE * (high - low)
-    outside = ((chosen < low - slack) | (chosen > high + slack)).any(axis=1)
-    if outside.any():
-        row = int(np.argmax(outside))
-        raise UsageError(
-            f"field 'action', transition {row}: {chosen[row]} is outside the stated bounds, "
-            f"{low.tolist()} to {high.tolist()}"
-        )
-    return dataset._replace(
-        action=bounds.to_unit_bounds(kind, action), action_bounds=np.stack([low, high])
-    )
+    action, kind = bounds.scaled(np.asarray(dataset.action), np.asarray(dataset.starts), stated)
+    limits = np.array([kind.minimum, kind.maximum], np.float32)
+    return dataset._replace(action=action, action_bounds=limits)
 
 
 def records_from_arrays(arrays: Mapping[str, Any]) -> dict[str, Any]:
