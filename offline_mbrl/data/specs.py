@@ -47,12 +47,12 @@ def spec_of(
             f"field 'action' has dtype {action.dtype} and shape {action.shape}: discrete actions "
             "must be integers [N], continuous ones floats [N, A]"
         )
-    unit_kind = action_bounds.assumed(kind.size) if isinstance(kind, BoundedActions) else kind
-    outside = first_outside(unit_kind, action, starts)
+    unit = action_bounds.assumed(kind.size) if isinstance(kind, BoundedActions) else kind
+    outside = first_outside(unit, action, starts)
     if outside is not None:
         remedy = f"; {action_bounds.REMEDY}" if isinstance(kind, BoundedActions) else ""
         raise UsageError(
-            f"field 'action', row {outside}: {action[outside]} is outside {describe_range(unit_kind)}"
+            f"field 'action', row {outside}: {action[outside]} is outside {describe_range(unit)}"
             f"{remedy}"
         )
     observation = stacked(observation_structure(dataset.observation), frame_stack)

@@ -61,9 +61,9 @@ def _require_units(simulator: str, own: BoundedActions, simulated: BoundedAction
     if np.allclose([own.minimum, own.maximum], [simulated.minimum, simulated.maximum]):
         return
     theirs = specs.describe_range(simulated)
-    what = "are assumed, for none are stated" if own.assumed else "are stated"
+    origin = "are assumed, for none are stated" if own.assumed else "are stated"
     raise UsageError(
-        f"the bounds of the dataset's actions {what}: {specs.describe_range(own)}; those of "
+        f"the bounds of the dataset's actions {origin}: {specs.describe_range(own)}; those of "
         f"{simulator} are {theirs}. Give --action-bounds (of arrays: `action_bounds`) with those "
         f"of {simulator} if the data are in its units, or -1 1 if they were scaled before they "
         "were logged; or train without a simulator by --episodes 0"
