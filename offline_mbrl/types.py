@@ -229,6 +229,7 @@ class Estimate(NamedTuple):
     stderr: Array  # []   of `value`
     per_episode: Array | None  # [N] what `value` is the mean of; None where there is no such thing
     diagnostics: Metrics  # scalars by name: effective_sample_size, largest_weight, low_support, ...
+    errors: Mapping[str, Array] = {}  # [K] by source; see `ope.errors`
 
 
 # --- policies ---

@@ -1,15 +1,16 @@
 """`offline-mbrl ope RUN ...`: which of these policies to deploy, by logged data alone."""
 
-import collections
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
 from rich.table import Table
 
 from offline_mbrl import export, files
@@ -17,15 +18,20 @@ from offline_mbrl.commands import arguments, datasets, evaluate
 from offline_mbrl.data.catalog import bounded
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.ope import intervals, support
-from offline_mbrl.runs import display
-from offline_mbrl.selection import estimators, judging
-from offline_mbrl.selection.judging import Candidates, Judged
-from offline_mbrl.selection.records import Data, Settings
+from offline_mbrl.runs import display, folder, recording
+from offline_mbrl.selection import candidates as candidate_policies
+from offline_mbrl.selection import estimators, judging, pictures, wording
+from offline_mbrl.selection.candidates import Candidates
+from offline_mbrl.selection.judging import Judged, Judgement
+from offline_mbrl.selection.records import EFFORTS, Data, Settings
 from offline_mbrl.training import compilation
 from offline_mbrl.types import Actor, EnvironmentSpec, Estimate, Policy, UsageError
 
 # Diagnostics that are shown beside an estimate.
 SIGNS = {"low_support": "low", "updates_too_few": "short"}
+PAGE = "ope"  # folder of the results in the first run's
+QUICK = EFFORTS["quick"]
+WIDTH = 100  # of the tables, in columns
 
 
 @dataclass(frozen=True)
@@ -33,18 +39,24 @@ class Options:
     """Estimates what policies are worth from logged data alone, and says which to deploy."""
 
     # run folders, or folders written by `offline-mbrl export`: all seeds of each
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     dataset: str = ""  # the data to judge by; default: the first run's
     # Least and largest action in the simulator's units, or "measured"; default: what the data state
     action_bounds: tuple[str, ...] = ()
     # groups: model_ff, model_ar, fqe, fqe_distributional, importance, ...
     estimators: str = ",".join(judging.DEFAULT_ESTIMATORS)
+    # how much is fitted: a first answer, or one with larger fits and more of them; --seeds and
+    # --settings.* change either
+    effort: Literal["quick", "thorough"] = "quick"
     # fits of each estimator; what they differ by joins the interval, the wider the fewer they are
-    seeds: int = 4
+    seeds: int = QUICK.seeds
     gamma: float | None = None  # discount factor; default: the dataset's
     horizon: int | None = None  # steps of an episode; default: the dataset's
-    out: Path | None = None  # also write all estimates to this CSV file
-    settings: Settings = field(default_factory=lambda: Settings(bootstrap=True))
+    # folder of page, pictures, all estimates and judgement.json; default: ope/ in the first run's
+    out: Path | None = None
+    all: bool = False  # also print every estimate
+    json: bool = False  # print the judgement as JSON and nothing else
+    settings: Settings = QUICK.settings
     limits: Annotated[support.Limits, tyro.conf.arg(name="limits")] = field(
         default_factory=support.Limits
     )
@@ -52,7 +64,7 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Runs the command; see `cli`."""
-    options = arguments.parse(Options, argv, prog="offline-mbrl ope")
+    options = arguments.parse(Options, argv, prog="offline-mbrl ope", default=_defaults(argv))
     names = _estimators(options.estimators)
     if not options.runs:
         raise UsageError("name at least one run folder: offline-mbrl ope RUN ...")
@@ -62,9 +74,47 @@ def main(argv: list[str]) -> int:
     policies = candidates(exports)
     groups = {name: estimators.lookup(name) for name in names}
     for name, (policy, _) in policies.items():
-        judging.require_kind(name, policy, groups)
+        candidate_policies.require_kind(name, policy, groups)
     compilation.enable()
-    console = display.console()
+    console = Console(quiet=True) if options.json else display.console()
+    data, dataset = _data(options, exports, console)
+    with display.bar(console, "estimates", len(names) * options.seeds) as show:
+        judgement = judging.judge(
+            policies,
+            data,
+            key=jax.random.key(0),
+            estimators=names,
+            seeds=options.seeds,
+            settings=options.settings,
+            progress=lambda done, total: show(done, "fits"),
+        )
+    place = options.out or options.runs[0] / PAGE
+    write(place, judgement, dataset, data)
+    if options.json:
+        print(json.dumps(wording.to_json(judgement), indent=2))
+        return 0
+    console.print(table(judgement, dataset, data), width=WIDTH)
+    if options.all:
+        console.print(all_estimates(judgement), width=WIDTH)
+    console.print(wording.advice(judgement))
+    console.print(f"written: {place / 'README.md'}")
+    return 0
+
+
+def _defaults(argv: Sequence[str]) -> Options:
+    """The options of the effort that is asked for, from which flags then differ."""
+    words = [word for argument in argv for word in argument.split("=", 1)]
+    asked = words[words.index("--effort") + 1 :][:1] if "--effort" in words else []
+    effort = EFFORTS.get(asked[0]) if asked else None
+    if effort is None:
+        return Options()  # the parser refuses an unknown name
+    return Options(seeds=effort.seeds, settings=effort.settings)
+
+
+def _data(
+    options: Options, exports: Sequence[tuple[Path, export.Exported]], console: Console
+) -> tuple[Data, str]:
+    """The data to judge by, and their name."""
     dataset = options.dataset or str(exports[0][1].description.get("dataset", ""))
     if not dataset:
         raise UsageError(
@@ -84,22 +134,7 @@ def main(argv: list[str]) -> int:
         horizon=options.horizon,
         limits=options.limits,
     )
-    with display.bar(console, "estimates", len(names) * options.seeds) as show:
-        judged = judging.judge(
-            policies,
-            data,
-            key=jax.random.key(0),
-            estimators=names,
-            seeds=options.seeds,
-            settings=options.settings,
-            progress=lambda done, total: show(done, "fits"),
-        )
-    console.print(table(judged, loaded.name, data))
-    console.print(judging.advice(judged))
-    if options.out:
-        write(options.out, judged)
-        console.print(f"written: {options.out}")
-    return 0
+    return data, loaded.name
 
 
 def _estimators(names: str) -> list[str]:
@@ -112,23 +147,43 @@ def _estimators(names: str) -> list[str]:
 
 
 def candidates(exports: Sequence[tuple[Path, export.Exported]]) -> Candidates:
-    """All seeds of all folders by name: the folder's, or its path where folders share a name.
+    """All seeds of all folders by name: the shortest end of its path that no other folder has.
 
     Policies of one algorithm and configuration share their functions, and so are evaluated in one
     compiled call.
     """
-    shared_names = collections.Counter(path.name for path, _ in exports)
+    names = _folder_names([path for path, _ in exports])
     functions: dict[str, Policy | Actor] = {}
     policies = {}
-    for path, exported in exports:
+    for (_, exported), name in zip(exports, names, strict=True):
         description = exported.description
         kind = repr((description["algorithm"], description["config"]))
         policy = functions.setdefault(kind, exported.policy)
-        folder = path.name if shared_names[path.name] == 1 else str(path)
         for row, seed in enumerate(description["seeds"]):
             params = jax.tree.map(lambda leaf, row=row: leaf[row], exported.params)
-            policies[f"{folder} seed {seed}"] = (policy, params)
+            policies[f"{name} seed {seed}"] = (policy, params)
     return policies
+
+
+def _folder_names(paths: Sequence[Path]) -> list[str]:
+    """A name for each folder: the fewest last parts of its path that tell all of them apart.
+
+    The folder `policy` inside a run goes by the run's name.
+
+    Raises:
+      UsageError: a folder is named twice.
+    """
+    parts = []
+    for path in paths:
+        whole = path.resolve().parts
+        parts.append(whole[:-1] if whole[-1] == recording.POLICY and len(whole) > 2 else whole)
+    if len(set(parts)) < len(parts):
+        twice = next(path for path, own in zip(paths, parts, strict=True) if parts.count(own) > 1)
+        raise UsageError(f"{twice} is named twice: name each run once")
+    count = 1
+    while len({own[-count:] for own in parts}) < len(parts):
+        count += 1
+    return [str(Path(*own[-count:])) for own in parts]
 
 
 def _check_spec(spec: EnvironmentSpec, loaded: catalog.Loaded) -> None:
@@ -142,54 +197,151 @@ def _check_spec(spec: EnvironmentSpec, loaded: catalog.Loaded) -> None:
 # --- what is shown ---
 
 
-def table(judged: Sequence[Judged], dataset: str, data: Data) -> Table:
-    """A line a policy, best first; where estimators are more than policies, a line an estimator.
+def table(judgement: Judgement, dataset: str, data: Data) -> Table:
+    """The behavior, then a line a policy, first choice first.
 
     Args:
-      judged: policies, best first.
+      judgement: of all policies.
       dataset: its name.
       data: discount factor and horizon of the estimates.
     """
     shown = Table(
-        title=f"estimated discounted returns from {dataset}, gamma {data.gamma:g}",
-        caption="with 95 % intervals, normal; low: the data do not support the policy by that "
-        "estimator; short: its fit has not settled. Models and importance weights end after "
-        f"{data.horizon} steps, fitted values and ratios only at true terminals.",
+        title=f"discounted returns by {dataset}, gamma {data.gamma:g}, {data.horizon} steps",
+        caption="95 % intervals; > behavior, best: probabilities; regret: what the best has more, "
+        "on average;\nundiscounted: the mean return, of policies in the models",
     )
-    names = list(dict.fromkeys(name for policy in judged for name in policy.estimates))
-    rows = [["policy", "mean rank", *names]]
-    for policy in judged:
-        cells = [
-            _cell(policy.estimates[name]) if name in policy.estimates else "-" for name in names
-        ]
-        rows.append([policy.name, f"{policy.rank:.1f}", *cells])
-    if len(names) > len(judged):
-        rows = [list(column) for column in zip(*rows, strict=True)]
-    for index, name in enumerate(rows[0]):
-        shown.add_column(name, justify="right" if index else "left")
-    for row in rows[1:]:
+    heads = ("policy", "value", "> behavior", "best", "regret", "votes", "undiscounted")
+    for index, head in enumerate(heads):
+        shown.add_column(head, justify="right" if index not in (0, 5) else "left")
+    for row in rows(judgement):
         shown.add_row(*row)
     return shown
 
 
-def _cell(estimate: Estimate) -> str:
-    marks = [mark for sign, mark in SIGNS.items() if float(estimate.diagnostics.get(sign, 0)) > 0]
-    half_width = intervals.NORMAL_95 * float(estimate.stderr)
-    return " ".join([f"{float(estimate.value):.2f} ± {half_width:.2f}", *marks])
+def rows(judgement: Judgement) -> list[list[str]]:
+    """The cells of `table`."""
+    behavior = judgement.behavior
+    lines = [
+        [
+            "logged behavior",
+            _interval(behavior.within_horizon),
+            "",
+            "",
+            "",
+            "",
+            wording.number(behavior.undiscounted),
+        ]
+    ]
+    return lines + [_row(policy) for policy in judgement.policies]
 
 
-def write(path: Path, judged: Sequence[Judged]) -> None:
-    """All estimates, a line for each policy and estimator, whole or not at all."""
-    rows: list[list[Any]] = [["policy", "estimator", "value", "stderr", "low_support", "mean_rank"]]
-    for policy in judged:
+def _row(policy: Judged) -> list[str]:
+    undiscounted = _undiscounted(policy)
+    if policy.standing is None:
+        return [policy.name, "-", "-", "-", "-", "none may vote", undiscounted]
+    standing = policy.standing
+    half = 0.5 * (standing.high - standing.low)
+    return [
+        policy.name,
+        f"{wording.number(standing.value)} ± {wording.number(half)}",
+        f"{standing.better:.0%}",
+        f"{standing.best:.0%}",
+        wording.number(standing.regret),
+        ", ".join(policy.votes.values()),
+        undiscounted,
+    ]
+
+
+def _undiscounted(policy: Judged) -> str:
+    for estimate in policy.estimates.values():
+        if "undiscounted" in estimate.diagnostics:
+            return wording.number(float(estimate.diagnostics["undiscounted"]))
+    return "-"
+
+
+def all_estimates(judgement: Judgement) -> Table:
+    """A line for every policy and estimator."""
+    shown = Table(
+        title="all estimates",
+        caption="low: the data do not support the policy by that estimator; short: its fit has not "
+        "settled; neither votes. Models and importance weights end with the horizon, fitted values "
+        "and ratios only at true terminals.",
+    )
+    for index, head in enumerate(("policy", "estimator", "value", "")):
+        shown.add_column(head, justify="right" if index == 2 else "left")
+    for policy in judgement.policies:
         for name, estimate in policy.estimates.items():
-            low_support = float(estimate.diagnostics.get("low_support", np.nan))
-            value = float(estimate.value)
-            stderr = float(estimate.stderr)
-            rows.append([policy.name, name, value, stderr, low_support, policy.rank])
+            shown.add_row(policy.name, name, _interval(estimate), " ".join(_marks(estimate)))
+    return shown
+
+
+def _marks(estimate: Estimate) -> list[str]:
+    return [mark for sign, mark in SIGNS.items() if float(estimate.diagnostics.get(sign, 0)) > 0]
+
+
+def _interval(estimate: Estimate) -> str:
+    half_width = intervals.NORMAL_95 * float(estimate.stderr)
+    return f"{wording.number(float(estimate.value))} ± {wording.number(half_width)}"
+
+
+# --- what is written ---
+
+
+def write(place: Path, judgement: Judgement, dataset: str, data: Data) -> None:
+    """The page, its pictures, all estimates as CSV and everything as JSON, each file whole.
+
+    Args:
+      place: folder; made where it is missing.
+      judgement: of all policies.
+      dataset: its name.
+      data: discount factor and horizon of the estimates.
+
+    Raises:
+      UsageError: the folder cannot be written.
+    """
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {place}: {error.strerror}; choose --out") from error
+    drawn = pictures.draw(judgement, place)
+    folder.write_json(place / "judgement.json", wording.to_json(judgement))
+    _write_csv(place / "estimates.csv", judgement)
+    text = _page(judgement, dataset, data, [path.name for path in drawn])
+    files.write_whole(place / "README.md", lambda temporary: temporary.write_text(text))
+
+
+def _page(judgement: Judgement, dataset: str, data: Data, drawn: Sequence[str]) -> str:
+    heads = [str(column.header) for column in table(judgement, dataset, data).columns]
+    lines = [heads, ["---"] * len(heads), *rows(judgement)]
+    return "\n".join(
+        [
+            f"# Which policy to deploy, by {dataset}",
+            "",
+            f"Discount factor {data.gamma:g}, {data.horizon} steps; 95 % intervals.",
+            "",
+            *(f"{sentence}  " for sentence in wording.advice(judgement).splitlines()),
+            "",
+            *("| " + " | ".join(line) + " |" for line in lines),
+            "",
+            *(f"![{name}]({name})" for name in drawn),
+            "",
+        ]
+    )
+
+
+def _write_csv(path: Path, judgement: Judgement) -> None:
+    """All estimates, a line for each policy and estimator."""
+    lines: list[list[Any]] = [
+        ["policy", "estimator", "value", "stderr", "low_support", "unsettled", "votes"]
+    ]
+    for policy in judgement.policies:
+        for name, estimate in policy.estimates.items():
+            flags = [float(estimate.diagnostics.get(flag, np.nan)) for flag in intervals.FLAGS]
+            numbers = [float(estimate.value), float(estimate.stderr), *flags]
+            lines.append([policy.name, name, *numbers, name in policy.votes.values()])
 
     def save(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            csv.writer(file, lineterminator="\n").writerows(lines)
 
     files.write_whole(path, save)

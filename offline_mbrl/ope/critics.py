@@ -26,6 +26,7 @@ from offline_mbrl.types import (
 )
 
 TARGET = "target"  # the evaluated policy's parameters in `Context.upstream`
+RESAMPLE = "resample"  # there, optional: the key of a resample that several fits share
 
 
 class Scales(NamedTuple):
@@ -195,6 +196,11 @@ def evaluated_policy_params(
         )
     policies.check_fits(policy, upstream[TARGET], spec, spec.observation)
     return upstream[TARGET]
+
+
+def resample_key(context: Context, key: Key) -> Key:
+    """The key of a fit's resample: `context.upstream["resample"]` where it is there, or this."""
+    return context.upstream.get(RESAMPLE, key)
 
 
 def check_starts(scales: Scales, initial_observations: Observation) -> int:

@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from offline_mbrl.ope import errors
 from offline_mbrl.types import Array, Estimate, UsageError
 
 FLAGS = ("low_support", "updates_too_few")  # 1 for all fits where they are 1 for one
@@ -54,6 +55,12 @@ def combine(estimates: Estimate, *, resampled: bool) -> Estimate:
         stderr=jnp.sqrt(within_fits + jnp.square(factor * between_fits)),
         per_episode=_mean_over_fits(estimates.per_episode),
         diagnostics={**diagnostics, "between_fits": between_fits},
+        errors={
+            **errors.mean_over_fits(estimates.errors, estimates.stderr),
+            errors.FITS: errors.of_size(
+                estimates.value - jnp.mean(estimates.value), factor * between_fits
+            ),
+        },
     )
 
 

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl import policies
-from offline_mbrl.ope import rollout_errors, support
+from offline_mbrl.ope import errors, rollout_errors, support
 from offline_mbrl.rollouts import adjust as adjustments
 from offline_mbrl.rollouts import shares, unroll
 from offline_mbrl.rollouts.step import Bounds, Measure
@@ -193,6 +193,12 @@ def make(
             stderr=jnp.sqrt(sampling_stderr**2 + member_stderr**2),
             per_episode=returns.value,
             diagnostics=diagnostics,
+            errors={
+                **rollout_errors.by_start(returns.value, start),
+                errors.MEMBERS: rollout_errors.by_member(
+                    returns.value, num_members, stderr=member_stderr
+                ),
+            },
         )
 
     return estimate
@@ -305,6 +311,7 @@ def _diagnostics(returns: unroll.Return, tail: float) -> Metrics:
         "diverged_fraction": jnp.mean(returns.diverged),
         "terminated_fraction": jnp.mean(returns.continuation == 0),
         "mean_length": jnp.mean(returns.length),
+        "undiscounted": jnp.mean(returns.undiscounted),
         "truncation_bound": bound,
         **{name: jnp.mean(values) for name, values in returns.measured.items()},
     }

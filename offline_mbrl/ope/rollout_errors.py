@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.ope import intervals
+from offline_mbrl.ope import errors, intervals
 from offline_mbrl.rollouts import shares
-from offline_mbrl.types import Array
+from offline_mbrl.types import Array, Metrics
 
 
 def start_of(num_rollouts: int, num_starts: int, num_members: int) -> np.ndarray:
@@ -40,9 +40,39 @@ def rollout_stderr(returns: Array, start: np.ndarray) -> Array:
       returns: `[n]`.
       start: `[n]` the start of each.
     """
+    (by_cluster,) = by_start(returns, start).values()
+    return jnp.linalg.norm(by_cluster)
+
+
+def by_start(returns: Array, start: np.ndarray) -> Metrics:
+    """What each start adds to the error whose size is `rollout_stderr`; see `ope.errors`.
+
+    Args:
+      returns: `[n]`.
+      start: `[n]` the start of each.
+
+    Returns:
+      `[N]` by its source: the starts are the first observations of the logged episodes, in their
+      order. With a single start the rollouts themselves, `[n]`.
+    """
     cluster, count = clusters_of(start)
+    source = errors.EPISODES if count == int(start.max()) + 1 else errors.ROLLOUTS
     sums = jax.ops.segment_sum(returns - jnp.mean(returns), cluster, num_segments=count)
-    return jnp.sqrt(jnp.sum(sums**2) * count / (count - 1)) / returns.shape[0]
+    return {source: sums * math.sqrt(count / (count - 1)) / returns.shape[0]}
+
+
+def by_member(returns: Array, num_members: int, *, stderr: Array) -> Array:
+    """What each member adds to the error `[E]`, which together has this size.
+
+    Args:
+      returns: `[n]` of `shares.by_member`.
+      num_members: E elites.
+      stderr: `[]` of the members' mean.
+    """
+    if num_members < 2:
+        return jnp.zeros(num_members)
+    values = member_values(returns, num_members)
+    return errors.of_size(values - jnp.mean(values), stderr)
 
 
 def member_values(returns: Array, num_members: int) -> Array:

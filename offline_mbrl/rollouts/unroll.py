@@ -91,6 +91,7 @@ class Return(NamedTuple):
     """What is left of a rollout when nothing is stacked."""
 
     value: Array  # []   sum of gamma^t times the discounts before t times the reward of step t
+    undiscounted: Array  # []   the same with a gamma of 1
     length: Array  # []   steps that happened
     continuation: Array  # []   product of all discounts: 0 after a terminal
     diverged: Array  # []   1 when it ended in something that is not finite
@@ -254,6 +255,7 @@ def _no_return(measured: Metrics) -> Return:
     zero = jnp.zeros(())
     return Return(
         value=zero,
+        undiscounted=zero,
         length=zero,
         continuation=jnp.ones(()),
         diverged=zero,
@@ -266,6 +268,7 @@ def _added(sums: Return, moment: Moment, weight: Array) -> Return:
     """`sums` with one more step, whose reward counts `weight`."""
     return Return(
         value=sums.value + weight * moment.reward,
+        undiscounted=sums.undiscounted + sums.continuation * moment.reward,
         length=sums.length + moment.mask,
         continuation=sums.continuation * moment.discount,
         diverged=moment.diverged,

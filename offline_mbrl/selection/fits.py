@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from offline_mbrl import policies as policy_functions
 from offline_mbrl.data import episodes, memory
@@ -254,8 +255,13 @@ def _fitted(
             "a single episode cannot be resampled: switch off bootstrap, or log more episodes"
         )
     learner, read_out = make(config, data.spec, policies.policy)
-    context = Context(statistics=data.statistics, upstream={critics.TARGET: policies.params})
-    key_fit, key_read = jax.random.split(key)
+    key_fit, key_read, key_resample = jax.random.split(key, 3)
+    upstream = {
+        critics.TARGET: policies.params,
+        # All policies are judged by the same episodes, so that their differences are in pairs.
+        critics.RESAMPLE: jnp.broadcast_to(key_resample, policies.count),
+    }
+    context = Context(statistics=data.statistics, upstream=upstream)
     result = fit.fit(
         learner,
         data.dataset,

@@ -1,35 +1,35 @@
 """Which of several policies to deploy, by estimates from logged data alone.
 
 data = selection.prepare(dataset, spec, gamma=0.99)
-judged = selection.judge({"sac": (policy, params), ...}, data, key=jax.random.key(0))
-print(selection.advice(judged))
+judgement = selection.judge({"sac": (policy, params), ...}, data, key=jax.random.key(0))
+print(selection.advice(judgement))
+
+Every policy is judged by the families of estimators that may vote on it (`voting`), drawn together
+with the others and with the logged behavior (`joint`). Chosen is the policy whose gain over the
+behavior has the largest lower bound; the behavior, where no gain is more likely than not; and
+nothing where no family may vote.
 """
 
 import collections
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
-from offline_mbrl import policies as policy_functions
 from offline_mbrl.ope import intervals, support
-from offline_mbrl.selection.estimators import GROUPS, Group, lookup
-from offline_mbrl.selection.records import Data, Policies, Settings, stack, unstack
-from offline_mbrl.types import (
-    Actor,
-    BoundedActions,
-    EnvironmentSpec,
-    Estimate,
-    Key,
-    Params,
-    Policy,
-    UsageError,
-)
+from offline_mbrl.selection import candidates as candidate_policies
+from offline_mbrl.selection import joint, voting
+from offline_mbrl.selection.behavior import Logged, logged
+from offline_mbrl.selection.candidates import Candidates
+from offline_mbrl.selection.estimators import Group, lookup
+from offline_mbrl.selection.joint import Standing
+from offline_mbrl.selection.records import Data, Settings, stack, unstack
+from offline_mbrl.types import Estimate, Key
 
 DEFAULT_ESTIMATORS = ("model_ff", "fqe", "importance")
-Candidates = Mapping[str, tuple[Policy | Actor, Params]]  # policies by name, parameters of one each
+BEHAVIOR = "the behavior"  # chosen where no policy is more likely better than worse than it
+SHORTLIST = 0.8  # probability that the policies to deploy together hold the best
 
 
 class Judged(NamedTuple):
@@ -38,14 +38,19 @@ class Judged(NamedTuple):
     name: str
     estimates: dict[str, Estimate]  # by estimator, over its seeds
     verdict: support.Verdict
-    rank: float  # mean over estimators; 1 is best
+    votes: dict[str, str]  # family -> the estimator that votes for it
+    standing: Standing | None  # None where no family may vote
 
 
-class PolicyGroup(NamedTuple):
-    """Policies that one function acts with."""
+class Judgement(NamedTuple):
+    """All policies beside each other."""
 
-    names: tuple[str, ...]  # P
-    policies: Policies
+    behavior: Logged
+    policies: tuple[Judged, ...]  # first choice first; those without a standing last
+    chosen: str | None  # a policy's name, `BEHAVIOR`, or None where nothing can be said
+    # The fewest first choices that hold the best of all judged policies with 80 %.
+    shortlist: tuple[str, ...]
+    beaten: dict[str, float]  # probability that the first choice is better, for each of the others
 
 
 def judge(
@@ -57,8 +62,8 @@ def judge(
     seeds: int = 4,
     settings: Settings = Settings(bootstrap=True),
     progress: Callable[[int, int], None] | None = None,
-) -> list[Judged]:
-    """All policies, best mean rank first.
+) -> Judgement:
+    """Judges all policies, the first choice first.
 
     Args:
       candidates: (policy, parameters) by name. Those with the same functions and parameters of the
@@ -76,10 +81,36 @@ def judge(
         data or is not what an estimator needs; or a fit that failed.
     """
     groups = {name: lookup(name) for name in estimators}
-    _require_candidates(candidates, groups, data, seeds)
-    policy_groups = grouped(candidates, data.spec)
+    candidate_policies.require(candidates, groups, data, seeds)
+    fits = _fits(candidates, data, groups, key, seeds, settings, progress)
+    resampled = {
+        estimator
+        for group in groups.values()
+        if settings.bootstrap and group.resamples
+        for estimator in group.names
+    }
+    estimates = {
+        name: {
+            estimator: over_seeds(of_seeds, resampled=estimator in resampled)
+            for estimator, of_seeds in by_estimator.items()
+        }
+        for name, by_estimator in fits.items()
+    }
+    return judgement(estimates, logged(data), data.limits)
+
+
+def _fits(
+    candidates: Candidates,
+    data: Data,
+    groups: Mapping[str, Group],
+    key: Key,
+    seeds: int,
+    settings: Settings,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, list[Estimate]]]:
+    """Policy -> estimator -> an estimate for each seed."""
+    policy_groups = candidate_policies.grouped(candidates, data.spec)
     pieces = list(itertools.product(groups, range(seeds)))
-    # policy -> estimator -> an estimate for each seed
     collected: dict[str, dict[str, list[Estimate]]] = {
         name: collections.defaultdict(list) for name in candidates
     }
@@ -94,63 +125,79 @@ def judge(
                     collected[name][estimator].append(estimate)
         if progress is not None:
             progress(done, len(pieces))
-    resampled = {
-        estimator
-        for group in groups.values()
-        if settings.bootstrap and group.resamples
-        for estimator in group.names
-    }
-    estimates = {
-        name: {
-            estimator: over_seeds(fits, resampled=estimator in resampled)
-            for estimator, fits in by_estimator.items()
-        }
-        for name, by_estimator in collected.items()
-    }
-    return ranked(estimates, data.limits)
+    return collected
 
 
-def ranked(
-    estimates: Mapping[str, dict[str, Estimate]], limits: support.Limits = support.Limits()
-) -> list[Judged]:
-    """Policies with their verdicts, best mean rank first.
+def judgement(
+    estimates: Mapping[str, dict[str, Estimate]],
+    behavior: Logged,
+    limits: support.Limits = support.Limits(),
+) -> Judgement:
+    """What estimates say of policies together.
 
     Args:
       estimates: policy -> estimator -> estimate.
+      behavior: returns of the logged episodes.
       limits: beyond which support counts as low.
     """
-    ranks = mean_ranks(estimates)
-    judged = [
+    votes = {name: voting.votes(by_estimator) for name, by_estimator in estimates.items()}
+    voted = {
+        name: {family: estimates[name][estimator] for family, estimator in by_family.items()}
+        for name, by_family in votes.items()
+        if by_family
+    }
+    together = _together(voted, behavior)
+    order = [*together.standings, *(name for name in estimates if name not in voted)]
+    judged = tuple(
         Judged(
             name=name,
-            estimates=by_estimator,
-            verdict=verdict(by_estimator, limits),
-            rank=ranks[name],
+            estimates=estimates[name],
+            verdict=verdict(estimates[name], limits),
+            votes=votes[name],
+            standing=together.standings.get(name),
         )
-        for name, by_estimator in estimates.items()
-    ]
-    return sorted(judged, key=lambda policy: policy.rank)
+        for name in order
+    )
+    return Judgement(
+        behavior=behavior,
+        policies=judged,
+        chosen=_chosen(judged),
+        shortlist=together.shortlist,
+        beaten=together.beaten,
+    )
 
 
-def advice(judged: Sequence[Judged]) -> str:
-    """What to deploy, how sure that is, and what speaks against it; a sentence a line."""
-    best = judged[0]
-    shared = shared_estimators(policy.estimates for policy in judged)
-    lines = [f"Highest mean rank over {len(shared)} estimators: {best.name}."]
-    close = [policy.name for policy in judged[1:] if not are_apart(best, policy)]
-    if close:
-        lines.append(f"No estimator's intervals tell it from: {', '.join(close)}.")
-    if best.verdict.low_support:
-        lines.append(
-            "Warning: the data support this policy poorly, so its estimates may be far off:"
-        )
-        lines += [f"  {reason}" for reason in best.verdict.reasons]
-        supported = [policy.name for policy in judged if not policy.verdict.low_support]
-        if supported:
-            lines.append(f"The best without such a warning: {supported[0]}.")
-        else:
-            lines.append("No policy is without such a warning.")
-    return "\n".join(lines)
+class _Together(NamedTuple):
+    """Policies with a vote beside each other."""
+
+    standings: dict[str, Standing]  # first choice first
+    shortlist: tuple[str, ...]
+    beaten: dict[str, float]
+
+
+def _together(voted: Mapping[str, Mapping[str, Estimate]], behavior: Logged) -> _Together:
+    if not voted:
+        return _Together(standings={}, shortlist=(), beaten={})
+    names = list(voted)
+    draws = joint.draw(voted, behavior.by_family())
+    standings = joint.standings(draws)
+    rows = sorted(range(len(names)), key=lambda row: -standings[row].least_gain)
+    order = [names[row] for row in rows]
+    return _Together(
+        standings={names[row]: standings[row] for row in rows},
+        shortlist=tuple(order[: joint.shortlist(draws, rows, SHORTLIST)]),
+        beaten=dict(zip(order[1:], joint.larger(draws, rows), strict=True)),
+    )
+
+
+def _chosen(judged: Sequence[Judged]) -> str | None:
+    first = judged[0]
+    if first.standing is None:
+        return None
+    likely_better = any(
+        policy.standing is not None and policy.standing.better > 0.5 for policy in judged
+    )
+    return first.name if likely_better else BEHAVIOR
 
 
 # --- several fits, several estimators ---
@@ -161,29 +208,6 @@ def over_seeds(fits: Sequence[Estimate], *, resampled: bool) -> Estimate:
     if len(fits) == 1:
         return fits[0]
     return intervals.combine(stack(list(fits)), resampled=resampled)
-
-
-def mean_ranks(estimates: Mapping[str, Mapping[str, Estimate]]) -> dict[str, float]:
-    """Mean rank of each policy, 1 the best, over the estimators that judge every policy.
-
-    An estimate that is not finite ranks last.
-    """
-    from scipy import stats  # takes a second to load
-
-    columns = sorted(shared_estimators(estimates.values()))
-    values = np.array(
-        [
-            [float(by_estimator[column].value) for column in columns]
-            for by_estimator in estimates.values()
-        ]
-    )
-    ranks = stats.rankdata(np.where(np.isfinite(values), -values, np.inf), axis=0)
-    return dict(zip(estimates, ranks.mean(axis=1).tolist(), strict=True))
-
-
-def shared_estimators(estimates: Iterable[Mapping[str, Estimate]]) -> set[str]:
-    """The estimators that judge every policy."""
-    return set.intersection(*map(set, estimates))
 
 
 def verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> support.Verdict:
@@ -197,93 +221,3 @@ def verdict(estimates: Mapping[str, Estimate], limits: support.Limits) -> suppor
             estimators_of[reason].append(name)
     reasons = tuple(f"{', '.join(names)}: {reason}" for reason, names in estimators_of.items())
     return support.Verdict(low_support=bool(reasons), reasons=reasons)
-
-
-def are_apart(policy: Judged, other: Judged) -> bool:
-    """Whether the 95 % intervals of some estimator of the two do not meet."""
-    for name in policy.estimates.keys() & other.estimates.keys():
-        first = policy.estimates[name]
-        second = other.estimates[name]
-        width = intervals.NORMAL_95 * float(first.stderr + second.stderr)
-        if abs(float(first.value - second.value)) > width:
-            return True
-    return False
-
-
-# --- policies ---
-
-
-def grouped(candidates: Candidates, spec: EnvironmentSpec) -> list[PolicyGroup]:
-    """Policies with the same functions and parameters of the same shapes, stacked.
-
-    Args:
-      candidates: (policy, parameters) by name.
-      spec: of the data.
-    """
-    kinds: list[tuple[Policy | Actor, object, dict[str, Params]]] = []
-    for name, (policy, params) in candidates.items():
-        shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.asarray(leaf).dtype)), params)
-        for known_policy, known_shapes, members in kinds:
-            if policy == known_policy and shapes == known_shapes:
-                members[name] = params
-                break
-        else:
-            kinds.append((policy, shapes, {name: params}))
-    return [
-        PolicyGroup(
-            names=tuple(members),
-            policies=Policies(policy=acting(policy, spec), params=stack(list(members.values()))),
-        )
-        for policy, _, members in kinds
-    ]
-
-
-def acting(policy: Policy | Actor, spec: EnvironmentSpec) -> Policy | Actor:
-    """The policy with the actions that a simulator would take from it.
-
-    Continuous actions are clipped. Those of an actor are left as they are: rollouts in models,
-    which alone take actors, clip them.
-    """
-    continuous = isinstance(spec.action, BoundedActions)
-    if not continuous or isinstance(policy, Actor):
-        return policy
-    return policy_functions.clipped(policy)
-
-
-def _require_candidates(
-    candidates: Candidates, groups: Mapping[str, Group], data: Data, seeds: int
-) -> None:
-    """Refuses policies and estimators that do not go together before anything is fitted."""
-    if not candidates:
-        raise UsageError("no policy to judge: give at least one as {name: (policy, params)}")
-    if not groups:
-        names = ", ".join(GROUPS)
-        raise UsageError(f"no estimator is named: choose from {names}")
-    if seeds < 1:
-        raise UsageError(f"seeds must be at least 1, got {seeds}")
-    for name, (policy, params) in candidates.items():
-        policy_functions.check_fits(policy, params, data.spec, data.spec.observation)
-        require_kind(name, policy, groups)
-
-
-def require_kind(name: str, policy: Policy | Actor, groups: Mapping[str, Group]) -> None:
-    """Refuses a policy without what an estimator needs: no memory, a density.
-
-    Args:
-      name: of the policy.
-      policy: its functions.
-      groups: the estimators, by name.
-
-    Raises:
-      UsageError: the message names the policy, the estimator, and those that do without.
-    """
-    for group_name, group in groups.items():
-        if not group.takes_actors:
-            policy_functions.require_memoryless(policy, f"estimator {group_name} (for {name})")
-    needing = [group_name for group_name, group in groups.items() if group.needs_density]
-    if needing and getattr(policy, "log_prob", None) is None:
-        others = [group_name for group_name in groups if group_name not in needing]
-        raise UsageError(
-            f"{name} has no log_prob, which {', '.join(needing)} needs: choose other estimators, "
-            f"for example {','.join(others or ['model_ff', 'fqe'])}"
-        )

@@ -1,6 +1,6 @@
 """What the estimation of policies starts from: data, policies, and how much is fitted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,6 +73,30 @@ class Settings:
     side_by_side: int = 4  # policies rolled out together in a model
     # Each fit of values or ratios sees its own resample of the episodes.
     bootstrap: bool = False
+
+
+class Effort(NamedTuple):
+    """How much is spent on a judgement."""
+
+    settings: Settings
+    seeds: int  # fits of each estimator
+
+
+EFFORTS: Mapping[str, Effort] = {
+    # Four policies of a 20,000-step log in two minutes on two cores.
+    "quick": Effort(
+        settings=Settings(
+            model_updates=4_001,
+            model_layers=(128, 128, 128),
+            fqe_updates=20_000,
+            clone_updates=3_000,
+            clone_layers=(128, 128),
+            bootstrap=True,
+        ),
+        seeds=3,
+    ),
+    "thorough": Effort(settings=Settings(bootstrap=True), seeds=4),
+}
 
 
 # What a group learns from the data alone: (data, settings, key) -> anything.

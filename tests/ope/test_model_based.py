@@ -383,6 +383,7 @@ def test_rollouts_of_any_kind_of_model_share_the_estimate():
         zero = jnp.zeros(())
         return unroll.Return(
             value=model_params * policy_params * jnp.sum(observation),
+            undiscounted=zero,
             length=zero + 1,
             continuation=zero,
             diverged=zero,

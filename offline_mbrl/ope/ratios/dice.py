@@ -192,7 +192,7 @@ def make(
         return State(
             params=params,
             opt_state=method.optimizer.init(params),
-            bootstrap_key=bootstrap_key,
+            bootstrap_key=critics.resample_key(context, bootstrap_key),
             moments=ratios.start(example.num_transitions),
         )
 

@@ -169,7 +169,7 @@ def make(config: Config, spec: EnvironmentSpec, policy: Policy) -> tuple[Learner
             previous_params=params,
             opt_state=optimizer.init(params),
             multiplier=jnp.zeros(()),
-            bootstrap_key=bootstrap_key,
+            bootstrap_key=critics.resample_key(context, bootstrap_key),
             moments=ratios.start(example.num_transitions),
         )
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl import policies
-from offline_mbrl.ope import batches, convergence, critics
+from offline_mbrl.ope import batches, convergence, critics, errors
 from offline_mbrl.ope.critics import FittedParams, Scales
 from offline_mbrl.types import (
     Action,
@@ -114,7 +114,7 @@ def make(
             params=params,
             lagging_params=params,
             opt_state=method.optimizer.init(params),
-            bootstrap_key=bootstrap_key,
+            bootstrap_key=critics.resample_key(context, bootstrap_key),
             convergence=convergence.start(),
         )
 
@@ -245,4 +245,5 @@ def _read_out(
             needed_updates=method.needed_updates,
             width=critics.return_range(params.scales, method.gamma),
         ),
+        errors={errors.EPISODES: errors.of_influence(start_values - jnp.mean(start_values))},
     )

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl import policies
-from offline_mbrl.ope import support
+from offline_mbrl.ope import errors, support
 from offline_mbrl.ope.weights import checks
 from offline_mbrl.ope.weights.diagnostics import (
     LARGEST_LOG_WEIGHT,
@@ -275,4 +275,5 @@ def weighted_sum(
         stderr=jnp.maximum(standard_error(influence), floor),
         per_episode=per_episode,
         diagnostics=diagnostics(ratios, log_weights, mask, influence, gamma=gamma),
+        errors={errors.EPISODES: errors.of_influence(influence)},
     )

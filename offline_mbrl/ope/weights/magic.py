@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from offline_mbrl.ope import errors
 from offline_mbrl.ope.weights import checks, diagnostics, importance
 from offline_mbrl.ope.weights.doubly_robust import temporal_differences
 from offline_mbrl.types import Array, Estimate, Trajectory, UsageError
@@ -111,6 +112,7 @@ def magic(
             "direct_share": direct_share,
             "bias": shares @ bias,
         },
+        errors={errors.EPISODES: errors.of_influence(shares @ parts.influence)},
     )
 
 
