@@ -8,6 +8,7 @@ from offline_mbrl.selection.judging import BEHAVIOR, SHORTLIST, Judged, Judgemen
 from offline_mbrl.types import Estimate
 
 SURE = 0.975  # probability beyond which two policies count as told apart
+ENOUGH_FAMILIES = 3  # whose disagreement tells what they may all be off by
 MOST_REASONS = 3  # of a policy that no estimator may judge
 
 
@@ -31,9 +32,10 @@ def advice(judgement: Judgement) -> str:
     if close:
         lines.append(f"Better than these, but less than {SURE:.1%} sure: {', '.join(close)}.")
     families = sorted({family for policy in judged for family in policy.votes})
-    if len(families) == 1:
+    if len(families) < ENOUGH_FAMILIES:
         lines.append(
-            f"Only {families[0]} vote: what they are wrong by in common shows nowhere here."
+            f"Only {' and '.join(families)} vote: what they are wrong by in common shows in no "
+            "interval."
         )
     if unjudged:
         lines += _why_not(unjudged)

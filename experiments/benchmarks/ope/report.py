@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.benchmarks import figures, pages, rows
-from experiments.benchmarks.ope import claims
+from experiments.benchmarks.ope import choices, claims
+from experiments.benchmarks.ope.choices import Columns as Estimates
 from experiments.benchmarks.ope.runs import Preset, Row, Truth, settings_key, truths
 from offline_mbrl.selection import estimators, metrics
 
@@ -20,15 +21,6 @@ HEADER = ("estimator", "rank correlation", "normalized error", "regret@1", "regr
 LAYOUT = figures.Layout(
     columns=4, width=3.0, height=2.7, head=0.6, share_x=True, share_y=True, title_size=8
 )
-
-
-class Estimates(NamedTuple):
-    """Estimates of one task's policies by one estimator."""
-
-    values: np.ndarray  # [S, P]
-    stderr: np.ndarray  # [S, P]
-    low_support: np.ndarray  # [S, P]   NaN where no sign tells
-    unsettled: np.ndarray  # [S, P]     the same
 
 
 class Scored(NamedTuple):
@@ -133,13 +125,14 @@ def write(folder: Path, preset: Preset, *, preset_name: str) -> Path:
         text = [f"# Estimators on {task}", about(policies)]
         if task in table:
             text += [
-                task_table(scores[task], table[task]),
+                task_table(scores[task], table[task], coverages(preset, policies, table[task])),
                 resampled({name: own.over_seeds for name, own in scores[task].items()}),
                 f"![estimates against true values]({task}.png)",
             ]
             draw(folder / f"{task}.png", task, policies, table[task])
         pages.write(folder / f"{task}.md", "\n\n".join(text))
-    text = summary(preset, preset_name, table, scores, rows.read(folder, Row))
+    chosen = choices.section(preset, truth, table)
+    text = summary(preset, preset_name, table, scores, rows.read(folder, Row), chosen)
     pages.write(folder / pages.SUMMARY, text)
     return folder / pages.SUMMARY
 
@@ -161,12 +154,32 @@ def interval_cells(scores: metrics.Scores) -> list[str]:
     return [f"{own.value:.2f} [{own.low:.2f}, {own.high:.2f}]" for own in measured]
 
 
-def task_table(scores: Mapping[str, Scored], table: Mapping[str, Estimates]) -> str:
-    """Metrics by estimator, with intervals, seeds, and how often support is low."""
+def coverages(
+    preset: Preset, truth: Sequence[Truth], table: Mapping[str, Estimates]
+) -> dict[str, float]:
+    """Share of a task's policies whose interval over seeds holds the true value, by estimator."""
+    bootstrap = preset.settings.bootstrap
+    return {
+        name: choices.coverage(truth, choices.combined(name, own, bootstrap=bootstrap))
+        for name, own in table.items()
+    }
+
+
+def task_table(
+    scores: Mapping[str, Scored], table: Mapping[str, Estimates], coverage: Mapping[str, float]
+) -> str:
+    """Metrics by estimator, with intervals, seeds, and how often support is low.
+
+    Args:
+      scores: by estimator.
+      table: the rows, by estimator.
+      coverage: of `coverages`.
+    """
     header = [
         *HEADER,
         "bias",
         "raw error",
+        "coverage",
         "rank correlation of each seed",
         "low support",
         "unsettled",
@@ -183,6 +196,7 @@ def task_table(scores: Mapping[str, Scored], table: Mapping[str, Estimates]) -> 
                 *interval_cells(over_seeds),
                 # Products of ratios know no bounds.
                 *(f"{value:.2f}" if abs(value) < 1e5 else f"{value:.1e}" for value in plain),
+                f"{coverage[name]:.0%}",
                 ranks,
                 *("-" if np.isnan(value) else f"{value:.0%}" for value in shares),
                 str(over_seeds.num_missing),
@@ -190,9 +204,10 @@ def task_table(scores: Mapping[str, Scored], table: Mapping[str, Estimates]) -> 
         )
     note = (
         "In brackets: 95 % of 1000 resamples of the policies. Normalized by the smallest and "
-        "largest true value, estimates capped at 2. Low support, unsettled: share of the estimates "
-        "for which the estimator itself warns that the data do not support the policy, or that its "
-        "fit had too few updates; -: no row says."
+        "largest true value, estimates capped at 2. Coverage: share of the policies whose 95 % "
+        "interval over all seeds holds the true value. Low support, unsettled: share of the "
+        "estimates for which the estimator itself warns that the data do not support the policy, "
+        "or that its fit had too few updates; -: no row says."
     )
     return f"{pages.markdown(header, lines)}\n\n{note}"
 
@@ -211,7 +226,12 @@ def resampled(scores: Mapping[str, metrics.Scores]) -> str:
 
 
 def summary(
-    preset: Preset, preset_name: str, table: Table, scores: Scores, estimates: Sequence[Row]
+    preset: Preset,
+    preset_name: str,
+    table: Table,
+    scores: Scores,
+    estimates: Sequence[Row],
+    chosen: str,
 ) -> str:
     """The page that names everything: over tasks, claims, settings, how it was made.
 
@@ -221,6 +241,7 @@ def summary(
       table: estimates.
       scores: of the same; every task with true values has an entry.
       estimates: all rows.
+      chosen: of `choices.section`.
     """
     over = {
         name: metrics.aggregate({task: own[name].over_seeds for task, own in scores.items()})
@@ -244,6 +265,8 @@ def summary(
             "correlation first, in brackets 95 % of 1000 resamples of the policies:",
             pages.markdown(HEADER, lines),
             resampled(ranked),
+            "## What `offline-mbrl ope` would choose",
+            chosen,
             "## What the sources claim",
             *claims_section(over, unsettled_shares(table)),
             "## Made with",
