@@ -46,8 +46,8 @@ def logged(data: Data) -> Logged:
     within = rewards @ powers
     lengths = mask.sum(axis=1)
     ended = np.any((np.asarray(steps.discount) == 0) & (mask > 0), axis=1)
-    late = (np.arange(mask.shape[1]) >= (1 - LATE_SHARE) * lengths[:, None]) * mask
-    late *= ~ended[:, None]
+    first_late = np.minimum((1 - LATE_SHARE) * lengths, lengths - 1)[:, None]
+    late = (np.arange(mask.shape[1]) >= first_late) * mask * ~ended[:, None]
     count = late.sum()
     late_reward = float((rewards * late).sum() / count) if count else 0.0
     rest = ~ended * data.gamma**lengths * late_reward / (1 - data.gamma)
