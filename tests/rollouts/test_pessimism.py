@@ -63,6 +63,43 @@ def test_identical_deterministic_members_are_trusted_wholly(name):
     assert penalty_of(PENALTIES[name], means=means, stds=np.zeros((7, 3), np.float32)) == 0
 
 
+def gradient_of(penalty, means, stds):
+    """With respect to means and deviations."""
+
+    def value(moments):
+        return penalty_of(penalty, means=moments[0], stds=moments[1])
+
+    return jax.grad(value)((jnp.asarray(means), jnp.asarray(stds)))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_gradients_are_those_of_differences_although_members_agree_with_themselves(name):
+    """Every pairwise norm has the members with themselves among its pairs, at 0."""
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=(2, *MEANS.shape)).astype(np.float32)
+    gradient = gradient_of(PENALTIES[name], MEANS, STDS)
+    step = 1e-2
+    ends = [
+        penalty_of(
+            PENALTIES[name],
+            means=MEANS + sign * step * direction[0],
+            stds=STDS + sign * step * direction[1],
+        )
+        for sign in (1, -1)
+    ]
+    slope = sum(jnp.vdot(*pair) for pair in zip(gradient, direction, strict=True))
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_gradient_is_zero_where_members_agree_wholly(name):
+    """A norm has no slope at 0; 0 is the one of its subgradients that favors no direction."""
+    means = np.tile(np.array([3.0, -1.0, 2.0], np.float32), (3, 1))
+    gradient = gradient_of(PENALTIES[name], means, np.zeros((3, 3), np.float32))
+    for part in gradient:
+        np.testing.assert_array_equal(part, 0)
+
+
 def test_members_far_from_the_origin_disagree_as_much():
     far = penalty_of(pessimism.mixture_variance, means=MEANS + 4_096.0)
     np.testing.assert_allclose(far, EXPECTED["mixture_variance"], rtol=1e-5)
@@ -98,6 +135,13 @@ def test_the_nearest_point_of_the_data_is_measured_in_units_of_its_entries():
     np.testing.assert_allclose(penalty_of(penalty), 1.0, rtol=1e-6)
     at_a_point = penalty.apply(None, points[1, :2], points[1, 2:], prediction())
     assert at_a_point == 0
+
+    def distance(observation):
+        return penalty.apply(None, observation, points[1, 2:], prediction())
+
+    np.testing.assert_array_equal(jax.grad(distance)(points[1, :2]), 0)
+    beside = points[1, :2] + jnp.array([0.0, 1.5])
+    np.testing.assert_allclose(jax.grad(distance)(beside), [0, 1 / 3], rtol=1e-5)
 
 
 def test_the_mean_surprise_of_a_gaussian_model_is_its_entropy():
