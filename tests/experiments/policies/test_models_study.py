@@ -10,9 +10,10 @@ from experiments.benchmarks import claims
 from experiments.benchmarks.policies import measures, model_claims, presets, report, runs
 from experiments.benchmarks.policies.arms import ARMS, NOISY, SWEEP
 from experiments.benchmarks.policies.runs import Piece, Setting
-from offline_mbrl import environments
+from offline_mbrl import environments, registry
 from offline_mbrl.learners import sac
 from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.types import Context, ModelParams, Transition
 
 __all__ = ["load"]  # a fixture
 
@@ -130,6 +131,32 @@ def test_the_value_gap_is_the_constant_by_which_values_are_too_high():
     again = measures.value_gap(config, spec, lifted, simulator, seed=0)
     assert gap == again  # depends on the seed alone
     assert 0.5 < gap < 16.3  # the first reward lies within -16.3 and 0, and values are 0
+
+
+@pytest.mark.parametrize("arm", ["sac", "mopo_coef_1", "morel", "mobile", "rambo", "cbop"])
+def test_the_critics_of_every_arm_that_estimates_soft_values_are_reached(arm):
+    """RAMBO's are not the whole of its state."""
+    config = presets.configure(ARMS[arm], DATA, presets.PRESETS["models"])
+    assert measures.with_soft_values(config) is not None
+    learner = registry.lookup(ARMS[arm].algorithm).make(config, presets.CONTINUOUS)
+    params = ModelParams(network={"weight": jnp.zeros(2)}, statistics=None, elites=None)
+    context = Context(statistics=None, upstream={"model": params})
+    step = jnp.zeros(1)
+    example = Transition(
+        observation=step,
+        action=step,
+        reward=step[0],
+        discount=step[0],
+        next_observation=step,
+    )
+    state = jax.eval_shape(lambda key: learner.init(key, example, context), jax.random.key(0))
+    critics = measures.critics_of(state)
+    assert isinstance(critics, actor_critic.State)
+    assert jax.tree.leaves(critics.critic)
+
+
+def test_a_state_without_critics_has_no_value_gap():
+    assert measures.critics_of({"policy": 1.0}) is None
 
 
 def test_a_seeds_figures_are_means_of_the_last_third_of_the_blocks_that_have_them():
