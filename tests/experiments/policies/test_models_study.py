@@ -45,6 +45,11 @@ def three(arm, score, **figures):
     ]
 
 
+def improving(run):
+    """The run with a curve that still rises at its end."""
+    return run._replace(curve="0.0 0.1 0.3")
+
+
 # --- settings ---
 
 
@@ -212,3 +217,29 @@ def test_nothing_is_settled_against_an_arm_that_still_improves():
     (claim,) = model_claims.of_dataset(own)
     assert claim.measured.low > 0
     assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "sac still rising at the end")
+
+
+@pytest.mark.parametrize("arm", ["cbop", "cbop_noise_0.1"])
+def test_no_expected_horizon_is_settled_while_a_score_still_rises(arm):
+    horizons = {"cbop": 2.0, "cbop_noise_0.1": 1.0}
+    own = {
+        name: three(name, 0.5, **{"expansion/expected_horizon": horizon})
+        for name, horizon in horizons.items()
+    }
+    (claim,) = model_claims.of_dataset(own)
+    assert (claim.verdict, claim.reason) == (claims.HOLDS, "")
+    own[arm] = [improving(part) for part in own[arm]]
+    (again,) = model_claims.of_dataset(own)
+    assert again.measured == claim.measured
+    assert (again.verdict, again.reason) == (claims.UNSETTLED, f"{arm} still rising at the end")
+
+
+@pytest.mark.parametrize(("gap", "below"), [(2.0, False), (-2.0, True), (2.0, True)])
+def test_no_value_gap_is_settled_while_a_score_still_rises(gap, below):
+    runs_ = three("cbop", 0.5, value_gap=gap)
+    claim = model_claims.gap_above_zero("cbop", runs_, below=below)
+    assert claim.verdict == (claims.HOLDS if (gap < 0) == below else claims.FAILS)
+    again = model_claims.gap_above_zero("cbop", [improving(part) for part in runs_], below=below)
+    assert (again.verdict, again.reason) == (claims.UNSETTLED, "cbop still rising at the end")
+    few = [improving(part) for part in runs_[:1]]
+    assert model_claims.gap_above_zero("cbop", few).verdict == claims.MISSING
