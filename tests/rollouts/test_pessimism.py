@@ -57,6 +57,28 @@ def test_the_order_of_the_members_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
+def test_the_order_changes_nothing_in_deviations_of_the_data_either(name):
+    params = linear.params(size=2, actions=1)
+    statistics = params.statistics._replace(
+        observation_std=jnp.array([1.0, 4.0]), reward_std=jnp.array(0.5)
+    )
+    params = params._replace(statistics=statistics)
+    penalty = pessimism.standardized(PENALTIES[name])
+    order = np.array([2, 0, 1])
+    shuffled = penalty_of(penalty, params, means=MEANS[order], stds=STDS[order])
+    np.testing.assert_allclose(shuffled, penalty_of(penalty, params), rtol=1e-5)
+    alike = {"means": jnp.tile(MEANS[1], (3, 1)), "stds": jnp.zeros((3, 3))}
+    assert penalty_of(penalty, params, **alike) == 0
+
+
+@pytest.mark.parametrize(("entry", "variance"), [(0, 2.116667), (1, 10.733333)])
+def test_the_mixtures_variance_is_a_sum_over_entries(entry, variance):
+    columns = np.array([entry, 2])
+    alone = {"means": MEANS[:, columns], "stds": STDS[:, columns]}
+    np.testing.assert_allclose(penalty_of(pessimism.mixture_variance, **alone), variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
 def test_identical_deterministic_members_are_trusted_wholly(name):
     """Exactly: the mean of equal floats may differ from them by rounding."""
     means = np.tile(np.random.default_rng(0).normal(size=3).astype(np.float32) * 100, (7, 1))
@@ -167,6 +189,20 @@ def test_the_surprise_is_that_of_the_elites_mixture():
     surprise = penalty.apply(params._replace(elites=elites), row.observation, row.action, own)
     log_prob = model.log_prob(params, *row[:2], row.next_observation, row.reward)
     np.testing.assert_allclose(surprise, -explicit.mixture_log_prob(log_prob, elites), rtol=1e-5)
+
+
+def test_the_order_of_the_members_changes_no_surprise():
+    model, params = explicit_examples.ensemble(3)
+    row = explicit_examples.transition()
+    own = Prediction(row.next_observation, row.reward, row.discount)
+    penalty = pessimism.own_likelihood(model)
+    order = jnp.array([2, 0, 1])
+    members = jax.tree.map(lambda leaf: leaf[order], params.network["members"])
+    shuffled = explicit_examples.with_part(params, "members", members)
+    surprises = [penalty.apply(p, row.observation, row.action, own) for p in (params, shuffled)]
+    np.testing.assert_allclose(surprises[0], surprises[1], rtol=1e-5)
+    apart = penalty.apply(params._replace(elites=order[:1]), row.observation, row.action, own)
+    assert abs(apart - surprises[0]) > 1e-3  # members differ
 
 
 # --- rewards and ends ---
