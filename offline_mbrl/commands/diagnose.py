@@ -23,7 +23,7 @@ from offline_mbrl.models import explicit, kinds
 from offline_mbrl.runs import display, fitted_models, folder, playing, recording
 from offline_mbrl.runs.fitted_models import FittedModel
 from offline_mbrl.selection import diagnose
-from offline_mbrl.selection.diagnose import Diagnosis
+from offline_mbrl.selection.diagnose import Correlation, Diagnosis
 from offline_mbrl.training import compilation
 from offline_mbrl.types import EnvironmentSpec, Policy, UsageError
 
@@ -273,7 +273,8 @@ def table(diagnosis: Diagnosis, model: str) -> Table:
     shown = Table(
         title=f"trust in {model}, gamma {diagnosis.gamma:g}",
         caption="errors in standard deviations of the data; trusted: steps up to which they stay "
-        "below those of predicting the mean",
+        "below those of predicting the mean; rank: the best penalty's correlation with the true "
+        "error, and its 95 % interval over episodes",
     )
     heads = ("episodes of", *[f"error at {step}" for step in SHOWN], "trusted", "90 % hold", "rank")
     for index, head in enumerate(heads):
@@ -287,10 +288,15 @@ def table(diagnosis: Diagnosis, model: str) -> Table:
             *cells,
             f"{diagnose.trusted_steps(source.errors)} of {len(errors)}",
             f"{source.calibration.coverage[row]:.0%}",
-            _cell(diagnose.best_penalty(source.correlations)),
+            ranked(diagnose.best_penalty(source.correlations)),
         )
     return shown
 
 
-def _cell(best: tuple[str, float] | None) -> str:
-    return f"{best[1]:.2f} {best[0]}" if best else "-"
+def ranked(best: tuple[str, Correlation] | None) -> str:
+    """A penalty's correlation with its interval, and its name; a dash where there is none."""
+    if best is None:
+        return "-"
+    name, rank = best
+    interval = f" [{rank.low:.2f}, {rank.high:.2f}]" if np.isfinite(rank.low) else ""
+    return f"{rank.value:.2f}{interval} {name}"

@@ -44,8 +44,22 @@ class Penalty(NamedTuple):
 # --- of the members' moments; the last of their D entries is the reward ---
 
 
+def _root(square: Array) -> Array:
+    """`sqrt(square)`, with the gradient 0 where it is 0: members that agree, a point of the data.
+
+    The root's own gradient is infinite there, and NaN for what it is a root of.
+    """
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+
+
+def _norm(vector: Array) -> Array:
+    """Euclidean, over the last axis."""
+    return _root(jnp.sum(jnp.square(vector), axis=-1))
+
+
 def _aleatoric(members: MemberPredictions) -> Array:
-    return jnp.max(jnp.linalg.norm(members.std, axis=-1))
+    return jnp.max(_norm(members.std))
 
 
 def _from_first(members: MemberPredictions) -> Array:
@@ -57,16 +71,16 @@ def _from_first(members: MemberPredictions) -> Array:
 
 def _centroid_disagreement(members: MemberPredictions) -> Array:
     means = _from_first(members)
-    return jnp.max(jnp.linalg.norm(means - jnp.mean(means, axis=0, keepdims=True), axis=-1))
+    return jnp.max(_norm(means - jnp.mean(means, axis=0, keepdims=True)))
 
 
 def _pairwise_disagreement(members: MemberPredictions) -> Array:
     means = _from_first(members)
-    return jnp.max(jnp.linalg.norm(means[:, None] - means[None], axis=-1))
+    return jnp.max(_norm(means[:, None] - means[None]))
 
 
 def _std_of_means(members: MemberPredictions) -> Array:
-    return jnp.sqrt(jnp.mean(jnp.var(_from_first(members), axis=0)))
+    return _root(jnp.mean(jnp.var(_from_first(members), axis=0)))
 
 
 def _mixture_variances(members: MemberPredictions) -> Array:
@@ -80,7 +94,7 @@ def _mixture_variance(members: MemberPredictions) -> Array:
 
 
 def _mixture_std(members: MemberPredictions) -> Array:
-    return jnp.sqrt(jnp.mean(_mixture_variances(members)))
+    return _root(jnp.mean(_mixture_variances(members)))
 
 
 def _members(prediction: Prediction) -> MemberPredictions:
@@ -159,7 +173,7 @@ def nearest_data(points: Array, scale: Array) -> Penalty:
     ) -> Array:
         del params, prediction
         point = jnp.concatenate([observation, action]) / scale
-        return jnp.sqrt(jnp.min(jnp.sum(jnp.square(scaled_points - point[None]), axis=-1)))
+        return _root(jnp.min(jnp.sum(jnp.square(scaled_points - point[None]), axis=-1)))
 
     return Penalty(apply=apply, needs_members=False)
 

@@ -154,7 +154,7 @@ def test_without_depth_it_is_the_ensembles_lower_bound_whatever_model_and_partic
     close(result.value, regressed(next_value() + jnp.mean(OFFSETS) - psi * deviation))
 
 
-@pytest.mark.parametrize("horizon", [0, 1, 4])
+@pytest.mark.parametrize("horizon", range(5))
 def test_in_a_perfect_model_mve_keeps_gamma_to_the_h_of_the_critics_error(horizon):
     last = value_expansion.fixed(value_expansion.last_weight(horizon))
     result = targets(depths(horizon), combine=last)
@@ -162,8 +162,9 @@ def test_in_a_perfect_model_mve_keeps_gamma_to_the_h_of_the_critics_error(horizo
     assert float(result.metrics["expansion/expected_horizon"]) == horizon
 
 
-def test_in_a_perfect_model_the_posterior_is_the_closed_form():
-    psi = 2.0
+@pytest.mark.parametrize("psi", [cbop.PRESETS["steve"]["psi"], 2.0])
+def test_in_a_perfect_model_the_posterior_is_the_closed_form(psi):
+    """Without caution (psi 0) it is STEVE's mean, by precision."""
     result = targets(depths(3), psi=psi)
     factors = lq.GAMMA ** jnp.arange(4)
     deviation = jnp.std(OFFSETS) * jnp.sqrt(6 / 5) * factors

@@ -10,8 +10,10 @@ import pytest
 import running
 
 from offline_mbrl import cli
+from offline_mbrl.commands import diagnose as command
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.runs import fitted_models
+from offline_mbrl.selection import diagnose
 from offline_mbrl.types import UsageError
 
 TENANT = Path(__file__).parents[1] / "tenants" / "toy_mopo.py"
@@ -71,9 +73,18 @@ def test_a_run_is_judged_by_held_out_episodes_and_its_policys_own_visits(run, tm
     assert all(f"- {name}: " in shown for name in sources)
     correlations = written["sources"]["held out"]["rank_correlations"]
     assert {"max_aleatoric", "nearest_data", "own_likelihood"} <= set(correlations)
+    assert all(set(rank) == {"value", "low", "high"} for rank in correlations.values())
     assert written["expected_horizon"] == []
     pictures = {path.name for path in (tmp_path / "out").glob("*.png")}
     assert pictures == {"horizons.png", "calibration.png", "penalties.png", "trust_map.png"}
+
+
+def test_the_table_shows_the_best_penalty_with_its_interval():
+    best = diagnose.Correlation(value=0.5, low=0.25, high=0.75)
+    assert command.ranked(("nearest_data", best)) == "0.50 [0.25, 0.75] nearest_data"
+    nan = float("nan")
+    assert command.ranked(("mixture_std", best._replace(low=nan, high=nan))) == "0.50 mixture_std"
+    assert command.ranked(None) == "-"
 
 
 def test_a_kind_of_model_is_fitted_first_and_what_is_missing_is_said(run, capsys, tmp_path):

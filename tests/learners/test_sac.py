@@ -168,6 +168,15 @@ def test_the_deviation_stays_within_its_bounds():
         np.testing.assert_array_equal(log_std, jnp.full(2, bound))
 
 
+def test_the_exported_policy_acts_by_the_mode():
+    learner = sac.make(sac.Config(**SIZES), SPEC)
+    state, _ = started()
+    observation = {"position": jnp.array([0.3, -0.2]), "speed": jnp.array([0.9])}
+    params = learner.policy_params(state, Context())
+    mean = sac.networks(sac.Config(**SIZES), SPEC).policy(state.actor, observation).mean
+    np.testing.assert_allclose(learner.policy.mode(params, observation), jnp.tanh(mean), rtol=1e-6)
+
+
 def test_critics_start_different_and_each_target_at_its_critic():
     state, _ = started(num_critics=3)
     kernel = np.asarray(state.critic["layer_0"]["kernel"])

@@ -57,10 +57,69 @@ def test_the_order_of_the_members_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", EXPECTED)
+def test_the_order_changes_nothing_in_deviations_of_the_data_either(name):
+    params = linear.params(size=2, actions=1)
+    statistics = params.statistics._replace(
+        observation_std=jnp.array([1.0, 4.0]), reward_std=jnp.array(0.5)
+    )
+    params = params._replace(statistics=statistics)
+    penalty = pessimism.standardized(PENALTIES[name])
+    order = np.array([2, 0, 1])
+    shuffled = penalty_of(penalty, params, means=MEANS[order], stds=STDS[order])
+    np.testing.assert_allclose(shuffled, penalty_of(penalty, params), rtol=1e-5)
+    alike = {"means": jnp.tile(MEANS[1], (3, 1)), "stds": jnp.zeros((3, 3))}
+    assert penalty_of(penalty, params, **alike) == 0
+
+
+@pytest.mark.parametrize(("entry", "variance"), [(0, 2.116667), (1, 10.733333)])
+def test_the_mixtures_variance_is_a_sum_over_entries(entry, variance):
+    columns = np.array([entry, 2])
+    alone = {"means": MEANS[:, columns], "stds": STDS[:, columns]}
+    np.testing.assert_allclose(penalty_of(pessimism.mixture_variance, **alone), variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
 def test_identical_deterministic_members_are_trusted_wholly(name):
     """Exactly: the mean of equal floats may differ from them by rounding."""
     means = np.tile(np.random.default_rng(0).normal(size=3).astype(np.float32) * 100, (7, 1))
     assert penalty_of(PENALTIES[name], means=means, stds=np.zeros((7, 3), np.float32)) == 0
+
+
+def gradient_of(penalty, means, stds):
+    """With respect to means and deviations."""
+
+    def value(moments):
+        return penalty_of(penalty, means=moments[0], stds=moments[1])
+
+    return jax.grad(value)((jnp.asarray(means), jnp.asarray(stds)))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_gradients_are_those_of_differences_although_members_agree_with_themselves(name):
+    """Every pairwise norm has the members with themselves among its pairs, at 0."""
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=(2, *MEANS.shape)).astype(np.float32)
+    gradient = gradient_of(PENALTIES[name], MEANS, STDS)
+    step = 1e-2
+    ends = [
+        penalty_of(
+            PENALTIES[name],
+            means=MEANS + sign * step * direction[0],
+            stds=STDS + sign * step * direction[1],
+        )
+        for sign in (1, -1)
+    ]
+    slope = sum(jnp.vdot(*pair) for pair in zip(gradient, direction, strict=True))
+    np.testing.assert_allclose(slope, (ends[0] - ends[1]) / (2 * step), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_the_gradient_is_zero_where_members_agree_wholly(name):
+    """A norm has no slope at 0; 0 is the one of its subgradients that favors no direction."""
+    means = np.tile(np.array([3.0, -1.0, 2.0], np.float32), (3, 1))
+    gradient = gradient_of(PENALTIES[name], means, np.zeros((3, 3), np.float32))
+    for part in gradient:
+        np.testing.assert_array_equal(part, 0)
 
 
 def test_members_far_from_the_origin_disagree_as_much():
@@ -99,6 +158,13 @@ def test_the_nearest_point_of_the_data_is_measured_in_units_of_its_entries():
     at_a_point = penalty.apply(None, points[1, :2], points[1, 2:], prediction())
     assert at_a_point == 0
 
+    def distance(observation):
+        return penalty.apply(None, observation, points[1, 2:], prediction())
+
+    np.testing.assert_array_equal(jax.grad(distance)(points[1, :2]), 0)
+    beside = points[1, :2] + jnp.array([0.0, 1.5])
+    np.testing.assert_allclose(jax.grad(distance)(beside), [0, 1 / 3], rtol=1e-5)
+
 
 def test_the_mean_surprise_of_a_gaussian_model_is_its_entropy():
     model, params = explicit_examples.ensemble(1)
@@ -123,6 +189,20 @@ def test_the_surprise_is_that_of_the_elites_mixture():
     surprise = penalty.apply(params._replace(elites=elites), row.observation, row.action, own)
     log_prob = model.log_prob(params, *row[:2], row.next_observation, row.reward)
     np.testing.assert_allclose(surprise, -explicit.mixture_log_prob(log_prob, elites), rtol=1e-5)
+
+
+def test_the_order_of_the_members_changes_no_surprise():
+    model, params = explicit_examples.ensemble(3)
+    row = explicit_examples.transition()
+    own = Prediction(row.next_observation, row.reward, row.discount)
+    penalty = pessimism.own_likelihood(model)
+    order = jnp.array([2, 0, 1])
+    members = jax.tree.map(lambda leaf: leaf[order], params.network["members"])
+    shuffled = explicit_examples.with_part(params, "members", members)
+    surprises = [penalty.apply(p, row.observation, row.action, own) for p in (params, shuffled)]
+    np.testing.assert_allclose(surprises[0], surprises[1], rtol=1e-5)
+    apart = penalty.apply(params._replace(elites=order[:1]), row.observation, row.action, own)
+    assert abs(apart - surprises[0]) > 1e-3  # members differ
 
 
 # --- rewards and ends ---

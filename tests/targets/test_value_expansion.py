@@ -65,6 +65,16 @@ def test_the_precision_is_the_sum_of_those_of_the_depths():
     close(posterior.weights, (1.0 / variance) / jnp.sum(1.0 / variance))
 
 
+@pytest.mark.parametrize("num_depths", [1, 2, 5, 10])
+def test_of_equally_good_depths_the_variance_shrinks_by_their_number(num_depths):
+    returns = jnp.tile(samples(1, 3, 2), (num_depths, 1, 1))
+    alone = value_expansion.gaussian(returns[:1], jnp.ones(1))
+    posterior = value_expansion.gaussian(returns, jnp.ones(num_depths))
+    close(posterior.variance, alone.variance / num_depths)
+    close(posterior.mean, alone.mean)
+    close(value_expansion.expected_horizon(posterior), (num_depths - 1) / 2)
+
+
 @pytest.mark.parametrize("weighting", [value_expansion.gaussian, value_expansion.student_t])
 def test_a_masked_depth_counts_as_if_it_were_not_there(weighting):
     mask = jnp.array([1.0, 0.0])

@@ -1,7 +1,7 @@
 """Which learners beat behavior cloning, by intervals of few seeds.
 
-A run whose score still rises when it ends settles nothing against its learner: a difference that is
-not above zero then cannot be told.
+A run whose score still rises when it ends settles nothing against its learner, and of cloning
+nothing for the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,11 +41,7 @@ def beats_cloning(arm: str, dataset: str, runs: Runs) -> Claim:
     mine = [*runs.get(Setting(arm, dataset), {}).values()]
     cloned = [*runs.get(Setting(CLONING, dataset), {}).values()]
     measured = difference(scores_of(mine), scores_of(cloned))
-    verdict = claims.verdict(measured)
-    reason = ""
-    if verdict in (claims.FAILS, claims.UNSETTLED) and rising(mine):
-        verdict = claims.UNSETTLED
-        reason = "still rising at the end"
+    verdict, reason = settled(claims.verdict(measured), mine, cloned)
     return Claim(
         source=dataset,
         study="policies",
@@ -54,6 +50,31 @@ def beats_cloning(arm: str, dataset: str, runs: Runs) -> Claim:
         verdict=verdict,
         reason=reason,
     )
+
+
+def settled(verdict: str, better: Sequence[Row], worse: Sequence[Row]) -> tuple[str, str]:
+    """The verdict, unless the side that it is against still improved; and then why not.
+
+    Args:
+      verdict: that the runs of `better` score above those of `worse`.
+      better: the ones.
+      worse: the others.
+    """
+    against = worse if verdict == claims.HOLDS else better
+    return unless_rising(verdict, against)
+
+
+def unless_rising(verdict: str, *sides: Sequence[Row]) -> tuple[str, str]:
+    """The verdict, unless runs of a side still improved; and then which.
+
+    Args:
+      verdict: on any figure of the runs.
+      *sides: the runs of each arm that it depends on.
+    """
+    arms = [runs[0].arm for runs in sides if rising(runs)]
+    if verdict == claims.MISSING or not arms:
+        return verdict, ""
+    return claims.UNSETTLED, f"{' and '.join(arms)} still rising at the end"
 
 
 def scores_of(runs: Sequence[Row]) -> np.ndarray:

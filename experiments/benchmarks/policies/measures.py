@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.policies import presets
+from offline_mbrl.algorithms.imagined import rambo
 from offline_mbrl.collect import online
 from offline_mbrl.learners import sac
 from offline_mbrl.learners.parts import actor_critic
@@ -37,6 +38,15 @@ def with_soft_values(config: Any) -> sac.Config | None:
     """The settings of a learner whose critics estimate soft values of discounted rewards."""
     policy = presets.policy_config(config)
     return policy if type(policy) is sac.Config else None
+
+
+def critics_of(state: PyTree) -> State | None:
+    """The part of a learner's state that is its policy and critics; None where there is none.
+
+    RAMBO's state has its model beside them.
+    """
+    inner = state.learner if isinstance(state, rambo.State) else state
+    return inner if isinstance(inner, State) else None
 
 
 def value_gap(

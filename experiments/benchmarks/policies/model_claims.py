@@ -1,7 +1,8 @@
 """What the papers on explicit models claim, judged from the runs of this benchmark.
 
 MOPO (arXiv:2005.13239): a penalty helps, in between of none and too much. CBOP (arXiv:2210.03802):
-a worse model is trusted for fewer steps, and without caution values are overestimated.
+a worse model is trusted for fewer steps, and without caution values are overestimated. Critics move
+with their policy: what they say settles nothing while a score still rises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,12 @@ from scipy import stats
 from experiments.benchmarks import claims
 from experiments.benchmarks.claims import Claim, Interval
 from experiments.benchmarks.policies.arms import NOISY, SWEEP
-from experiments.benchmarks.policies.claims import difference, rising, scores_of
+from experiments.benchmarks.policies.claims import (
+    difference,
+    scores_of,
+    settled,
+    unless_rising,
+)
 from experiments.benchmarks.policies.measures import GAP
 from experiments.benchmarks.policies.presets import Preset
 from experiments.benchmarks.policies.runs import Row, Setting, measures_of
@@ -66,20 +72,6 @@ def better_score(better: str, worse: str, runs: Mapping[str, Sequence[Row]]) -> 
     return _claim(f"{better} scores above {worse}", measured, verdict, reason)
 
 
-def settled(verdict: str, better: Sequence[Row], worse: Sequence[Row]) -> tuple[str, str]:
-    """The verdict, unless the side that it is against still improved; and then why not.
-
-    Args:
-      verdict: that the runs of `better` score above those of `worse`.
-      better: the ones.
-      worse: the others.
-    """
-    against = worse if verdict == claims.HOLDS else better
-    if verdict != claims.MISSING and rising(against):
-        return claims.UNSETTLED, f"{against[0].arm} still rising at the end"
-    return verdict, ""
-
-
 def interior_optimum(arms: Sequence[str], runs: Mapping[str, Sequence[Row]]) -> Claim:
     """That the best weight is neither the smallest nor the largest of a sweep.
 
@@ -114,8 +106,8 @@ def shorter_horizon(noisy: str, clean: str, runs: Mapping[str, Sequence[Row]]) -
       runs: arm -> runs.
     """
     measured = difference(values_of(runs[noisy], HORIZON), values_of(runs[clean], HORIZON))
-    verdict = claims.verdict(measured, below=True)
-    return _claim(f"{noisy} has a shorter expected horizon than {clean}", measured, verdict)
+    verdict, reason = unless_rising(claims.verdict(measured, below=True), runs[noisy], runs[clean])
+    return _claim(f"{noisy} has a shorter expected horizon than {clean}", measured, verdict, reason)
 
 
 def gap_above_zero(arm: str, runs: Sequence[Row], *, below: bool = False) -> Claim:
@@ -128,7 +120,8 @@ def gap_above_zero(arm: str, runs: Sequence[Row], *, below: bool = False) -> Cla
     """
     statement = f"{arm} {'does not overestimate' if below else 'overestimates'} (values - returns)"
     measured = mean(values_of(runs, GAP))
-    return _claim(statement, measured, claims.verdict(measured, below=below))
+    verdict, reason = unless_rising(claims.verdict(measured, below=below), runs)
+    return _claim(statement, measured, verdict, reason)
 
 
 def mean(values: np.ndarray) -> Interval | None:

@@ -19,7 +19,6 @@ from experiments.benchmarks.policies.presets import Data, Preset
 from offline_mbrl import registry
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.evaluation import aggregate, episodes
-from offline_mbrl.learners.parts import actor_critic
 from offline_mbrl.training import checkpoint, fit
 from offline_mbrl.training.stages import (
     MAIN,
@@ -329,8 +328,8 @@ def _scores(course: _Course, progress: fit.Progress, context: Context) -> list[f
 def _gaps(course: _Course, progress: fit.Progress) -> dict[str, list[float]]:
     """The value gap of each seed, `[S]`, of learners that have one; NaN of a seed that failed."""
     config = measures.with_soft_values(course.config)
-    state = progress.state.learner
-    if config is None or not isinstance(state, actor_critic.State):
+    state = measures.critics_of(progress.state.learner)
+    if config is None or state is None:
         return {}
     gaps = []
     for index, seed in enumerate(course.seeds):

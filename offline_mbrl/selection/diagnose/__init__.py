@@ -4,6 +4,7 @@ from offline_mbrl.selection.diagnose.coverage import Calibration, calibration
 from offline_mbrl.selection.diagnose.horizons import HorizonErrors, horizon_errors, trusted_steps
 from offline_mbrl.selection.diagnose.maps import TrustMap, chosen, principal, trust_map
 from offline_mbrl.selection.diagnose.pictures import draw
+from offline_mbrl.selection.diagnose.ranks import Correlation
 from offline_mbrl.selection.diagnose.report import Diagnosis, Settings, diagnose, to_json
 from offline_mbrl.selection.diagnose.single_steps import (
     OneStep,
@@ -16,6 +17,7 @@ from offline_mbrl.selection.diagnose.wording import advice
 
 __all__ = [
     "Calibration",
+    "Correlation",
     "Diagnosis",
     "HorizonErrors",
     "OneStep",

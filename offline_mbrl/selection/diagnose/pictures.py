@@ -8,6 +8,7 @@ import numpy as np
 
 from offline_mbrl import files
 from offline_mbrl.selection.diagnose.maps import TrustMap
+from offline_mbrl.selection.diagnose.ranks import CONFIDENCE
 from offline_mbrl.selection.diagnose.report import ERROR, Diagnosis
 from offline_mbrl.selection.diagnose.single_steps import best_penalty
 
@@ -68,7 +69,7 @@ def calibration(diagnosis: Diagnosis) -> "Figure":
 
 
 def penalties(diagnosis: Diagnosis) -> "Figure | None":
-    """Rank correlation of each penalty with the true one-step error."""
+    """Rank correlation of each penalty with the true one-step error; whiskers: its interval."""
     sources = diagnosis.sources
     names = list(next(iter(sources.values())).correlations)
     if not names:
@@ -77,12 +78,15 @@ def penalties(diagnosis: Diagnosis) -> "Figure | None":
     axes = figure.add_subplot()
     height = 0.8 / len(sources)
     for color, (name, source) in enumerate(sources.items()):
-        values = np.nan_to_num([source.correlations[penalty] for penalty in names])
-        axes.barh(np.arange(len(names)) + color * height, values, height, label=name)
+        value, low, high = np.array([source.correlations[penalty] for penalty in names]).T
+        places = np.arange(len(names)) + color * height
+        axes.barh(places, np.nan_to_num(value), height, label=name)
+        axes.hlines(places, low, high, color="k", linewidth=0.8)
     axes.set_yticks(np.arange(len(names)) + 0.4 - height / 2, names)
     axes.invert_yaxis()
     axes.axvline(0.0, color="k", linewidth=0.8)
     axes.set(xlabel="rank correlation with the true one-step error", xlim=(-1, 1))
+    axes.set_title(f"lines: {CONFIDENCE:.0%} intervals over episodes", fontsize="medium")
     axes.legend(fontsize="small")
     return figure
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from offline_mbrl.data import memory
 from offline_mbrl.rollouts.pessimism import PENALTIES, Penalty
-from offline_mbrl.selection.diagnose import coverage, horizons, maps, single_steps
+from offline_mbrl.selection.diagnose import coverage, horizons, maps, ranks, single_steps
 from offline_mbrl.settings import at_least
 from offline_mbrl.types import DynamicsModel, Key, ModelParams, Transition, UsageError
 
@@ -33,8 +33,9 @@ class SourceDiagnosis(NamedTuple):
 
     errors: horizons.HorizonErrors
     calibration: coverage.Calibration
-    correlations: dict[str, float]  # of each penalty with the true error
+    correlations: dict[str, ranks.Correlation]  # of each penalty with the true error
     num_transitions: int  # behind the correlations
+    num_episodes: int  # that these are of, which their intervals resample
     map: maps.TrustMap | None  # of the error and all penalties; None for a single entry
 
 
@@ -84,15 +85,22 @@ def diagnose(
         predictive=predictive or coverage.of_steps(model),
         penalties=penalties,
     )
-    batches = {name: _transitions(dataset, settings) for name, dataset in sources.items()}
-    first = next(iter(batches.values()))
+    samples = {name: _sample(dataset, settings) for name, dataset in sources.items()}
+    first = next(iter(samples.values())).transitions
     plane = _plane(np.asarray(first.observation), settings.dimensions)
     key = jax.random.key(settings.seed)
     judged = {
-        name: _judge(setting, dataset, batches[name], plane, jax.random.fold_in(key, index))
+        name: _judge(setting, dataset, samples[name], plane, jax.random.fold_in(key, index))
         for index, (name, dataset) in enumerate(sources.items())
     }
     return Diagnosis(sources=judged, gamma=gamma)
+
+
+class _Sample(NamedTuple):
+    """M transitions of a dataset, on the host."""
+
+    transitions: Transition  # [M, ...]
+    episode: np.ndarray  # [M] the last row of each one's episode
 
 
 class _Setting(NamedTuple):
@@ -109,13 +117,13 @@ class _Setting(NamedTuple):
 def _judge(
     setting: _Setting,
     dataset: memory.Dataset,
-    transitions: Transition,
+    sample: _Sample,
     plane: maps.Plane | None,
     key: Key,
 ) -> SourceDiagnosis:
-    """The diagnosis by one set of episodes, `transitions` being a sample of theirs."""
+    """The diagnosis by one set of episodes, and a sample of their transitions."""
     model, params, settings = setting.model, setting.params, setting.settings
-    key_replay, key_steps = jax.random.split(key)
+    key_replay, key_steps, key_ranks = jax.random.split(key, 3)
     errors = horizons.horizon_errors(
         model,
         params,
@@ -127,23 +135,26 @@ def _judge(
         num_rollouts=settings.num_rollouts,
         seed=settings.seed,
     )
-    steps = single_steps.one_step(model, params, transitions, setting.penalties, key_steps)
+    steps = single_steps.one_step(model, params, sample.transitions, setting.penalties, key_steps)
     quantities = {ERROR: steps.error} | steps.penalties
     return SourceDiagnosis(
         errors=errors,
-        calibration=coverage.calibration(setting.predictive, params, transitions),
-        correlations=single_steps.rank_correlations(steps),
+        calibration=coverage.calibration(setting.predictive, params, sample.transitions),
+        correlations=single_steps.rank_correlations(steps, sample.episode, key_ranks),
         num_transitions=len(steps.error),
+        num_episodes=len(np.unique(sample.episode[steps.rows])),
         map=plane and maps.trust_map(plane, steps.observation, quantities),
     )
 
 
-def _transitions(dataset: memory.Dataset, settings: Settings) -> Transition:
+def _sample(dataset: memory.Dataset, settings: Settings) -> _Sample:
     """At most `num_transitions` of a dataset's transitions, on the host."""
     rng = np.random.default_rng([settings.seed, 19])
-    rows = rng.permutation(np.asarray(dataset.starts))[: settings.num_transitions]
+    rows = np.sort(rng.permutation(np.asarray(dataset.starts))[: settings.num_transitions])
     host = jax.tree.map(np.asarray, dataset._replace(extras=()))
-    return memory.Transitions(1).gather(host, np.sort(rows))
+    return _Sample(
+        transitions=memory.Transitions(1).gather(host, rows), episode=host.episode_end[rows]
+    )
 
 
 def _plane(observations: np.ndarray, dimensions: Sequence[int]) -> maps.Plane | None:
@@ -180,8 +191,12 @@ def _source_json(source: SourceDiagnosis) -> dict[str, Any]:
         "trusted_steps": horizons.trusted_steps(source.errors),
         "horizons": {"steps": list(steps)} | _plain(errors),
         "calibration": _plain(source.calibration._asdict() | {"gap": source.calibration.gap}),
-        "rank_correlations": _plain(source.correlations),
+        "rank_correlations": {
+            name: _plain(rank._asdict()) for name, rank in source.correlations.items()
+        },
+        "confidence": ranks.CONFIDENCE,
         "num_transitions": source.num_transitions,
+        "num_episodes": source.num_episodes,
         "map": source.map and _plain(source.map._asdict()),
     }
 

@@ -6,18 +6,19 @@ for any increasing function of the error, in whatever units, and 0 for a penalty
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 
 from offline_mbrl.data import memory
 from offline_mbrl.models.densities import coordinates
 from offline_mbrl.models.scores import BATCH_SIZE, judged_mask
 from offline_mbrl.rollouts import pessimism
 from offline_mbrl.rollouts.pessimism import Penalty
+from offline_mbrl.selection.diagnose import ranks
+from offline_mbrl.selection.diagnose.ranks import Correlation
 from offline_mbrl.types import (
     Array,
     DynamicsModel,
@@ -31,6 +32,7 @@ from offline_mbrl.types import (
 class OneStep(NamedTuple):
     """Of M transitions."""
 
+    rows: np.ndarray  # [M] which of the given transitions they are
     observation: np.ndarray  # [M, n]
     error: np.ndarray  # [M] root mean square over entries, in deviations of their changes
     penalties: dict[str, np.ndarray]  # by name, [M]
@@ -60,7 +62,8 @@ def one_step(
       num_draws: sampled outcomes of each transition.
     """
     transitions = jax.tree.map(jnp.asarray, transitions._replace(extras=()))
-    transitions = _with_outcome(params, transitions)
+    rows = _with_outcome(params, transitions)
+    transitions = jax.tree.map(lambda leaf: leaf[rows], transitions)
     has_members = _has_members(model, params, transitions, key)
     usable = {
         name: rule for name, rule in penalties.items() if has_members or not rule.needs_members
@@ -70,6 +73,7 @@ def one_step(
         _judged(model, tuple(usable.items()), num_draws, params, transitions, key)
     )
     return OneStep(
+        rows=rows,
         observation=np.asarray(transitions.observation),
         error=error,
         penalties={name: values[name] for name in usable},
@@ -107,14 +111,22 @@ def penalties_of(
     }
 
 
-def rank_correlations(steps: OneStep) -> dict[str, float]:
-    """Spearman's correlation of each penalty with the true error; NaN where either is constant."""
-    correlations = {}
-    for name, values in steps.penalties.items():
-        constant = np.ptp(values) == 0 or np.ptp(steps.error) == 0
-        result: Any = None if constant else scipy.stats.spearmanr(values, steps.error)
-        correlations[name] = float(result.statistic) if result else np.nan
-    return correlations
+def rank_correlations(
+    steps: OneStep, episode: np.ndarray, key: Key, *, num_replicates: int = ranks.NUM_REPLICATES
+) -> dict[str, Correlation]:
+    """Spearman's correlation of each penalty with the true error; NaN where either is constant.
+
+    Args:
+      steps: of M transitions.
+      episode: which episode each of the transitions belongs to that `one_step` was given.
+      key: consumed, by the resampling of episodes.
+      num_replicates: resamples of the episodes.
+    """
+    own = np.asarray(episode)[steps.rows]
+    return {
+        name: ranks.correlation(values, steps.error, own, key, num_replicates=num_replicates)
+        for name, values in steps.penalties.items()
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -160,15 +172,17 @@ def _has_members(
     return jax.eval_shape(step, params, transitions, key).members is not None
 
 
-def best_penalty(correlations: Mapping[str, float]) -> tuple[str, float] | None:
-    """The penalty of the highest rank correlation, and that; None where none is a number."""
-    finite = {name: value for name, value in correlations.items() if np.isfinite(value)}
-    return max(finite.items(), key=lambda item: item[1]) if finite else None
+def best_penalty(correlations: Mapping[str, Correlation]) -> tuple[str, Correlation] | None:
+    """The penalty of the highest rank correlation, and that; None where none is a number.
+
+    It is picked by the transitions that measure it, which favors it a little.
+    """
+    finite = {name: rank for name, rank in correlations.items() if np.isfinite(rank.value)}
+    return max(finite.items(), key=lambda item: item[1].value) if finite else None
 
 
-def _with_outcome(params: ModelParams, transitions: Transition) -> Transition:
-    """Those of which more than the reward is known."""
+def _with_outcome(params: ModelParams, transitions: Transition) -> np.ndarray:
+    """The rows of those of which more than the reward is known."""
     varies = np.asarray(params.statistics.varies)
     mask = np.asarray(judged_mask(params, transitions))
-    rows = np.flatnonzero(mask.sum(axis=1) == varies.sum())
-    return jax.tree.map(lambda leaf: leaf[rows], transitions)
+    return np.flatnonzero(mask.sum(axis=1) == varies.sum())

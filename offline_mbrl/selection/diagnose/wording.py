@@ -4,6 +4,7 @@ import numpy as np
 
 from offline_mbrl.selection.diagnose.coverage import Calibration
 from offline_mbrl.selection.diagnose.horizons import HorizonErrors, trusted_steps
+from offline_mbrl.selection.diagnose.ranks import CONFIDENCE, Correlation
 from offline_mbrl.selection.diagnose.report import Diagnosis, SourceDiagnosis
 from offline_mbrl.selection.diagnose.single_steps import best_penalty
 
@@ -95,14 +96,18 @@ def _calibration(calibration: Calibration) -> str:
     return f"{held}: it is calibrated"
 
 
-def _penalties(correlations: dict[str, float]) -> str:
+def _penalties(correlations: dict[str, Correlation]) -> str:
     best = best_penalty(correlations)
     if best is None:
         return "no penalty could be compared with the true errors"
-    name, correlation = best
-    if correlation < USEFUL:
-        return f"no penalty ranks its true errors (the best, {name}: {correlation:.2f})"
-    return f"of the penalties {name} ranks its true errors best ({correlation:.2f})"
+    name, rank = best
+    if rank.value < USEFUL:
+        return f"no penalty ranks its true errors (the best, {name}: {rank.value:.2f})"
+    ranked = f"of the penalties {name} ranks its true errors best ({rank.value:.2f})"
+    if not np.isfinite(rank.low):
+        return f"{ranked}; episodes are too few for an interval"
+    interval = f"{ranked}, {CONFIDENCE:.0%} interval {rank.low:.2f} to {rank.high:.2f}"
+    return interval if rank.low > 0 else f"{interval}: it may be chance"
 
 
 def _expected_horizon(diagnosis: Diagnosis) -> list[str]:

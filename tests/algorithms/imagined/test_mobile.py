@@ -47,6 +47,12 @@ def test_disagreement_is_the_unbiased_deviation_of_the_members_means():
     assert mobile.disagreement(values[:1]) == 0
 
 
+def test_the_order_of_the_members_changes_no_disagreement():
+    values = jax.random.normal(KEY, (4, 5))
+    shuffled = mobile.disagreement(values[jnp.array([2, 0, 3, 1])])
+    np.testing.assert_allclose(shuffled, mobile.disagreement(values), rtol=1e-6)
+
+
 def test_disagreement_scales_with_values():
     values = jax.random.normal(KEY, (4, 5))
     np.testing.assert_allclose(

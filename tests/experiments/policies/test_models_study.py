@@ -10,9 +10,10 @@ from experiments.benchmarks import claims
 from experiments.benchmarks.policies import measures, model_claims, presets, report, runs
 from experiments.benchmarks.policies.arms import ARMS, NOISY, SWEEP
 from experiments.benchmarks.policies.runs import Piece, Setting
-from offline_mbrl import environments
+from offline_mbrl import environments, registry
 from offline_mbrl.learners import sac
 from offline_mbrl.learners.parts import actor_critic
+from offline_mbrl.types import Context, ModelParams, Transition
 
 __all__ = ["load"]  # a fixture
 
@@ -42,6 +43,11 @@ def three(arm, score, **figures):
         scored(arm, seed, score + 0.01 * seed, **{k: v + 0.01 * seed for k, v in figures.items()})
         for seed in range(3)
     ]
+
+
+def improving(run):
+    """The run with a curve that still rises at its end."""
+    return run._replace(curve="0.0 0.1 0.3")
 
 
 # --- settings ---
@@ -132,6 +138,32 @@ def test_the_value_gap_is_the_constant_by_which_values_are_too_high():
     assert 0.5 < gap < 16.3  # the first reward lies within -16.3 and 0, and values are 0
 
 
+@pytest.mark.parametrize("arm", ["sac", "mopo_coef_1", "morel", "mobile", "rambo", "cbop"])
+def test_the_critics_of_every_arm_that_estimates_soft_values_are_reached(arm):
+    """RAMBO's are not the whole of its state."""
+    config = presets.configure(ARMS[arm], DATA, presets.PRESETS["models"])
+    assert measures.with_soft_values(config) is not None
+    learner = registry.lookup(ARMS[arm].algorithm).make(config, presets.CONTINUOUS)
+    params = ModelParams(network={"weight": jnp.zeros(2)}, statistics=None, elites=None)
+    context = Context(statistics=None, upstream={"model": params})
+    step = jnp.zeros(1)
+    example = Transition(
+        observation=step,
+        action=step,
+        reward=step[0],
+        discount=step[0],
+        next_observation=step,
+    )
+    state = jax.eval_shape(lambda key: learner.init(key, example, context), jax.random.key(0))
+    critics = measures.critics_of(state)
+    assert isinstance(critics, actor_critic.State)
+    assert jax.tree.leaves(critics.critic)
+
+
+def test_a_state_without_critics_has_no_value_gap():
+    assert measures.critics_of({"policy": 1.0}) is None
+
+
 def test_a_seeds_figures_are_means_of_the_last_third_of_the_blocks_that_have_them():
     history = [{"q": [float(block), 0.0]} for block in range(6)] + [{"gap": [3.0, 4.0]}]
     assert measures.of_seed(history, 0) == {"gap": 3.0, "q": 4.5}
@@ -185,3 +217,29 @@ def test_nothing_is_settled_against_an_arm_that_still_improves():
     (claim,) = model_claims.of_dataset(own)
     assert claim.measured.low > 0
     assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "sac still rising at the end")
+
+
+@pytest.mark.parametrize("arm", ["cbop", "cbop_noise_0.1"])
+def test_no_expected_horizon_is_settled_while_a_score_still_rises(arm):
+    horizons = {"cbop": 2.0, "cbop_noise_0.1": 1.0}
+    own = {
+        name: three(name, 0.5, **{"expansion/expected_horizon": horizon})
+        for name, horizon in horizons.items()
+    }
+    (claim,) = model_claims.of_dataset(own)
+    assert (claim.verdict, claim.reason) == (claims.HOLDS, "")
+    own[arm] = [improving(part) for part in own[arm]]
+    (again,) = model_claims.of_dataset(own)
+    assert again.measured == claim.measured
+    assert (again.verdict, again.reason) == (claims.UNSETTLED, f"{arm} still rising at the end")
+
+
+@pytest.mark.parametrize(("gap", "below"), [(2.0, False), (-2.0, True), (2.0, True)])
+def test_no_value_gap_is_settled_while_a_score_still_rises(gap, below):
+    runs_ = three("cbop", 0.5, value_gap=gap)
+    claim = model_claims.gap_above_zero("cbop", runs_, below=below)
+    assert claim.verdict == (claims.HOLDS if (gap < 0) == below else claims.FAILS)
+    again = model_claims.gap_above_zero("cbop", [improving(part) for part in runs_], below=below)
+    assert (again.verdict, again.reason) == (claims.UNSETTLED, "cbop still rising at the end")
+    few = [improving(part) for part in runs_[:1]]
+    assert model_claims.gap_above_zero("cbop", few).verdict == claims.MISSING

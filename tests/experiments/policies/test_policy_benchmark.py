@@ -219,8 +219,18 @@ def test_a_learner_that_still_improves_is_not_judged_to_fail():
     rising = [row("iql", seed, [0.0, 0.1 + 0.01 * seed, 0.3]) for seed in range(3)]
     claim = judged(rising, cloned)
     assert claim.measured.high < 0
-    assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "still rising at the end")
+    assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "iql still rising at the end")
     assert policy_claims.gain(rising) == pytest.approx(0.3 - 0.11)
+
+
+def test_nobody_is_judged_to_beat_a_cloning_that_still_improves():
+    cloned = [row(seed=seed, curve=[0.0, 0.1 + 0.01 * seed, 0.3]) for seed in range(3)]
+    better = [row("iql", seed, [0.6 + 0.01 * seed] * 3) for seed in range(3)]
+    claim = judged(better, cloned)
+    assert claim.measured.low > 0
+    assert (claim.verdict, claim.reason) == (claims.UNSETTLED, "bc still rising at the end")
+    worse = [row("iql", seed, [0.01 * seed] * 3) for seed in range(3)]
+    assert judged(worse, cloned).verdict == claims.FAILS
 
 
 def test_the_difference_has_welchs_interval():

@@ -4,9 +4,12 @@ import functools
 import json
 
 import diagnosed_models as known
+import numpy as np
 import pytest
+from matplotlib.collections import LineCollection
 
 from offline_mbrl.selection import diagnose
+from offline_mbrl.selection.diagnose import pictures
 from offline_mbrl.types import UsageError
 
 
@@ -50,8 +53,39 @@ def test_confidence_penalties_and_ends_are_said():
     assert "it is overconfident" in said(bias=0.2, std=0.05)
     assert "it is less certain than it could be" in said()
     assert "true ranks its true errors best (1.00)" in said(slope=0.1)
+    assert "best (1.00), 95% interval 1.00 to 1.00" in said(slope=0.1)
     assert "it ends 100% of episodes" in said(end=1.0)
     assert "even one step ahead its error exceeds" in said(bias=30.0)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ending"),
+    [
+        (0.1, 0.6, ", 95% interval 0.10 to 0.60"),
+        (-0.1, 0.6, ", 95% interval -0.10 to 0.60: it may be chance"),
+        (np.nan, np.nan, "; episodes are too few for an interval"),
+    ],
+)
+def test_what_may_be_chance_is_said(low, high, ending):
+    whole = diagnosis(slope=0.1)
+    rank = diagnose.Correlation(value=0.4, low=low, high=high)
+    source = whole.sources["held out"]._replace(correlations={"true": rank})
+    sentences = diagnose.advice(whole._replace(sources={"held out": source}))
+    assert sentences[-1].endswith(f"true ranks its true errors best (0.40){ending}")
+
+
+def test_the_picture_of_penalties_has_the_ends_of_their_intervals():
+    whole = diagnosis(slope=0.1)
+    ranks = {
+        "true": diagnose.Correlation(value=0.4, low=0.1, high=0.6),
+        "constant": diagnose.Correlation(value=np.nan, low=np.nan, high=np.nan),
+    }
+    source = whole.sources["held out"]._replace(correlations=ranks)
+    figure = pictures.penalties(whole._replace(sources={"held out": source}))
+    (axes,) = figure.axes
+    (lines,) = [part for part in axes.collections if isinstance(part, LineCollection)]
+    assert lines.get_segments()[0][:, 0].tolist() == [0.1, 0.6]
+    assert [bar.get_width() for bar in axes.patches] == [0.4, 0.0]
 
 
 def test_what_could_not_be_judged_and_the_expected_horizon_are_said():
@@ -67,7 +101,9 @@ def test_the_json_is_strict_and_holds_every_part():
     content = json.loads(text)["sources"]["policy"]
     assert content["horizons"]["steps"] == [1, 2, 3, 5, 10, 20, 30]
     assert len(content["horizons"]["error"]) == 7
-    assert content["rank_correlations"]["true"] == pytest.approx(1.0, abs=1e-3)
+    rank = content["rank_correlations"]["true"]
+    assert rank == pytest.approx({"value": 1.0, "low": 1.0, "high": 1.0}, abs=1e-3)
+    assert (content["confidence"], content["num_episodes"]) == (0.95, 8)
     assert set(content["map"]["values"]) == {"error", "true"}
     assert len(content["calibration"]["coverage"]) == len(content["calibration"]["level"])
 
