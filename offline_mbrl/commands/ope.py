@@ -1,34 +1,28 @@
 """`offline-mbrl ope RUN ...`: which of these policies to deploy, by logged data alone."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
-import numpy as np
 import tyro
 from rich.console import Console
-from rich.table import Table
 
-from offline_mbrl import export, files
-from offline_mbrl.commands import arguments, datasets, evaluate
+from offline_mbrl import export
+from offline_mbrl.commands import arguments, datasets, evaluate, ope_page
 from offline_mbrl.data.catalog import bounded
 from offline_mbrl.data.catalog import load as catalog
-from offline_mbrl.ope import intervals, support
-from offline_mbrl.runs import display, folder, recording
+from offline_mbrl.ope import support
+from offline_mbrl.runs import display, recording
+from offline_mbrl.selection import calibration, estimators, judging, wording
 from offline_mbrl.selection import candidates as candidate_policies
-from offline_mbrl.selection import estimators, judging, pictures, wording
 from offline_mbrl.selection.candidates import Candidates
-from offline_mbrl.selection.judging import Judged, Judgement
 from offline_mbrl.selection.records import EFFORTS, Data, Settings
 from offline_mbrl.training import compilation
-from offline_mbrl.types import Actor, EnvironmentSpec, Estimate, Policy, UsageError
+from offline_mbrl.types import Actor, EnvironmentSpec, Policy, UsageError
 
-# Diagnostics that are shown beside an estimate.
-SIGNS = {"low_support": "low", "updates_too_few": "short"}
 PAGE = "ope"  # folder of the results in the first run's
 QUICK = EFFORTS["quick"]
 WIDTH = 100  # of the tables, in columns
@@ -55,6 +49,9 @@ class Options:
     # folder of page, pictures, all estimates and judgement.json; default: ope/ in the first run's
     out: Path | None = None
     all: bool = False  # also print every estimate
+    # also measure the estimators on clones of parts of the log, whose returns are known; takes as
+    # long again
+    calibrate: bool = False
     json: bool = False  # print the judgement as JSON and nothing else
     settings: Settings = QUICK.settings
     limits: Annotated[support.Limits, tyro.conf.arg(name="limits")] = field(
@@ -78,24 +75,34 @@ def main(argv: list[str]) -> int:
     compilation.enable()
     console = Console(quiet=True) if options.json else display.console()
     data, dataset = _data(options, exports, console)
+    fitted = {"estimators": names, "seeds": options.seeds, "settings": options.settings}
     with display.bar(console, "estimates", len(names) * options.seeds) as show:
         judgement = judging.judge(
             policies,
             data,
             key=jax.random.key(0),
-            estimators=names,
-            seeds=options.seeds,
-            settings=options.settings,
             progress=lambda done, total: show(done, "fits"),
+            **fitted,
         )
+    calibrated = None
+    if options.calibrate:
+        with display.bar(console, "calibration", len(names) * options.seeds) as show:
+            calibrated = calibration.calibrate(
+                data,
+                key=jax.random.key(1),
+                progress=lambda done, total: show(done, "fits"),
+                **fitted,
+            )
     place = options.out or options.runs[0] / PAGE
-    write(place, judgement, dataset, data)
+    ope_page.write(place, judgement, dataset, data, calibrated)
     if options.json:
-        print(json.dumps(wording.to_json(judgement), indent=2))
+        print(json.dumps(ope_page.described(judgement, calibrated), indent=2))
         return 0
-    console.print(table(judgement, dataset, data), width=WIDTH)
+    console.print(ope_page.table(judgement, dataset, data), width=WIDTH)
     if options.all:
-        console.print(all_estimates(judgement), width=WIDTH)
+        console.print(ope_page.all_estimates(judgement), width=WIDTH)
+    if calibrated is not None:
+        console.print(ope_page.calibration_table(calibrated), width=WIDTH)
     console.print(wording.advice(judgement))
     console.print(f"written: {place / 'README.md'}")
     return 0
@@ -192,156 +199,3 @@ def _check_spec(spec: EnvironmentSpec, loaded: catalog.Loaded) -> None:
             f"the policies act on {spec.observation} with {spec.action}, but {loaded.name} has "
             f"{loaded.spec.observation} and {loaded.spec.action}"
         )
-
-
-# --- what is shown ---
-
-
-def table(judgement: Judgement, dataset: str, data: Data) -> Table:
-    """The behavior, then a line a policy, first choice first.
-
-    Args:
-      judgement: of all policies.
-      dataset: its name.
-      data: discount factor and horizon of the estimates.
-    """
-    shown = Table(
-        title=f"discounted returns by {dataset}, gamma {data.gamma:g}, {data.horizon} steps",
-        caption="95 % intervals; > behavior, best: probabilities; regret: what the best has more, "
-        "on average;\nundiscounted: the mean return, of policies in the models",
-    )
-    heads = ("policy", "value", "> behavior", "best", "regret", "votes", "undiscounted")
-    for index, head in enumerate(heads):
-        shown.add_column(head, justify="right" if index not in (0, 5) else "left")
-    for row in rows(judgement):
-        shown.add_row(*row)
-    return shown
-
-
-def rows(judgement: Judgement) -> list[list[str]]:
-    """The cells of `table`."""
-    behavior = judgement.behavior
-    lines = [
-        [
-            "logged behavior",
-            _interval(behavior.within_horizon),
-            "",
-            "",
-            "",
-            "",
-            wording.number(behavior.undiscounted),
-        ]
-    ]
-    return lines + [_row(policy) for policy in judgement.policies]
-
-
-def _row(policy: Judged) -> list[str]:
-    undiscounted = _undiscounted(policy)
-    if policy.standing is None:
-        return [policy.name, "-", "-", "-", "-", "none may vote", undiscounted]
-    standing = policy.standing
-    half = 0.5 * (standing.high - standing.low)
-    return [
-        policy.name,
-        f"{wording.number(standing.value)} ± {wording.number(half)}",
-        f"{standing.better:.0%}",
-        f"{standing.best:.0%}",
-        wording.number(standing.regret),
-        ", ".join(policy.votes.values()),
-        undiscounted,
-    ]
-
-
-def _undiscounted(policy: Judged) -> str:
-    for estimate in policy.estimates.values():
-        if "undiscounted" in estimate.diagnostics:
-            return wording.number(float(estimate.diagnostics["undiscounted"]))
-    return "-"
-
-
-def all_estimates(judgement: Judgement) -> Table:
-    """A line for every policy and estimator."""
-    shown = Table(
-        title="all estimates",
-        caption="low: the data do not support the policy by that estimator; short: its fit has not "
-        "settled; neither votes. Models and importance weights end with the horizon, fitted values "
-        "and ratios only at true terminals.",
-    )
-    for index, head in enumerate(("policy", "estimator", "value", "")):
-        shown.add_column(head, justify="right" if index == 2 else "left")
-    for policy in judgement.policies:
-        for name, estimate in policy.estimates.items():
-            shown.add_row(policy.name, name, _interval(estimate), " ".join(_marks(estimate)))
-    return shown
-
-
-def _marks(estimate: Estimate) -> list[str]:
-    return [mark for sign, mark in SIGNS.items() if float(estimate.diagnostics.get(sign, 0)) > 0]
-
-
-def _interval(estimate: Estimate) -> str:
-    half_width = intervals.NORMAL_95 * float(estimate.stderr)
-    return f"{wording.number(float(estimate.value))} ± {wording.number(half_width)}"
-
-
-# --- what is written ---
-
-
-def write(place: Path, judgement: Judgement, dataset: str, data: Data) -> None:
-    """The page, its pictures, all estimates as CSV and everything as JSON, each file whole.
-
-    Args:
-      place: folder; made where it is missing.
-      judgement: of all policies.
-      dataset: its name.
-      data: discount factor and horizon of the estimates.
-
-    Raises:
-      UsageError: the folder cannot be written.
-    """
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write {place}: {error.strerror}; choose --out") from error
-    drawn = pictures.draw(judgement, place)
-    folder.write_json(place / "judgement.json", wording.to_json(judgement))
-    _write_csv(place / "estimates.csv", judgement)
-    text = _page(judgement, dataset, data, [path.name for path in drawn])
-    files.write_whole(place / "README.md", lambda temporary: temporary.write_text(text))
-
-
-def _page(judgement: Judgement, dataset: str, data: Data, drawn: Sequence[str]) -> str:
-    heads = [str(column.header) for column in table(judgement, dataset, data).columns]
-    lines = [heads, ["---"] * len(heads), *rows(judgement)]
-    return "\n".join(
-        [
-            f"# Which policy to deploy, by {dataset}",
-            "",
-            f"Discount factor {data.gamma:g}, {data.horizon} steps; 95 % intervals.",
-            "",
-            *(f"{sentence}  " for sentence in wording.advice(judgement).splitlines()),
-            "",
-            *("| " + " | ".join(line) + " |" for line in lines),
-            "",
-            *(f"![{name}]({name})" for name in drawn),
-            "",
-        ]
-    )
-
-
-def _write_csv(path: Path, judgement: Judgement) -> None:
-    """All estimates, a line for each policy and estimator."""
-    lines: list[list[Any]] = [
-        ["policy", "estimator", "value", "stderr", "low_support", "unsettled", "votes"]
-    ]
-    for policy in judgement.policies:
-        for name, estimate in policy.estimates.items():
-            flags = [float(estimate.diagnostics.get(flag, np.nan)) for flag in intervals.FLAGS]
-            numbers = [float(estimate.value), float(estimate.stderr), *flags]
-            lines.append([policy.name, name, *numbers, name in policy.votes.values()])
-
-    def save(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(lines)
-
-    files.write_whole(path, save)

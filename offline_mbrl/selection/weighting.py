@@ -29,6 +29,7 @@ from offline_mbrl.types import (
     Context,
     Estimate,
     Key,
+    Learner,
     Metrics,
     Params,
     Policy,
@@ -58,18 +59,30 @@ def clone(data: Data, settings: Settings, key: Key) -> tuple[Policy, Params]:
     Raises:
       UsageError: the fit failed.
     """
+    learner, config = density_learner(data, settings)
+    assert isinstance(learner.policy, Policy)
+    return learner.policy, fit_density(learner, data, config.num_updates, key)
+
+
+def density_learner(data: Data, settings: Settings) -> tuple[Learner, bc.Config]:
+    """The learner that clones data's actions, and its config."""
     config = bc.Config(num_updates=settings.clone_updates, batch_size=256)
     if isinstance(data.spec.action, BoundedActions):
         density = bc.ContinuousConfig(layers=settings.clone_layers)
         config = dataclasses.replace(config, continuous=density)
-    learner = bc.make(config, data.spec)
+    return bc.make(config, data.spec), config
+
+
+def fit_density(learner: Learner, data: Data, num_updates: int, key: Key) -> Params:
+    """The parameters of `density_learner`'s policy after a fit.
+
+    Raises:
+      UsageError: the fit failed.
+    """
     context = Context(statistics=data.statistics)
-    result = fit.fit(
-        learner, data.dataset, key=key, num_updates=config.num_updates, context=context
-    )
+    result = fit.fit(learner, data.dataset, key=key, num_updates=num_updates, context=context)
     require_fitted(result, "the behavior")
-    assert isinstance(learner.policy, Policy)
-    return learner.policy, fit.policy_params(learner, result.state, context)
+    return fit.policy_params(learner, result.state, context)
 
 
 def importance_weights(

@@ -11,7 +11,7 @@ from rich.console import Console
 from selection_examples import estimate
 
 from offline_mbrl import cli, export
-from offline_mbrl.commands import evaluate, ope
+from offline_mbrl.commands import evaluate, ope, ope_page
 from offline_mbrl.selection import candidates as candidate_policies
 from offline_mbrl.selection import estimators, judging
 from offline_mbrl.selection.behavior import Logged
@@ -134,7 +134,7 @@ def test_the_table_begins_with_the_behavior_and_is_no_wider_than_a_hundred_colum
     supported = {"model_ff": estimate(3.0, undiscounted=5.0), "fqe": estimate(3.1)}
     lonely = {"fqe": estimate(-2.5e9, low_support=1.0)}
     judgement = judging.judgement({"b": supported, "a": lonely}, logged)
-    behavior, first, second = ope.rows(judgement)
+    behavior, first, second = ope_page.rows(judgement)
     assert behavior == ["logged behavior", "1.00 ± 0.20", "", "", "", "", "2.00"]
     assert first[0] == "b"
     assert first[2:4] == ["100%", "100%"]
@@ -142,8 +142,8 @@ def test_the_table_begins_with_the_behavior_and_is_no_wider_than_a_hundred_colum
     assert second == ["a", "-", "-", "-", "-", "none may vote", "-"]
     data = estimators.Data(None, None, None, gamma=0.9, horizon=10)
     console = Console(width=ope.WIDTH, file=io.StringIO())
-    console.print(ope.table(judgement, "data", data))
-    console.print(ope.all_estimates(judgement))
+    console.print(ope_page.table(judgement, "data", data))
+    console.print(ope_page.all_estimates(judgement))
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     assert "-2.50e+09 ± 0.20 │ low" in text
