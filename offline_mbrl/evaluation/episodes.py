@@ -28,6 +28,7 @@ class Evaluation(NamedTuple):
     # [S, num_episodes] or [num_episodes] bool, the episode solved the task; None where the
     # simulator has no such notion
     success: np.ndarray | None = None
+    starts: int = 0  # all of them were played, equally often; 0: starts were drawn
 
 
 class Evaluator(NamedTuple):
@@ -94,6 +95,10 @@ def make_evaluator(
     of its own, so that scores of seeds are independent, as intervals over them assume. An actor's
     carry is made anew at the start of every episode.
 
+    Where a simulator has few starts and nothing after them is random (`environments.starts`),
+    greedy policies play each start once. The number of episodes has to be a multiple of the number
+    of starts, so that they count alike; the mean return is then exact and no seed changes it.
+
     Args:
       policy: with memory or without.
       simulator: a name for `make`.
@@ -119,10 +124,24 @@ def make_evaluator(
     lead = () if num_seeds is None else (num_seeds,)
     over_seeds = num_seeds is not None
     has_success = environments.has_success(simulator)
+    # An actor may act at random even greedily, a policy's mode does not.
+    starts = environments.starts(simulator) if isinstance(policy, Policy) else ()
 
     @functools.cache
     def compiled(width: int, greedy: bool) -> acting.Acting:
         return acting.vectorize(policy, width, greedy=greedy, over_seeds=over_seeds)
+
+    def play(params: Params, seed: int, plan: _Plan, ended: Callable[[int], None]) -> Evaluation:
+        choose = _chooser(compiled(plan.width, plan.greedy), params, (*lead, plan.width), seed)
+        record = _empty(num_seeds or 1, plan.num_episodes)
+        message = ""
+        try:
+            _play(simulators.begin(plan.seeds), choose, record, plan.width, gamma, ended)
+        except simulation.SimulatorFailed as error:
+            finished = int((record.lengths > 0).sum())
+            size = record.lengths.size
+            message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
+        return _evaluation(record, lead, message, plan, has_success=has_success)
 
     def evaluate(
         params: Params,
@@ -134,23 +153,16 @@ def make_evaluator(
     ) -> Evaluation:
         _require_positive(num_episodes=num_episodes)
         width = min(batch_size, num_episodes)
-        choose = _chooser(compiled(width, greedy), params, (*lead, width), seed)
-        record = _empty(num_seeds or 1, num_episodes)
-        message = ""
-        try:
-            running = simulators.begin(_seeds(seed, num_seeds or 1, width))
-            _play(running, choose, record, width, gamma, ended or _ignore)
-        except simulation.SimulatorFailed as error:
-            finished = int((record.lengths > 0).sum())
-            size = record.lengths.size
-            message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
-        return Evaluation(
-            returns=record.returns.reshape(*lead, num_episodes),
-            lengths=record.lengths.reshape(*lead, num_episodes),
-            complete=not message,
-            message=message,
-            success=record.terminal.reshape(*lead, num_episodes) if has_success else None,
-        )
+        plan = _Plan(_seeds(seed, num_seeds or 1, width), width, num_episodes, greedy)
+        if starts and greedy and len(starts) <= width and num_episodes % len(starts) == 0:
+            plan = _Plan(
+                seeds=list(starts) * (num_seeds or 1),
+                width=len(starts),
+                num_episodes=len(starts),
+                greedy=True,
+                repeats=num_episodes // len(starts),
+            )
+        return play(params, seed, plan, _counting(ended or _ignore, plan))
 
     def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
         _require_positive(num_episodes=num_episodes, num_steps=num_steps)
@@ -163,6 +175,16 @@ def make_evaluator(
 
 
 # --- parts ---
+
+
+class _Plan(NamedTuple):
+    """Which episodes are played."""
+
+    seeds: list[int]  # S * width simulators
+    width: int  # simulators of a seed
+    num_episodes: int  # of a seed
+    greedy: bool
+    repeats: int = 0  # how often each episode counts where it is one of all starts; 0: it is drawn
 
 
 class _Record(NamedTuple):
@@ -182,6 +204,25 @@ def _empty(num_seeds: int, num_episodes: int) -> _Record:
     )
 
 
+def _evaluation(
+    record: _Record, lead: tuple[int, ...], message: str, plan: _Plan, *, has_success: bool
+) -> Evaluation:
+    """What a record says, without the axis of seeds where there is none."""
+    count = plan.num_episodes * max(plan.repeats, 1)
+
+    def shaped(column: np.ndarray) -> np.ndarray:
+        return np.tile(column, max(plan.repeats, 1)).reshape(*lead, count)
+
+    return Evaluation(
+        returns=shaped(record.returns),
+        lengths=shaped(record.lengths),
+        complete=not message,
+        message=message,
+        success=shaped(record.terminal) if has_success else None,
+        starts=plan.num_episodes if plan.repeats else 0,
+    )
+
+
 def _require_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
@@ -190,6 +231,17 @@ def _require_positive(**numbers: int) -> None:
 
 def _ignore(count: int) -> None:
     del count
+
+
+def _counting(ended: Callable[[int], None], plan: _Plan) -> Callable[[int], None]:
+    """`ended` for each episode that is counted, when the episode that stands for it has ended."""
+    repeats = max(plan.repeats, 1)
+
+    def ended_once(count: int) -> None:
+        for number in range((count - 1) * repeats, count * repeats):
+            ended(number + 1)
+
+    return ended_once
 
 
 def _build(make: Callable[..., dm_env.Environment], simulator: str, seed: int) -> Any:
