@@ -131,17 +131,21 @@ def make_evaluator(
     def compiled(width: int, greedy: bool) -> acting.Acting:
         return acting.vectorize(policy, width, greedy=greedy, over_seeds=over_seeds)
 
-    def play(params: Params, seed: int, plan: _Plan, ended: Callable[[int], None]) -> Evaluation:
-        choose = _chooser(compiled(plan.width, plan.greedy), params, (*lead, plan.width), seed)
-        record = _empty(num_seeds or 1, plan.num_episodes)
+    def play(
+        params: Params, seed: int, schedule: _Schedule, ended: Callable[[int], None]
+    ) -> Evaluation:
+        choose = _chooser(
+            compiled(schedule.width, schedule.greedy), params, (*lead, schedule.width), seed
+        )
+        record = _empty(num_seeds or 1, schedule.num_episodes)
         message = ""
         try:
-            _play(simulators.begin(plan.seeds), choose, record, plan.width, gamma, ended)
+            _play(simulators.begin(schedule.seeds), choose, record, schedule.width, gamma, ended)
         except simulation.SimulatorFailed as error:
             finished = int((record.lengths > 0).sum())
             size = record.lengths.size
             message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
-        return _evaluation(record, lead, message, plan, has_success=has_success)
+        return _evaluation(record, lead, message, schedule, has_success=has_success)
 
     def evaluate(
         params: Params,
@@ -152,17 +156,15 @@ def make_evaluator(
         ended: Callable[[int], None] | None = None,
     ) -> Evaluation:
         _require_positive(num_episodes=num_episodes)
-        width = min(batch_size, num_episodes)
-        plan = _Plan(_seeds(seed, num_seeds or 1, width), width, num_episodes, greedy)
-        if starts and greedy and len(starts) <= width and num_episodes % len(starts) == 0:
-            plan = _Plan(
-                seeds=list(starts) * (num_seeds or 1),
-                width=len(starts),
-                num_episodes=len(starts),
-                greedy=True,
-                repeats=num_episodes // len(starts),
-            )
-        return play(params, seed, plan, _counting(ended or _ignore, plan))
+        schedule = _schedule(
+            starts,
+            seed=seed,
+            num_seeds=num_seeds or 1,
+            batch_size=batch_size,
+            num_episodes=num_episodes,
+            greedy=greedy,
+        )
+        return play(params, seed, schedule, _counting(ended or _ignore, schedule))
 
     def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
         _require_positive(num_episodes=num_episodes, num_steps=num_steps)
@@ -177,7 +179,7 @@ def make_evaluator(
 # --- parts ---
 
 
-class _Plan(NamedTuple):
+class _Schedule(NamedTuple):
     """Which episodes are played."""
 
     seeds: list[int]  # S * width simulators
@@ -185,6 +187,30 @@ class _Plan(NamedTuple):
     num_episodes: int  # of a seed
     greedy: bool
     repeats: int = 0  # how often each episode counts where it is one of all starts; 0: it is drawn
+
+
+def _schedule(
+    starts: tuple[int, ...],
+    *,
+    seed: int,
+    num_seeds: int,
+    batch_size: int,
+    num_episodes: int,
+    greedy: bool,
+) -> _Schedule:
+    """All starts once where greedy episodes can count them alike, else episodes that are drawn."""
+    width = min(batch_size, num_episodes)
+    if starts and greedy and len(starts) <= width and num_episodes % len(starts) == 0:
+        return _Schedule(
+            seeds=list(starts) * num_seeds,
+            width=len(starts),
+            num_episodes=len(starts),
+            greedy=True,
+            repeats=num_episodes // len(starts),
+        )
+    return _Schedule(
+        seeds=_seeds(seed, num_seeds, width), width=width, num_episodes=num_episodes, greedy=greedy
+    )
 
 
 class _Record(NamedTuple):
@@ -205,13 +231,13 @@ def _empty(num_seeds: int, num_episodes: int) -> _Record:
 
 
 def _evaluation(
-    record: _Record, lead: tuple[int, ...], message: str, plan: _Plan, *, has_success: bool
+    record: _Record, lead: tuple[int, ...], message: str, schedule: _Schedule, *, has_success: bool
 ) -> Evaluation:
     """What a record says, without the axis of seeds where there is none."""
-    count = plan.num_episodes * max(plan.repeats, 1)
+    count = schedule.num_episodes * max(schedule.repeats, 1)
 
     def shaped(column: np.ndarray) -> np.ndarray:
-        return np.tile(column, max(plan.repeats, 1)).reshape(*lead, count)
+        return np.tile(column, max(schedule.repeats, 1)).reshape(*lead, count)
 
     return Evaluation(
         returns=shaped(record.returns),
@@ -219,7 +245,7 @@ def _evaluation(
         complete=not message,
         message=message,
         success=shaped(record.terminal) if has_success else None,
-        starts=plan.num_episodes if plan.repeats else 0,
+        starts=schedule.num_episodes if schedule.repeats else 0,
     )
 
 
@@ -233,9 +259,9 @@ def _ignore(count: int) -> None:
     del count
 
 
-def _counting(ended: Callable[[int], None], plan: _Plan) -> Callable[[int], None]:
+def _counting(ended: Callable[[int], None], schedule: _Schedule) -> Callable[[int], None]:
     """`ended` for each episode that is counted, when the episode that stands for it has ended."""
-    repeats = max(plan.repeats, 1)
+    repeats = max(schedule.repeats, 1)
 
     def ended_once(count: int) -> None:
         for number in range((count - 1) * repeats, count * repeats):
