@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from offline_mbrl import environments
-from offline_mbrl.evaluation import acting, simulation
+from offline_mbrl.evaluation import acting, schedules, simulation
 from offline_mbrl.types import Actor, Params, Policy, UsageError
 
 Chooser = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (observations [N, ...], first [N])
@@ -132,7 +132,7 @@ def make_evaluator(
         return acting.vectorize(policy, width, greedy=greedy, over_seeds=over_seeds)
 
     def play(
-        params: Params, seed: int, schedule: _Schedule, ended: Callable[[int], None]
+        params: Params, seed: int, schedule: schedules.Schedule, ended: Callable[[int], None]
     ) -> Evaluation:
         choose = _chooser(
             compiled(schedule.width, schedule.greedy), params, (*lead, schedule.width), seed
@@ -156,7 +156,7 @@ def make_evaluator(
         ended: Callable[[int], None] | None = None,
     ) -> Evaluation:
         _require_positive(num_episodes=num_episodes)
-        schedule = _schedule(
+        schedule = schedules.make(
             starts,
             seed=seed,
             num_seeds=num_seeds or 1,
@@ -164,53 +164,19 @@ def make_evaluator(
             num_episodes=num_episodes,
             greedy=greedy,
         )
-        return play(params, seed, schedule, _counting(ended or _ignore, schedule))
+        return play(params, seed, schedule, schedules.counting(ended or _ignore, schedule))
 
     def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
         _require_positive(num_episodes=num_episodes, num_steps=num_steps)
         width = min(batch_size, num_episodes)
         choose = _chooser(compiled(width, False), params, (*lead, width), 0)
-        running = simulators.begin(_seeds(0, num_seeds or 1, width))
+        running = simulators.begin(schedules.draw_seeds(0, num_seeds or 1, width))
         return _time_steps(running, choose, num_steps)
 
     return Evaluator(evaluate=evaluate, seconds_per_step=seconds_per_step, close=simulators.close)
 
 
 # --- parts ---
-
-
-class _Schedule(NamedTuple):
-    """Which episodes are played."""
-
-    seeds: list[int]  # S * width simulators
-    width: int  # simulators of a seed
-    num_episodes: int  # of a seed
-    greedy: bool
-    repeats: int = 0  # how often each episode counts where it is one of all starts; 0: it is drawn
-
-
-def _schedule(
-    starts: tuple[int, ...],
-    *,
-    seed: int,
-    num_seeds: int,
-    batch_size: int,
-    num_episodes: int,
-    greedy: bool,
-) -> _Schedule:
-    """All starts once where greedy episodes can count them alike, else episodes that are drawn."""
-    width = min(batch_size, num_episodes)
-    if starts and greedy and len(starts) <= width and num_episodes % len(starts) == 0:
-        return _Schedule(
-            seeds=list(starts) * num_seeds,
-            width=len(starts),
-            num_episodes=len(starts),
-            greedy=True,
-            repeats=num_episodes // len(starts),
-        )
-    return _Schedule(
-        seeds=_seeds(seed, num_seeds, width), width=width, num_episodes=num_episodes, greedy=greedy
-    )
 
 
 class _Record(NamedTuple):
@@ -231,7 +197,12 @@ def _empty(num_seeds: int, num_episodes: int) -> _Record:
 
 
 def _evaluation(
-    record: _Record, lead: tuple[int, ...], message: str, schedule: _Schedule, *, has_success: bool
+    record: _Record,
+    lead: tuple[int, ...],
+    message: str,
+    schedule: schedules.Schedule,
+    *,
+    has_success: bool,
 ) -> Evaluation:
     """What a record says, without the axis of seeds where there is none."""
     count = schedule.num_episodes * max(schedule.repeats, 1)
@@ -259,26 +230,8 @@ def _ignore(count: int) -> None:
     del count
 
 
-def _counting(ended: Callable[[int], None], schedule: _Schedule) -> Callable[[int], None]:
-    """`ended` for each episode that is counted, when the episode that stands for it has ended."""
-    repeats = max(schedule.repeats, 1)
-
-    def ended_once(count: int) -> None:
-        for number in range((count - 1) * repeats, count * repeats):
-            ended(number + 1)
-
-    return ended_once
-
-
 def _build(make: Callable[..., dm_env.Environment], simulator: str, seed: int) -> Any:
     return make(simulator, seed=seed)
-
-
-def _seeds(seed: int, num_seeds: int, width: int) -> list[int]:
-    """A seed for each simulator, in the order of seeds and slots."""
-    sequences = np.random.SeedSequence(seed).spawn(num_seeds)
-    states = np.stack([sequence.generate_state(width) for sequence in sequences])
-    return (states >> 1).ravel().tolist()  # 31 bits: what every simulator takes
 
 
 def _chooser(policy: acting.Acting, params: Params, shape: tuple[int, ...], seed: int) -> Chooser:
