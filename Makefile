@@ -1,4 +1,5 @@
-# make train   a trained, evaluated and reported policy on BSuite catch, from nothing
+# make train   from nothing: ROSMO beside behavior cloning on two small datasets of BSuite catch, with
+#              5 seeds each: 300 episodes of uniform actions, and 1 % of a DQN's online run
 # make test    the tests; make lint: ruff and pyright; make coverage: the lines that no test runs
 # Each makes the virtual environment first. They need Python 3.11 or newer, pip, and make.
 # PYTHON chooses the interpreter (python3.13), VENV the folder of the environment, and CONSTRAINTS
@@ -26,9 +27,16 @@ INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check \
 
 .PHONY: train test coverage lint clean
 
+DATA := catch-random catch-fraction1
+ALGORITHMS := bc rosmo
+RUNS := $(foreach data,$(DATA),$(ALGORITHMS:%=runs/%-local-$(data)))
+
 train: $(VENV)/.experiments
-	$(BIN)/offline-mbrl train rosmo --dataset local/catch --seeds 5 \
-	  --config.batch-size 32 --config.optimizer.learning-rate 0.002 --config.num-updates 40000
+	set -e; for data in $(DATA); do for algorithm in $(ALGORITHMS); do \
+	  $(BIN)/offline-mbrl train $$algorithm --dataset local/$$data --seeds 5 --config.batch-size 32 \
+	    --config.optimizer.learning-rate 0.002 --config.num-updates 20000; \
+	done; done
+	$(BIN)/offline-mbrl report $(RUNS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist worksteal

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from offline_mbrl import cli, registry
+from offline_mbrl.data.catalog import names, official
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -129,6 +130,17 @@ def test_scripts_and_constraints_in_commands_exist():
 def test_make_targets_exist():
     rules = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {words[1] for words in commands() if words[0] == "make"} <= set(rules)
+
+
+def test_make_train_compares_cloning_with_an_algorithm_on_data_that_exist():
+    listed = dict(re.findall(r"^([A-Z]+) := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    algorithms = listed["ALGORITHMS"].split()
+    assert "bc" in algorithms
+    assert len(set(algorithms) & set(registry.ENTRIES)) >= 2
+    entries = [names.lookup(f"local/{data}") for data in listed["DATA"].split()]
+    behaviors = {official.local(entry.location).behavior for entry in entries}
+    assert len(entries) == len(behaviors) == 2
+    assert {entry.simulator for entry in entries} == {"bsuite/catch"}
 
 
 def test_extras_in_commands_exist():

@@ -29,7 +29,7 @@ def markdown(header: Sequence[str], lines: Iterable[Sequence[str]], *, rule: str
     return "\n".join([f"| {' | '.join(header)} |", below, *rows])
 
 
-def method(study_file: str, **values: float) -> str:
+def method(study_file: str, **values: float | str) -> str:
     """The text of `method.md` beside a study's file, with values in its braces."""
     return (Path(study_file).parent / "method.md").read_text().rstrip("\n").format(**values)
 

@@ -14,8 +14,11 @@ default, and the preset `released` gives the code's behavior:
 * `bootstrap_on_truncation`: the release takes every end of an episode for a terminal.
 * `start_on_final`: the release lets windows start on an episode's last record.
 * `model.num_bins`: 20 in the release, which makes the support lopsided and the first values 1.246.
-The preset `atari` has the release's sizes for Atari. `sampled` looks ahead at 4 sampled actions
-instead of at all, as the low-budget comparison on Atari does.
+The preset `atari` has the published equation in the release's sizes for Atari (K = n = 5 and 601
+bins), `released_atari` the code's behavior in them (`experiment/atari` of `sail-sg/rosmo`); all
+else is alike in its two suites and the default. With an odd number of bins advantages start at 0,
+so that the code clones nothing at first. `sampled` looks ahead at 4 sampled actions instead of at
+all, as the low-budget comparison on Atari does.
 Departures from both: see `latent`.
 """
 
@@ -58,16 +61,18 @@ class Config(latent.Config):
     behavior_at_zero: Annotated[float, between(0, 1), if_behavior] = 1.0  # H(0)
 
 
+_RELEASED = {
+    "behavior_advantage": "encoded_next",
+    "behavior_at_zero": 0.0,
+    "bootstrap_on_truncation": False,
+    "start_on_final": True,
+}
+_ATARI = {"unroll_steps": 5, "td_steps": 5, "model": muzero.ModelConfig(num_bins=601)}
 PRESETS = {
     "published": {},
-    "released": {
-        "behavior_advantage": "encoded_next",
-        "behavior_at_zero": 0.0,
-        "bootstrap_on_truncation": False,
-        "start_on_final": True,
-        "model": muzero.ModelConfig(num_bins=20),
-    },
-    "atari": {"unroll_steps": 5, "td_steps": 5, "model": muzero.ModelConfig(num_bins=601)},
+    "released": {**_RELEASED, "model": muzero.ModelConfig(num_bins=20)},
+    "atari": _ATARI,
+    "released_atari": {**_RELEASED, **_ATARI},
     "sampled": {"search": operators.SearchConfig(operator="one_step_sampled", num_simulations=4)},
 }
 

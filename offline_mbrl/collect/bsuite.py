@@ -1,7 +1,8 @@
-"""Complete logs of a DQN that learns online on BSuite, the recipe of RL Unplugged's BSuite data.
+"""Logs on BSuite: of a DQN that learns online, as RL Unplugged's, and of uniform actions.
 
-Every episode of the run is kept, from the first random ones to the last good ones. With noise, the
-environment replaces actions at random; the log holds both the agent's and the executed action.
+Every episode of the DQN's run is kept, from the first random ones to the last good ones. With
+noise, the environment replaces actions at random; the log holds both the agent's and the executed
+action.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import dm_env
 import jax
 import numpy as np
 
-from offline_mbrl import environments
+from offline_mbrl import environments, types
 from offline_mbrl.collect import dqn, replay
 from offline_mbrl.data.catalog import official
 from offline_mbrl.environments import bsuite
@@ -38,7 +39,8 @@ def collect(
       num_episodes: episodes of the run; `EPISODES` has the published numbers.
       noise: probability that the environment replaces an action by a uniform one.
       fraction: percent of the episodes to yield, a divisor of 100: one random episode of every
-        block of `100 // fraction`. The length of the run does not change.
+        block of `100 // fraction`. The length of the run does not change. Stores hold out one in
+        20 of what is yielded.
       seed: source of all randomness; the same seed gives the same bytes on one machine.
       config: the agent's settings.
       progress: called after every episode of the run with the number done and `num_episodes`.
@@ -54,6 +56,40 @@ def collect(
       UsageError: the environment is unknown, a number is out of range, or the fraction does not
         divide 100.
     """
+    _check(environment, num_episodes, noise)
+    official.check_fraction(fraction)
+    kept = kept_episodes(num_episodes, fraction, seed=seed)
+    return _run(f"bsuite/{environment}?noise={noise}", kept, seed, config, progress)
+
+
+def collect_random(
+    environment: str,
+    *,
+    num_episodes: int,
+    noise: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[dict[str, Any]]:
+    """Yields episodes of uniform actions.
+
+    Args:
+      environment: `catch`, `cartpole` or `mountain_car`.
+      num_episodes: episodes.
+      noise: probability that the environment replaces an action by another uniform one.
+      seed: source of all randomness; the same seed gives the same bytes.
+      progress: called after every episode with the number done and `num_episodes`.
+
+    Returns:
+      Episodes as `collect` has them; `behavior_log_prob` is `-log A` of A actions.
+
+    Raises:
+      UsageError: the environment is unknown, or a number is out of range.
+    """
+    _check(environment, num_episodes, noise)
+    return _play_uniformly(f"bsuite/{environment}?noise={noise}", num_episodes, seed, progress)
+
+
+def _check(environment: str, num_episodes: int, noise: float) -> None:
     if environment not in bsuite.ENVIRONMENTS:
         raise UsageError(
             f"unknown environment {environment!r}: expected one of {', '.join(bsuite.ENVIRONMENTS)}"
@@ -62,9 +98,6 @@ def collect(
         raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
     if not 0 <= noise <= 1:
         raise UsageError(f"noise must be a probability from 0 to 1, got {noise}")
-    official.check_fraction(fraction)
-    kept = kept_episodes(num_episodes, fraction, seed=seed)
-    return _run(f"bsuite/{environment}?noise={noise}", kept, seed, config, progress)
 
 
 def kept_episodes(num_episodes: int, fraction: int, *, seed: int) -> np.ndarray:
@@ -122,15 +155,45 @@ def _run(
             num_steps += 1
             if num_steps % config.update_period == 0 and num_stored >= config.batch_size:
                 state, _ = learn(state, replay.sample(memory, num_stored, config.batch_size, rng))
-        records.append(_record(timestep, 0, 0, 0.0, None))
-        steps = {name: np.stack([record[name] for record in records]) for name in records[0]}
+        steps = _episode(records, timestep)
         transitions = replay.n_step(steps, td_steps=config.td_steps, gamma=config.gamma)
         num_stored = replay.store(memory, num_stored, transitions)
         progress(episode + 1, len(kept))
         if kept[episode]:
-            episode_return = float(steps["reward"].sum(dtype=np.float64))
-            metadata = {"episode_id": episode, "episode_return": episode_return}
-            yield {"steps": steps, "metadata": metadata}
+            yield {"steps": steps, "metadata": _metadata(steps, episode)}
+
+
+def _play_uniformly(
+    simulator: str, num_episodes: int, seed: int, progress: Callable[[int, int], None]
+) -> Iterator[dict[str, Any]]:
+    simulation: Any = environments.make(simulator, seed=seed)
+    num_actions = types.num_actions(environments.spec(simulator), simulator)
+    rng = np.random.default_rng([seed, 4])
+    for episode in range(num_episodes):
+        records = []
+        timestep = simulation.reset()
+        while not timestep.last():
+            action = int(rng.integers(num_actions))
+            following = simulation.step(action)
+            executed_action = simulation.executed_action
+            records.append(
+                _record(timestep, action, executed_action, -np.log(num_actions), following)
+            )
+            timestep = following
+        steps = _episode(records, timestep)
+        progress(episode + 1, num_episodes)
+        yield {"steps": steps, "metadata": _metadata(steps, episode)}
+
+
+def _episode(records: list[dict[str, Any]], final: dm_env.TimeStep) -> dict[str, np.ndarray]:
+    """The steps of an episode, closed by the record of its last observation."""
+    records = [*records, _record(final, 0, 0, 0.0, None)]
+    return {name: np.stack([record[name] for record in records]) for name in records[0]}
+
+
+def _metadata(steps: dict[str, np.ndarray], episode: int) -> dict[str, Any]:
+    episode_return = float(steps["reward"].sum(dtype=np.float64))
+    return {"episode_id": episode, "episode_return": episode_return}
 
 
 def _record(

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from offline_mbrl.commands import arguments, datasets
 from offline_mbrl.data import audit, specs, steps
-from offline_mbrl.data.catalog import bounded, names
+from offline_mbrl.data.catalog import bounded, names, official
 from offline_mbrl.data.catalog import load as catalog
 from offline_mbrl.data.store import atomic
 from offline_mbrl.data.store import read as store
@@ -60,7 +60,8 @@ class Build:
     # local/: probability that the environment replaces an action by a uniform one
     noise: float | None = None
     episodes: int | None = None  # local/: episodes of the behavior's run
-    # local/: percent of those episodes that are kept, spread over the whole run
+    # local/: percent of those episodes that are kept, spread over the whole run; one in 20 of the
+    # kept ones is held out for validation
     fraction: int | None = None
     seed: int | None = None  # local/: fixes everything
     steps: int | None = None  # local/atari/: agent steps in all
@@ -159,6 +160,7 @@ def _summary(name: str, opened: store.Store) -> dict[str, object]:
         "fingerprint": manifest["fingerprint"],
         "simulator": simulator or "none: evaluation is skipped",
         "episodes": f"{counts['episodes']} ({num_validation} of them for validation)",
+        "for training": _share(catalog.lookup(name), counts["episodes"], num_validation),
         "transitions": counts["transitions"],
         "steps read": counts["steps"],
         "steps dropped": ", ".join(dropped) or "none",
@@ -169,6 +171,16 @@ def _summary(name: str, opened: store.Store) -> dict[str, object]:
         "semantics": "; ".join(_semantics(opened)) or "not stated",
         "origin": json.dumps(manifest["provenance"]),
     }
+
+
+def _share(entry: names.Entry, num_episodes: int, num_validation: int) -> str:
+    """How many episodes learners see: of those there are, or of the run that some were kept of."""
+    facts = official.local(entry.location) if entry.kind == "local" else None
+    is_run = facts is not None and "fraction" in facts.variants
+    total = entry.variant.episodes if is_run else num_episodes
+    trained = num_episodes - num_validation
+    whose = "the run's " if is_run else ""
+    return f"{trained} of {whose}{total} episodes ({100 * trained / total:.3g} %)"
 
 
 def run_build(options: Build, console: Console) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from offline_mbrl.data.catalog import load as catalog
+from offline_mbrl.data.catalog import official
 from offline_mbrl.runs import display
 
 
@@ -34,8 +35,12 @@ def collector(console: Console) -> catalog.Collect:
             "mujoco": mujoco.collect,
             "ogbench": ogbench.collect,
         }
+        collect_named = collectors[family]
+        if environment in official.LOCAL_RANDOM:
+            collect_named = bsuite.collect_random
+            name = environment.removesuffix(official.RANDOM)
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
-            yield from collectors[family](
+            yield from collect_named(
                 name, progress=lambda done, *_: show(done, counted), **settings
             )
 

@@ -3,6 +3,8 @@
 They have the settings of their first bsuite id.
 """
 
+import itertools
+
 import dm_env
 
 # name -> (class, its longest episode): cartpole ends after more than 10 s in steps of 0.01 s.
@@ -11,6 +13,8 @@ ENVIRONMENTS = {
     "cartpole": ("Cartpole", 1001),
     "mountain_car": ("MountainCar", 1000),
 }
+# name -> how many starts there are, all equally likely, where nothing is random after them.
+STARTS = {"catch": 5}  # the columns in which the ball may appear
 
 
 def names() -> list[str]:
@@ -32,3 +36,22 @@ def load(name: str, seed: int) -> tuple[dm_env.Environment, int]:
     module = {"catch": catch, "cartpole": cartpole, "mountain_car": mountain_car}[name]
     class_name, horizon = ENVIRONMENTS[name]
     return getattr(module, class_name)(seed=seed), horizon
+
+
+def starts(name: str) -> tuple[int, ...]:
+    """Seeds of environments whose first episodes begin at each start once; see `STARTS`.
+
+    Args:
+      name: one of `names()`.
+
+    Returns:
+      The seeds, none where the starts are not listed.
+    """
+    if name not in STARTS:
+        return ()
+    seed_of: dict[bytes, int] = {}
+    seeds = itertools.count()
+    while len(seed_of) < STARTS[name]:
+        seed = next(seeds)
+        seed_of.setdefault(load(name, seed)[0].reset().observation.tobytes(), seed)
+    return tuple(seed_of.values())

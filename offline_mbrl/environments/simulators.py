@@ -40,6 +40,7 @@ OPTIONS = {
     "ogbench": ("noise",),
 }
 SOLVED_AT_TERMINALS = ("ogbench",)  # families whose terminals all say that the task is solved
+STARTS_LISTED = ("bsuite",)  # families whose modules have `starts(name) -> tuple[int, ...]`
 NEED_DM_CONTROL = ("control", "ogbench")
 # Modules with `reseed(environment, seed) -> bool`. Atari's games and OGBench's tasks are gymnasium
 # environments; those of bsuite are built again in a millisecond.
@@ -120,6 +121,18 @@ def spec(simulator: str) -> EnvironmentSpec:
 def has_success(simulator: str) -> bool:
     """Whether a terminal of this simulator says that its task is solved, and nothing else does."""
     return simulator.partition("/")[0] in SOLVED_AT_TERMINALS
+
+
+def starts(simulator: str) -> tuple[int, ...]:
+    """Seeds of `make` whose first episodes begin at each start of a simulator once.
+
+    None where starts are many or not equally likely, or where anything after them is random, so
+    that a policy that is not random has as many returns as there are starts.
+    """
+    family, _, name = simulator.partition("/")
+    if family not in STARTS_LISTED:
+        return ()
+    return importlib.import_module(f"offline_mbrl.environments.{family}").starts(name)
 
 
 def parse(simulator: str) -> Simulator:

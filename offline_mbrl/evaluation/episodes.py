@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from offline_mbrl import environments
-from offline_mbrl.evaluation import acting, simulation
+from offline_mbrl.evaluation import acting, schedules, simulation
 from offline_mbrl.types import Actor, Params, Policy, UsageError
 
 Chooser = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (observations [N, ...], first [N])
@@ -28,6 +28,7 @@ class Evaluation(NamedTuple):
     # [S, num_episodes] or [num_episodes] bool, the episode solved the task; None where the
     # simulator has no such notion
     success: np.ndarray | None = None
+    starts: int = 0  # all of them were played, equally often; 0: starts were drawn
 
 
 class Evaluator(NamedTuple):
@@ -94,6 +95,10 @@ def make_evaluator(
     of its own, so that scores of seeds are independent, as intervals over them assume. An actor's
     carry is made anew at the start of every episode.
 
+    Where a simulator has few starts and nothing after them is random (`environments.starts`),
+    greedy policies play each start once. The number of episodes has to be a multiple of the number
+    of starts, so that they count alike; the mean return is then exact and no seed changes it.
+
     Args:
       policy: with memory or without.
       simulator: a name for `make`.
@@ -119,10 +124,28 @@ def make_evaluator(
     lead = () if num_seeds is None else (num_seeds,)
     over_seeds = num_seeds is not None
     has_success = environments.has_success(simulator)
+    # An actor may act at random even greedily, a policy's mode does not.
+    starts = environments.starts(simulator) if isinstance(policy, Policy) else ()
 
     @functools.cache
     def compiled(width: int, greedy: bool) -> acting.Acting:
         return acting.vectorize(policy, width, greedy=greedy, over_seeds=over_seeds)
+
+    def play(
+        params: Params, seed: int, schedule: schedules.Schedule, ended: Callable[[int], None]
+    ) -> Evaluation:
+        choose = _chooser(
+            compiled(schedule.width, schedule.greedy), params, (*lead, schedule.width), seed
+        )
+        record = _empty(num_seeds or 1, schedule.num_episodes)
+        message = ""
+        try:
+            _play(simulators.begin(schedule.seeds), choose, record, schedule.width, gamma, ended)
+        except simulation.SimulatorFailed as error:
+            finished = int((record.lengths > 0).sum())
+            size = record.lengths.size
+            message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
+        return _evaluation(record, lead, message, schedule, has_success=has_success)
 
     def evaluate(
         params: Params,
@@ -133,30 +156,21 @@ def make_evaluator(
         ended: Callable[[int], None] | None = None,
     ) -> Evaluation:
         _require_positive(num_episodes=num_episodes)
-        width = min(batch_size, num_episodes)
-        choose = _chooser(compiled(width, greedy), params, (*lead, width), seed)
-        record = _empty(num_seeds or 1, num_episodes)
-        message = ""
-        try:
-            running = simulators.begin(_seeds(seed, num_seeds or 1, width))
-            _play(running, choose, record, width, gamma, ended or _ignore)
-        except simulation.SimulatorFailed as error:
-            finished = int((record.lengths > 0).sum())
-            size = record.lengths.size
-            message = f"{simulator}: {error}; {finished} of {size} episodes were finished"
-        return Evaluation(
-            returns=record.returns.reshape(*lead, num_episodes),
-            lengths=record.lengths.reshape(*lead, num_episodes),
-            complete=not message,
-            message=message,
-            success=record.terminal.reshape(*lead, num_episodes) if has_success else None,
+        schedule = schedules.make(
+            starts,
+            seed=seed,
+            num_seeds=num_seeds or 1,
+            batch_size=batch_size,
+            num_episodes=num_episodes,
+            greedy=greedy,
         )
+        return play(params, seed, schedule, schedules.counting(ended or _ignore, schedule))
 
     def seconds_per_step(params: Params, *, num_episodes: int, num_steps: int = 20) -> float:
         _require_positive(num_episodes=num_episodes, num_steps=num_steps)
         width = min(batch_size, num_episodes)
         choose = _chooser(compiled(width, False), params, (*lead, width), 0)
-        running = simulators.begin(_seeds(0, num_seeds or 1, width))
+        running = simulators.begin(schedules.draw_seeds(0, num_seeds or 1, width))
         return _time_steps(running, choose, num_steps)
 
     return Evaluator(evaluate=evaluate, seconds_per_step=seconds_per_step, close=simulators.close)
@@ -182,6 +196,30 @@ def _empty(num_seeds: int, num_episodes: int) -> _Record:
     )
 
 
+def _evaluation(
+    record: _Record,
+    lead: tuple[int, ...],
+    message: str,
+    schedule: schedules.Schedule,
+    *,
+    has_success: bool,
+) -> Evaluation:
+    """What a record says, without the axis of seeds where there is none."""
+    count = schedule.num_episodes * max(schedule.repeats, 1)
+
+    def shaped(column: np.ndarray) -> np.ndarray:
+        return np.tile(column, max(schedule.repeats, 1)).reshape(*lead, count)
+
+    return Evaluation(
+        returns=shaped(record.returns),
+        lengths=shaped(record.lengths),
+        complete=not message,
+        message=message,
+        success=shaped(record.terminal) if has_success else None,
+        starts=schedule.num_episodes if schedule.repeats else 0,
+    )
+
+
 def _require_positive(**numbers: int) -> None:
     for name, number in numbers.items():
         if number < 1:
@@ -194,13 +232,6 @@ def _ignore(count: int) -> None:
 
 def _build(make: Callable[..., dm_env.Environment], simulator: str, seed: int) -> Any:
     return make(simulator, seed=seed)
-
-
-def _seeds(seed: int, num_seeds: int, width: int) -> list[int]:
-    """A seed for each simulator, in the order of seeds and slots."""
-    sequences = np.random.SeedSequence(seed).spawn(num_seeds)
-    states = np.stack([sequence.generate_state(width) for sequence in sequences])
-    return (states >> 1).ravel().tolist()  # 31 bits: what every simulator takes
 
 
 def _chooser(policy: acting.Acting, params: Params, shape: tuple[int, ...], seed: int) -> Chooser:

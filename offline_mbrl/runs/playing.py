@@ -243,6 +243,7 @@ def summarize(
         how: _summarize(evaluation, reference)
         | _on_human_scale(evaluation, human)
         | _success(evaluation)
+        | _starts(evaluation)
         for how, evaluation in played.items()
     }
 
@@ -256,6 +257,11 @@ def _success(played: episodes.Evaluation) -> dict[str, Any]:
     rates = np.where(finished, solved / np.maximum(finished, 1), np.nan)
     middle = float(aggregate.interquartile_mean(rates[:, None])) if played.complete else None
     return {"success": _numbers(rates), "success_interquartile_mean": middle}
+
+
+def _starts(played: episodes.Evaluation) -> dict[str, Any]:
+    """The number of starts where all of them were played."""
+    return {"starts": played.starts} if played.starts else {}
 
 
 def _on_human_scale(played: episodes.Evaluation, human: Sequence[float] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from latent_examples import CONFIG, KEY, SPEC, A, K, latent_model, method_of, re
 from offline_mbrl.algorithms import latent_targets, rosmo
 from offline_mbrl.models import unrolled
 from offline_mbrl.training import checkpoint, fit
-from offline_mbrl.types import Context, Plan, UsageError
+from offline_mbrl.types import Context, DiscreteActions, EnvironmentSpec, Plan, UsageError
 
 # --- the loss ---
 
@@ -35,6 +35,36 @@ def test_the_first_loss_is_its_closed_form(bins, preset):
     # All live steps are cloned: advantages start at 1.231 with 20 bins, and at exactly 0, where
     # H(0) = 1, with 21.
     np.testing.assert_allclose(metrics["target/cloned"], np.mean(batch.mask[:, : K + 1]), rtol=1e-6)
+
+
+def test_the_released_atari_preset_begins_by_cloning_nothing():
+    """601 bins are an odd number: advantages start at 0, where the released code has H(0) = 0."""
+    preset = rosmo.PRESETS["released_atari"]
+    learner, batch = batch_of(records(200, range(9, 200, 10)), rosmo.Config(batch_size=8, **preset))
+    assert batch.reward.shape == (8, 5 + 5 + 1)
+    state = learner.init(KEY, batch, Context())
+    metrics = jax.jit(learner.validate)(state, Context(), batch, KEY)
+    expected = np.log(601) + 0.25 * np.log(601) + np.log(A)
+    np.testing.assert_allclose(metrics["loss/total"], expected, rtol=1e-5)
+    assert metrics["target/cloned"] == 0
+
+
+def test_the_released_atari_preset_has_the_network_of_the_release():
+    config = rosmo.Config(**rosmo.PRESETS["released_atari"])
+    frames = jax.ShapeDtypeStruct((84, 84, 4), jnp.uint8)
+    spec = EnvironmentSpec(frames, DiscreteActions(3), frame_stack=4)
+    params = jax.eval_shape(rosmo.make(config, spec).init, KEY, None, Context()).params
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == 3_021_493
+
+
+def test_the_released_atari_preset_differs_from_the_released_one_in_its_sizes_alone():
+    released, atari, sizes = (
+        rosmo.Config(**rosmo.PRESETS[name]) for name in ("released", "released_atari", "atari")
+    )
+    differing = ("unroll_steps", "td_steps", "model")
+    assert {name: getattr(sizes, name) for name in differing} == rosmo.PRESETS["atari"]
+    expected = dataclasses.replace(released, **rosmo.PRESETS["atari"])
+    assert atari == expected
 
 
 # --- the update ---

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from offline_mbrl.collect.bsuite import collect, kept_episodes
+from offline_mbrl.collect.bsuite import collect, collect_random, kept_episodes
 from offline_mbrl.types import UsageError
 
 
@@ -121,6 +121,55 @@ def test_agent_learns_catch_and_reports_progress():
     assert returns[:100].mean() < 0
     assert returns[-100:].mean() > 0.5
     assert done == [(number, 800) for number in range(1, 801)]
+
+
+@pytest.fixture(scope="module")
+def uniform():
+    return list(collect_random("catch", num_episodes=300))
+
+
+def test_uniform_actions_are_as_often_and_as_likely_as_each_other(uniform):
+    actions = np.concatenate([episode["steps"]["action"][:-1] for episode in uniform])
+    stderr = np.sqrt(2 / 9 / len(actions))
+    np.testing.assert_allclose(
+        np.bincount(actions, minlength=3) / len(actions), 1 / 3, atol=4 * stderr
+    )
+    logged = np.concatenate([episode["steps"]["behavior_log_prob"][:-1] for episode in uniform])
+    np.testing.assert_allclose(logged, -np.log(3), rtol=1e-6)
+    returns = np.array([episode["metadata"]["episode_return"] for episode in uniform])
+    assert returns.mean() == pytest.approx(-0.6, abs=0.15)  # 0.8 / 2 misses: 1 in 5 balls caught
+
+
+def test_uniform_episodes_have_the_records_of_the_run_and_are_those_of_their_seed(uniform, plain):
+    layout = [
+        {name: (column.dtype, column.shape) for name, column in episodes[0]["steps"].items()}
+        for episodes in (uniform, plain)
+    ]
+    assert layout[0] == layout[1]
+    numbers = [episode["metadata"]["episode_id"] for episode in uniform]
+    assert numbers == list(range(300))
+    again, other = (list(collect_random("catch", num_episodes=3, seed=seed)) for seed in (0, 1))
+    assert content(again) == content(uniform[:3])
+    assert content(other) != content(uniform[:3])
+
+
+def test_noise_replaces_uniform_actions_too():
+    (episode,) = collect_random("mountain_car", num_episodes=1, noise=0.5)
+    steps = episode["steps"]
+    assert len(steps["action"]) == 1_001
+    differing = np.mean(steps["action"][:-1] != steps["executed_action"][:-1])
+    assert differing == pytest.approx(0.5 * 2 / 3, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings", "message"),
+    [("cacth", {}, "unknown environment"), ("catch", {"num_episodes": 0}, "num_episodes")],
+)
+def test_bad_input_of_uniform_episodes_is_refused_before_anything_runs(
+    environment, settings, message
+):
+    with pytest.raises(UsageError, match=message):
+        collect_random(environment, **({"num_episodes": 1} | settings))
 
 
 @pytest.mark.parametrize(

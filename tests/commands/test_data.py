@@ -98,6 +98,37 @@ def test_info_tells_counts_and_origin(capsys):
     assert manifest["provenance"]["written_by"]["episodes"] == 30
 
 
+@pytest.mark.parametrize(
+    ("suffix", "kept", "expected"),
+    [
+        ("", 40, "38 of the run's 40 episodes (95 %)"),
+        ("-fraction10", 4, "3 of the run's 40 episodes (7.5 %)"),
+    ],
+)
+def test_info_says_which_share_of_the_run_trains(capsys, monkeypatch, suffix, kept, expected):
+    def kept_of_40(environment, *, progress, **options):
+        del progress
+        assert options.pop("num_episodes") == 40
+        return collect(environment, num_episodes=kept, **options)
+
+    monkeypatch.setattr(bsuite, "collect", kept_of_40)
+    _, out, _ = run(capsys, "info", f"local/catch{suffix}-episodes40")
+    (line,) = (line for line in out.splitlines() if line.strip().startswith("for training"))
+    assert line.split(None, 2)[2].strip() == expected
+
+
+def test_info_of_other_data_says_which_share_of_it_trains(capsys, tmp_path):
+    write_hdf5(tmp_path / "four.hdf5")
+    _, out, _ = run(capsys, "info", str(tmp_path / "four.hdf5"))
+    assert "3 of 4 episodes (75 %)" in out
+
+
+def test_uniform_episodes_are_played_by_no_agent(capsys):
+    _, out, _ = run(capsys, "info", "local/catch-random-episodes40")
+    assert '"behavior": "uniform actions"' in " ".join(out.split())
+    assert "40 (2 of them for validation)" in out
+
+
 def test_audit_names_faults_and_its_exit_code_counts_errors(capsys, tmp_path):
     write_hdf5(tmp_path / "good.hdf5")
     code, out, _ = run(capsys, "audit", str(tmp_path / "good.hdf5"))

@@ -180,22 +180,19 @@ def test_a_missing_simulator_is_named_before_training(tmp_path, monkeypatch, cap
 
 
 class Failing:
-    """A simulator that raises in its third episode."""
+    """A simulator that raises in its fifth step."""
 
     def __init__(self, environment):
-        self.environment, self.episodes = environment, 0
+        self.environment, self.steps = environment, 0
 
     def __getattr__(self, name):
         return getattr(self.environment, name)
 
     def step(self, action):
-        if self.episodes > 2:
+        self.steps += 1
+        if self.steps == 5:
             raise RuntimeError("the licence has expired")
         return self.environment.step(action)
-
-    def reset(self):
-        self.episodes += 1
-        return self.environment.reset()
 
 
 def test_a_failing_simulator_leaves_a_result_marked_incomplete_and_is_tried_again(

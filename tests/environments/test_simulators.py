@@ -40,6 +40,26 @@ def test_random_policy_on_catch_scores_as_published():
     assert -0.68 < found.mean() < -0.54
 
 
+def test_the_starts_of_catch_are_its_five_columns_and_nothing_after_them_is_random():
+    seeds = environments.starts("bsuite/catch")
+    simulators = [environments.make("bsuite/catch", seed=seed) for seed in seeds]
+    first = [simulator.reset().observation for simulator in simulators]
+    assert sorted(int(observation[0].argmax()) for observation in first) == [0, 1, 2, 3, 4]
+    again = environments.make("bsuite/catch", seed=seeds[0])
+    again.reset()
+    for action in (0, 2, 1, 0, 0, 2, 1, 1, 2):
+        np.testing.assert_array_equal(
+            again.step(action).observation, simulators[0].step(action).observation
+        )
+
+
+@pytest.mark.parametrize(
+    "simulator", ["bsuite/catch?noise=0.1", "bsuite/cartpole", "gym/Pendulum-v1", "any"]
+)
+def test_starts_that_are_many_or_lead_to_chance_are_not_listed(simulator):
+    assert environments.starts(simulator) == ()
+
+
 def test_full_noise_makes_the_optimal_policy_random():
     found = returns(environments.make("bsuite/catch?noise=1", seed=0), catch_action, 2000)
     assert -0.68 < found.mean() < -0.54

@@ -7,6 +7,7 @@ import pytest
 from dm_env import specs
 from simulator_examples import CATCH, Counter, catch_mode, constant, counter
 
+from offline_mbrl import policies
 from offline_mbrl.evaluation.episodes import evaluate, make_evaluator, opened
 from offline_mbrl.types import Policy, UsageError
 
@@ -90,6 +91,44 @@ def test_slots_do_not_share_their_randomness():
     actions = np.array(seen).reshape(3, 20)
     assert (np.ptp(actions, axis=1) == 1).all()
     assert (np.ptp(actions, axis=0) == 1).any()
+
+
+LEFT = jnp.ones(())  # parameters of CATCH with which it walks left: 1 of 5 balls is caught
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_greedy_play_of_catch_is_its_mean_over_the_five_starts_whatever_the_seed(seed):
+    played = evaluate(CATCH, LEFT, "bsuite/catch", seed=seed, num_episodes=20, greedy=True)
+    assert (played.starts, played.returns.shape) == (5, (20,))
+    np.testing.assert_allclose(played.returns.mean(), (1 - 4) / 5, rtol=1e-12)
+    np.testing.assert_array_equal(played.lengths, np.full(20, 9))
+
+
+def test_every_seed_meets_all_starts():
+    params = jnp.array([0.0, 1.0, 1.0])
+    settings = {"num_episodes": 25, "greedy": True, "num_seeds": 3}
+    played = evaluate(CATCH, params, "bsuite/catch", seed=0, **settings)
+    np.testing.assert_allclose(played.returns.mean(axis=1), [1, -0.6, -0.6], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("simulator", "changes"),
+    [
+        ("bsuite/catch?noise=0.5", {}),
+        ("bsuite/catch", {"greedy": False}),
+        ("bsuite/catch", {"num_episodes": 7}),
+        ("bsuite/catch", {"batch_size": 4}),
+    ],
+)
+def test_starts_are_drawn_where_they_cannot_all_count_alike(simulator, changes):
+    settings = {"num_episodes": 10, "greedy": True} | changes
+    assert evaluate(CATCH, LEFT, simulator, seed=0, **settings).starts == 0
+
+
+def test_an_actor_may_act_at_random_so_that_its_starts_are_drawn():
+    actor = policies.as_actor(CATCH)
+    settings = {"seed": 0, "num_episodes": 10, "greedy": True}
+    assert evaluate(actor, LEFT, "bsuite/catch", **settings).starts == 0
 
 
 def test_repeated_evaluation_compiles_once():

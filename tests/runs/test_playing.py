@@ -10,6 +10,7 @@ from simulator_examples import CATCH
 from offline_mbrl import environments
 from offline_mbrl.evaluation import episodes
 from offline_mbrl.runs import playing
+from offline_mbrl.runs.report import tables
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
@@ -58,6 +59,17 @@ def test_greedy_and_sampled_episodes_are_counted_together():
     )
     np.testing.assert_array_equal(played["sampled"].returns, alone.returns)
     np.testing.assert_array_equal(played["greedy"].returns, np.ones((2, 3)))
+
+
+def test_a_result_says_that_all_starts_were_played():
+    with playing.opened(CATCH, "bsuite/catch", num_seeds=2) as player:
+        played = player.play(jnp.zeros(2), seed=0, num_episodes=5)
+    evaluation = playing.summarize(played, None)
+    outcome = {"seeds": [0, 1], "failures": {}, "evaluation": evaluation}
+    outcome |= {"updates_per_second": 1.0}
+    outcome |= {"timings": {"update_seconds": 1.0, "compile_seconds": 1.0}}
+    (line,) = (line for line in tables.notes(outcome) if "starts" in line)
+    assert line == "greedy: exact, the mean over all 5 starts; nothing else is random"
 
 
 def test_the_estimate_is_at_least_the_steps_times_the_time_of_one(monkeypatch):

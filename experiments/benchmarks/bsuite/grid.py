@@ -7,7 +7,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-LOWEST = 1  # percent of the data's episodes
+from offline_mbrl.data.store.write import VALIDATION_EVERY
+
+LOWEST = 1  # percent of the run's episodes; of those that are kept the store holds some out
 WHOLE = 100
 
 
@@ -64,7 +66,7 @@ class Setting(NamedTuple):
 
     arm: str
     environment: str = "catch"
-    fraction: int = WHOLE  # percent of the data's episodes
+    fraction: int = WHOLE  # percent of the run's episodes that the dataset keeps
     # Probability that the environment replaces an action, in the data and in evaluation.
     noise: float = 0.0
     simulations: int = 0  # N: of a tree search, or sampled actions
@@ -168,7 +170,7 @@ def studies(preset: Preset) -> dict[str, Study]:
         "coverage": Study(
             title="Coverage: less data",
             variable="fraction",
-            axis="data, percent of the episodes",
+            axis=f"percent of the run, 1 episode in {VALIDATION_EVERY} held out",
             series={
                 label(arm, n): tuple(
                     Setting(arm, fraction=fraction, simulations=n)

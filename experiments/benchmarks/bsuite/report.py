@@ -13,6 +13,9 @@ from experiments.benchmarks.bsuite import grid, observations
 from experiments.benchmarks.bsuite.grid import Preset, Setting, Study
 from experiments.benchmarks.bsuite.runs import WAYS, Row, finished, size_of
 from experiments.benchmarks.claims import Claim, Interval
+from offline_mbrl import environments
+from offline_mbrl.data.catalog import official
+from offline_mbrl.data.store.write import VALIDATION_EVERY
 from offline_mbrl.evaluation import aggregate
 
 LAYOUT = figures.Layout(columns=4, width=3.1, height=2.5, head=0.7, share_y=True)
@@ -198,6 +201,28 @@ def paragraphs(name: str, judged: Claims) -> list[str]:
     return texts
 
 
+def shares() -> dict[str, Any]:
+    """What the store leaves of the data for training, in catch."""
+    episodes = official.LOCAL["catch"].num_episodes
+    left = 1 - 1 / VALIDATION_EVERY
+    return {
+        "every": VALIDATION_EVERY,
+        "trained": 100 * left,
+        "episodes": episodes,
+        "trained_on": ", ".join(f"{left * episodes / part:,.0f}" for part in (1, 10, 100)),
+    }
+
+
+def starts() -> dict[str, Any]:
+    """Which scores greedy acting can have in catch, from no ball that is caught to all."""
+    count = len(environments.starts("bsuite/catch"))
+    reference = official.LOCAL["catch"].reference
+    assert reference is not None
+    returns = np.arange(-count, count + 1, 2) / count
+    values = [f"{value:.2f}" for value in aggregate.normalized_score(returns, *reference)]
+    return {"starts": count, "values": f"{', '.join(values[:-1])} or {values[-1]}"}
+
+
 def summary(preset: Preset, preset_name: str, runs: Runs, judged: Claims) -> str:
     """The page that says what was run, how, and what became of each observation.
 
@@ -215,7 +240,13 @@ def summary(preset: Preset, preset_name: str, runs: Runs, judged: Claims) -> str
         verdicts.append([f"{number}. {observation}", *cells])
     studies = grid.studies(preset).items()
     links = ", ".join(f"[{study.title}]({name}.md)" for name, study in studies)
-    method = pages.method(__file__, margin=observations.MARGIN, learned=bsuite_claims.LEARNED)
+    method = pages.method(
+        __file__,
+        margin=observations.MARGIN,
+        learned=bsuite_claims.LEARNED,
+        **shares(),
+        **starts(),
+    )
     minutes = sum(row.cpu_seconds for row in table) / 60
     lines = [
         *(

@@ -1,11 +1,19 @@
 """Published Atari scores: the references of normalized scores, and the results of other methods.
 
-Mean returns of whole episodes with sticky actions. `random` and `dqn` (an online DQN) are RL
-Unplugged's (arXiv:2006.13888) and normalize the scores of that benchmark; `bc`, `bcq`, `iqn` and
-`rem` are its baselines, `crr` and `mzu` are CRR on the MuZero network and MuZero Unplugged, all as
-listed in the appendix of "Online and Offline Reinforcement Learning by Planning with a Learned
-Model" (arXiv:2104.06294), where they were trained on the data of 46 games. `random*` and `human*`
-are the ALE's, for human-normalized scores; two games have none. Values are rounded as published.
+Mean returns of whole episodes with sticky actions, but for the last two columns. Sources:
+
+| columns | of | from |
+|---|---|---|
+| `random`, `dqn` (online) | RL Unplugged, which they normalize | arXiv:2006.13888 |
+| `bc`, `bcq`, `iqn`, `rem` | its baselines | arXiv:2104.06294, appendix |
+| `crr`, `mzu` | CRR on the MuZero network, MuZero Unplugged | arXiv:2104.06294, appendix |
+| `random*`, `human*` | the human scale, no-op starts | `google-deepmind/dqn_zoo`, `atari_data.py` |
+
+The appendix of arXiv:2104.06294 ("Online and Offline Reinforcement Learning by Planning with a
+Learned Model") lists all of them for the 46 games whose data it trained on. It differs from dqn_zoo
+in two figures of the human scale, where dqn_zoo's stand here: random in VideoPinball (0 in the
+paper, which no random policy scores) and human in FishingDerby (-38.8). Two games have no human
+scale. Values are rounded as published in the paper.
 """
 
 from collections.abc import Sequence
@@ -63,7 +71,7 @@ CrazyClimber     8174   118080   123000    28000   126000    42000   135524   16
 DemonAttack       166     6517     7600    19300    15500    17000   101627   212936   152.1    1971
 DoubleDunk      -18.4     -1.2    -16.4    -12.9    -16.7    -17.9      0.5     20.9   -18.6   -16.4
 Enduro              0     1016      720     1390     1700     3650     2335     2334       0   860.5
-FishingDerby    -93.2     18.6     -7.4     28.9     20.8     29.3     24.8       46   -91.7   -38.8
+FishingDerby    -93.2     18.6     -7.4     28.9     20.8     29.3     24.8       46   -91.7   -38.7
 Freeway             0     26.8     21.8     16.9     24.7      7.2     33.7     32.4       0    29.6
 Frostbite          72     1644      780     3520     2630     3070     3812     5095    65.2    4335
 Gopher          282.6     8241     4900     8700    11300     3700    34731   101380   257.6    2412
@@ -88,7 +96,7 @@ SpaceInvaders   149.5     2045      790     2920     2840     2810    35376    5
 StarGunner      677.2    55104     3000     2500    39400     7500    86955   145712     664   10250
 TimePilot        3451     4160     1950     5180     3140     4490     5282     9428    3568    5229
 UpNDown         513.9    15678    16300    32500    32300    27600   124784   251928   533.4   11693
-VideoPinball    26024   335056    27000   103000   102000   313000   537486   462318       0   17668
+VideoPinball    26024   335056    27000   103000   102000   313000   537486   462318 16256.9 17667.9
 WizardOfWor     686.6     1788      730     4680     1400     2730     7531    40651   563.5    4757
 YarsRevenge      3148    26763    19100    29100    28400    23100    56553   141317    3093   54577
 Zaxxon           10.6     4682       10     9430      870     8300     9397    16144    32.5    9173
@@ -126,7 +134,7 @@ def dqn_normalized(scores: np.ndarray, games: Sequence[str] = tuple(GAMES)) -> n
 
 
 def human_normalized(scores: np.ndarray, games: Sequence[str] = tuple(GAMES)) -> np.ndarray:
-    """The ALE's score `[..., games]`: 0 for the random policy, 1 for a human, NaN where unknown.
+    """The human scale `[..., games]`: 0 for the random policy, 1 for a human, NaN where unknown.
 
     Args:
       scores: `[..., games]` raw returns.

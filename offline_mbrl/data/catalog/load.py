@@ -1,8 +1,8 @@
 """Datasets by name: what a name means, how the dataset is built, and how training loads it.
 
 Generated here; variants are part of the name:
-
     local/{catch,cartpole,mountain_car}    local/catch-noise0.1-fraction10-episodes200-seed1
+    local/catch-random and the others      local/catch-random-noise0.1-episodes200-seed1
     local/atari/<Game>, scripted play      local/atari/Pong-steps30000-episodes10-seed1
     local/control/<task>, SAC policies     local/control/cheetah_run-episodes30-seed1
     local/ogbench/<dataset>                local/ogbench/cube-single-play-singletask-task1

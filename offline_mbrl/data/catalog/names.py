@@ -18,7 +18,9 @@ class Variant(NamedTuple):
     """How a `local/` dataset is generated; defaults do not show in its name."""
 
     noise: float = 0.0  # probability that the environment replaces an action by a uniform one
-    fraction: int = 100  # percent of the run's episodes, spread over the run
+    # Percent of the run's episodes that are kept, spread over the run. The column store holds out
+    # one in 20 of these, so that learners see 95 % of the run at 100.
+    fraction: int = 100
     episodes: int = 0  # episodes of the run
     seed: int = 0
     steps: int = 0  # agent steps in total (Atari)
@@ -44,6 +46,7 @@ def names() -> list[str]:
     """All names except variants, paths and ids."""
     return [
         *(f"local/{name}" for name in official.LOCAL),
+        *(f"local/{name}" for name in official.LOCAL_RANDOM),
         *(f"local/atari/{game}" for game in atari.TRACKED),
         *(f"local/{name}" for name in official.LOCAL_CONTROL),
         *(f"local/{name}" for name in official.LOCAL_MUJOCO),

@@ -34,6 +34,20 @@ LOCAL = {  # with the numbers of episodes of the published ROSMO datasets
     ),
 }
 
+# --- generated here: the same environments under uniform actions ---
+
+RANDOM = "-random"
+RANDOM_EPISODES = 300
+LOCAL_RANDOM = {
+    f"{name}{RANDOM}": facts._replace(
+        num_episodes=RANDOM_EPISODES,
+        behavior="uniform actions",
+        variants=("noise", "episodes", "seed"),
+        simulator=f"bsuite/{name}",
+    )
+    for name, facts in LOCAL.items()
+}
+
 # In percent: one episode of every block of 100 // fraction is kept.
 FRACTIONS = (1, 2, 4, 5, 10, 20, 25, 50, 100)
 
@@ -209,5 +223,5 @@ LOCAL_OGBENCH = {
 
 def local(environment: str) -> Local | None:
     """The dataset `local/<environment>`, for example of `atari/Pong`; None if there is none."""
-    tables = (LOCAL, LOCAL_ATARI, LOCAL_CONTROL, LOCAL_MUJOCO, LOCAL_OGBENCH)
+    tables = (LOCAL, LOCAL_RANDOM, LOCAL_ATARI, LOCAL_CONTROL, LOCAL_MUJOCO, LOCAL_OGBENCH)
     return next((table[environment] for table in tables if environment in table), None)

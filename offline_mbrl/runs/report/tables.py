@@ -79,7 +79,7 @@ def aggregate_in_words(summary: Mapping[str, Any]) -> str:
 
 
 def notes(outcome: Mapping[str, Any]) -> list[str]:
-    """Speed, and whatever went wrong, one line each."""
+    """Speed, scores that are exact, and whatever went wrong, one line each."""
     timings = outcome["timings"]
     seeds = len(outcome["seeds"])
     rate = outcome["updates_per_second"]
@@ -89,6 +89,11 @@ def notes(outcome: Mapping[str, Any]) -> list[str]:
         f"{timings['update_seconds']:.1f} s; compilation apart: {timings['compile_seconds']:.1f} s"
     ]
     lines += [f"seed {seed} was frozen: {reason}" for seed, reason in outcome["failures"].items()]
+    lines += [
+        f"{manner}: exact, the mean over all {summary['starts']} starts; nothing else is random"
+        for manner, summary in outcome.get("evaluation", {}).items()
+        if "starts" in summary and summary["complete"]
+    ]
     lines += [
         f"{manner}: {summary['message']}"
         for manner, summary in outcome.get("evaluation", {}).items()

@@ -54,6 +54,24 @@ def test_the_two_normalizations_have_their_own_ends():
     )
 
 
+def test_both_random_policies_score_nothing_in_the_same_games():
+    silent = [
+        [game for game in atari_scores.GAMES if getattr(atari_scores.GAMES[game], name) == 0]
+        for name in ("random", "ale_random")
+    ]
+    assert silent[0] == silent[1] == ["Enduro", "Freeway"]
+
+
+@pytest.mark.parametrize(
+    ("game", "random", "human"),  # dqn_zoo, atari_data.py
+    [("VideoPinball", 16256.9, 17667.9), ("FishingDerby", -91.7, -38.7), ("Qbert", 163.9, 13455.0)],
+)
+def test_the_human_scale_is_that_of_dqn_zoo(game, random, human):
+    scores = np.array([[random], [human]])
+    scale = atari_scores.human_normalized(scores, [game])
+    np.testing.assert_allclose(scale[:, 0], [0, 1], atol=1e-3)
+
+
 def test_single_games_of_mzu_have_their_published_scores():
     scores = atari_scores.dqn_normalized(atari_scores.column("mzu"))
     by_game = dict(zip(atari_scores.GAMES, scores, strict=True))

@@ -27,7 +27,7 @@ def root(tmp_path, monkeypatch):
 
 def test_every_listed_name_is_known():
     listed = names.names()
-    generated = 3 + 2 + 9 + 4 * 6 + 18
+    generated = 2 * 3 + 2 + 9 + 4 * 6 + 18
     official = 9 + 4 * 17 + 12 + 4 * 6 + 2 * 230 + 6 * 47
     assert len(listed) == len(set(listed)) == generated + official
     assert [names.lookup(name).name for name in listed] == listed
@@ -54,6 +54,13 @@ def test_every_listed_name_is_known():
             "local/mountain_car",
             (0.0, 100, 500, 0, 0),
             "bsuite/mountain_car",
+        ),
+        ("local/catch-random", "local/catch-random", (0.0, 100, 300, 0, 0), "bsuite/catch"),
+        (
+            "local/cartpole-random-seed2-noise0.1-episodes50",
+            "local/cartpole-random-noise0.1-episodes50-seed2",
+            (0.1, 100, 50, 2, 0),
+            "bsuite/cartpole?noise=0.1",
         ),
         (
             "local/control/cheetah_run-seed1-episodes30",
@@ -112,6 +119,7 @@ def test_official_names_know_their_simulator(name, simulator, reference):
             "fraction must divide 100 (1, 2, 4, 5, 10, 20, 25, 50, 100), got 60",
         ),
         ("local/catch-episodes0", "episodes must be from 1"),
+        ("local/catch-random-fraction10", "has no variant 'fraction'; it has: noise, episodes"),
         ("local/catch-seed0.5", "whole numbers"),
         ("local/control/cheetah_runs", "did you mean local/control/cheetah_run"),
         ("local/control/cheetah_run-noise0.1", "has no variant 'noise'; it has: episodes, seed"),

@@ -2,17 +2,21 @@
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
+from simulator_examples import random_catch
 
 from experiments.benchmarks import command, pages, rows
 from experiments.benchmarks.bsuite import grid, main, report, runs
 from offline_mbrl import environments
 from offline_mbrl.data import memory, normalize
 from offline_mbrl.data.catalog.load import Loaded, lookup
+from offline_mbrl.data.store import write
+from offline_mbrl.evaluation import aggregate, episodes
 from offline_mbrl.evaluation.episodes import Evaluation, Evaluator
-from offline_mbrl.types import UsageError
+from offline_mbrl.types import Policy, UsageError
 
 QUICK = grid.PRESETS["quick"]
 TINY = QUICK._replace(noises=(0.0,), seeds=2, updates=20, batch_size=8, episodes=10)
@@ -178,6 +182,32 @@ def test_a_run_in_one_environment_of_several_waits_for_the_others():
     ]
     scores = report.complete_scores(runs.finished(table, SIZE), preset, "greedy")
     assert scores[grid.Setting("bc")].shape == (1, 3)  # seed 1 alone has all three
+
+
+def test_pages_say_what_share_of_the_run_trains(tmp_path):
+    """100 % of a dataset's episodes are not 100 % of the run: the store holds some out."""
+    num_episodes = lookup("local/catch").variant.episodes
+    trained = [episode for episode in range(num_episodes) if not write.held_out(episode)]
+    share = 100 * len(trained) / num_episodes
+    rows.append(tmp_path, runs.Row, [row(seed=seed) for seed in range(2)])
+    whole = main.make(main.Options(folder=tmp_path), TINY, tmp_path, None)
+    text = " ".join(whole.report().read_text().split())
+    assert f"{share:g} % of the run" in text
+    assert f"{len(trained):,}, 190, 19" in text
+    header = (tmp_path / "coverage.md").read_text().split("\n")[2]
+    assert f"1 episode in {write.VALIDATION_EVERY} held out" in header
+
+
+def test_the_summary_lists_the_scores_that_greedy_acting_can_have_in_catch():
+    listed = report.starts()
+    policy = Policy(sample=random_catch, mode=lambda side, _: jnp.where(side > 0, 2, 0))
+    reference = lookup("local/catch").reference
+    for side in (0, 1):  # each catches the ball of one start in five
+        settings = {"seed": 0, "num_episodes": 5, "greedy": True}
+        played = episodes.evaluate(policy, jnp.asarray(side), "bsuite/catch", **settings)
+        score = aggregate.normalized_score(played.returns.mean(), *reference)
+        assert listed["values"].split(", ")[1] == f"{score:.2f}"
+    assert (listed["starts"], listed["values"].split(" or ")[1]) == (5, "1.00")
 
 
 def test_failures_are_named_in_the_summary(tmp_path):
