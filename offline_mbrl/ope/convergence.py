@@ -11,7 +11,7 @@ LARGEST_DRIFT = 0.05  # of the value
 # Effective horizons, 1 / (1 - gamma), that rewards have to travel back: exp(-3), 5 %, of where a
 # fit began is then left in its values.
 HORIZONS = 3.0
-PLANNED_HORIZONS = 4.0  # that lengths of fits are planned for
+PLANNED_HORIZONS = 4.0  # that power steps are planned for
 SMALLEST_DRIFT = 1e-3  # of the range of values: below it a value near 0 counts as settled
 
 
