@@ -342,11 +342,14 @@ def _loss(
     following = jax.vmap(flow_of, (0, None, 0))(next_tau, mean_initial_tau, data.discount)
     previous_tau = ratios_of(state.previous_params, data.observation, data.action)
     masses = ratios.mass(data.discount, method.gamma)
-    # A plain mean over the batches of this power step, in which tau_k stays.
+    # A plain mean over the batches of this power step, in which tau_k stays the same.
     batch_mass = batches.weighted_mean(previous_tau * masses, weights)
     rate = 1.0 / (1.0 + state.moments.convergence.updates % config.power_period)
     previous_mass = state.previous_mass + rate * (batch_mass - state.previous_mass)
-    divisor = previous_mass / jnp.clip(previous_mass, 1.0 - MASS_SLACK, 1.0 + MASS_SLACK)
+    # That of the batches before, whose errors are not those of this batch.
+    divisor = state.previous_mass / jnp.clip(
+        state.previous_mass, 1.0 - MASS_SLACK, 1.0 + MASS_SLACK
+    )
     losses = jax.vmap(power_loss, (0, 0, 0, None))(tau, following, previous_tau / divisor, alpha)
     excess = batches.weighted_mean(tau * masses, weights) - 1.0
     constraint = config.penalty * 2.0 * state.multiplier * excess
