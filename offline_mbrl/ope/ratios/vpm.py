@@ -23,13 +23,13 @@ ratio wherever episodes end. Departures:
   for the 5 % that count as settled: 90,000 at gamma 0.995;
 * `tau_k` is brought back to a mass of 0.9 or 1.1 where errors of power steps, which multiply, have
   led it further away: always dividing by its mass would add that estimate's noise to every step, in
-  which the noise of tau and that of tau_k cancel (on a chain of five states, errors of up to 2 %
-  became 1 to 4 %);
+  which the noise of tau and that of tau_k cancel (on a chain of five states, errors of up to 3 %
+  became 1 to 5 %);
 * see also `ratios.shared`.
 
 Experimental: a power step that its updates do not finish moves what the policy mixes slowly, and
 only the flow from the starts, a share `1 - gamma` of a step, leads it back. On a corridor at gamma
-0.995 with exact expectations, 5 or 10 updates a power step end up far from the value (0.3 to 27
+0.995 with exact expectations, 5 or 10 updates a power step can end up far from the value (0.3 to 27
 where 18 is right) and 25 or more near it, whatever alpha; on sampled data of the control suite the
 ranks of policies were no better than chance.
 """
