@@ -8,6 +8,10 @@ from offline_mbrl.types import Array, Metrics
 
 FAST = 10.0  # times the rate of the slow average
 LARGEST_DRIFT = 0.05  # of the value
+# Effective horizons, 1 / (1 - gamma), that rewards have to travel back: exp(-3), 5 %, of where a
+# fit began is then left in its values.
+HORIZONS = 3.0
+PLANNED_HORIZONS = 4.0  # that power steps are planned for
 SMALLEST_DRIFT = 1e-3  # of the range of values: below it a value near 0 counts as settled
 
 
@@ -52,8 +56,9 @@ def diagnostics(track: Track, *, needed_updates: float, width: Array) -> Metrics
 
     Args:
       track: of the value in raw units.
-      needed_updates: that a reward takes to travel back over the effective horizon; a Bellman
-        backup through a target network that lags L updates needs `L / (1 - gamma)`.
+      needed_updates: that a reward takes to travel back over `HORIZONS` effective horizons; a
+        Bellman backup through a target network that lags L updates needs
+        `HORIZONS * L / (1 - gamma)`.
       width: `[]` distance between the smallest and the largest value that is possible.
     """
     drift = track.fast - track.slow

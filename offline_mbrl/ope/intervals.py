@@ -43,8 +43,11 @@ def combine(estimates: Estimate, *, resampled: bool) -> Estimate:
             f"combine takes at least 2 fits, stacked on the first axis, got {size}: a single fit "
             "is an Estimate already"
         )
-    between_fits = jnp.std(estimates.value, ddof=1)
-    within_fits = jnp.mean(jnp.square(estimates.stderr))
+    # Values of unbounded weights reach 1e20, and their squares overflow.
+    largest = jnp.maximum(jnp.max(jnp.abs(estimates.value)), jnp.max(estimates.stderr))
+    scale = jnp.where(jnp.isfinite(largest), jnp.maximum(largest, 1.0), 1.0)
+    between_fits = scale * jnp.std(estimates.value / scale, ddof=1)
+    within_fits = scale * jnp.sqrt(jnp.mean(jnp.square(estimates.stderr / scale)))
     factor = widening(size) * math.sqrt(1 / size + resampled)
     diagnostics = {
         name: jnp.max(values) if name in FLAGS else jnp.mean(values)
@@ -52,7 +55,7 @@ def combine(estimates: Estimate, *, resampled: bool) -> Estimate:
     }
     return Estimate(
         value=jnp.mean(estimates.value),
-        stderr=jnp.sqrt(within_fits + jnp.square(factor * between_fits)),
+        stderr=jnp.hypot(within_fits, factor * between_fits),
         per_episode=_mean_over_fits(estimates.per_episode),
         diagnostics={**diagnostics, "between_fits": between_fits},
         errors={

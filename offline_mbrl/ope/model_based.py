@@ -14,7 +14,8 @@ Where this differs from the algorithm:
 * `stderr` has two parts, both in the diagnostics. Rollouts from one start are not independent
   episodes, so `rollout_stderr` is clustered by start; with one rollout a start it is std / sqrt(n).
   And members that were fitted on resampled data differ by what the data leave open: `member_std` is
-  the part of their spread that neither their starts nor the noise of their rollouts explain. It is
+  the part of their spread that neither their starts nor the noise of their rollouts explain, and at
+  least half of its variance, because a few members do not tell how much noise explains. It is
   scaled by `sqrt(1 + 1/E)`, the predictive error of one further member, and by
   `t_{0.975,E-1} / z_{0.975}`, so that `value ± 1.96 * stderr` is a nominal 95 % interval.
 """
@@ -150,8 +151,8 @@ def make(
     Args:
       rollouts: of a policy in a model.
       num_rollouts: n; None: the larger of 100 and the number of starts. With E members and E times
-        the starts every member meets every start, and `member_std` is a comparison in pairs, so
-        less often 0 by chance.
+        the starts every member meets every start, and `member_std` is a comparison in pairs, in
+        which starts cancel.
       limits: of the diagnostics, for `low_support`.
 
     Returns:

@@ -1,6 +1,7 @@
 """How far a target policy leaves the data: five kinds of signs, and one verdict with its reasons.
 
-* importance weights: the effective number of episodes (`weights.diagnostics`);
+* importance weights: the effective number of episodes (`weights.diagnostics`), and how far weights
+  that are not normalized are from a mean of 1;
 * visits: the share of the transitions that effectively count (`visits.visited_share`);
 * actions: how likely the policy's actions are under a model of the behavior, beside the data's own;
 * the model: how far its members disagree along the policy's rollouts, how often a prediction leaves
@@ -44,6 +45,8 @@ class Limits:
 
     # Episodes, at least: an interval over fewer is too narrow.
     effective_sample_size: float = 10.0
+    # Of the mean weight from 1, at most: a reward that is always paid is counted so much too often.
+    weight_error: float = 0.25
     visited_share: float = 1 / 3  # of the transitions, at least; 1 for the behavior itself
     unlikely_actions: float = 0.25  # share of states, at most; 0.01 for the behavior itself
     log_ratio: float = 5.0  # nats per action entry, at most; 0 for the behavior itself
@@ -60,6 +63,10 @@ _LOWER_LIMITS = ("effective_sample_size", "visited_share")  # the others are upp
 _REASONS = {
     "effective_sample_size": (
         "the importance weights leave {value:.3g} effective episodes (limit {limit:g})"
+    ),
+    "weight_error": (
+        "the mean importance weight is {value:.0%} off 1 (limit {limit:.0%}), so that the estimate "
+        "changes with what rewards are counted from: use a self-normalized one"
     ),
     "visited_share": "its visits rest on {value:.0%} of the data's transitions (limit {limit:.0%})",
     "unlikely_actions": (

@@ -15,7 +15,7 @@ from offline_mbrl.data import memory, normalize, splits
 from offline_mbrl.ope import support
 from offline_mbrl.ope.ratios import dice, vpm
 from offline_mbrl.ope.values import fqe_distributional
-from offline_mbrl.selection import fits, weighting
+from offline_mbrl.selection import configs, fits, weighting
 from offline_mbrl.selection.records import (
     Data,
     EstimateFn,
@@ -78,7 +78,7 @@ GROUPS: Mapping[str, Group] = {
     "fqe_distributional": Group(
         names=("fqe_distributional",),
         estimate=fits.fitted_alone(
-            "fqe_distributional", fqe_distributional.make, fits.distributional_config
+            "fqe_distributional", fqe_distributional.make, configs.distributional_config
         ),
         resamples=True,
     ),
@@ -90,17 +90,17 @@ GROUPS: Mapping[str, Group] = {
     ),
     "best_dice": Group(
         names=("best_dice",),
-        estimate=fits.fitted_alone("best_dice", dice.make, fits.best_dice_config),
+        estimate=fits.fitted_alone("best_dice", dice.make, configs.best_dice_config),
         resamples=True,
     ),
     "dual_dice": Group(
         names=("dual_dice",),
-        estimate=fits.fitted_alone("dual_dice", dice.make, fits.dual_dice_config),
+        estimate=fits.fitted_alone("dual_dice", dice.make, configs.dual_dice_config),
         resamples=True,
     ),
     "vpm": Group(
         names=("vpm",),
-        estimate=fits.fitted_alone("vpm", vpm.make, fits.vpm_config),
+        estimate=fits.fitted_alone("vpm", vpm.make, configs.vpm_config),
         resamples=True,
     ),
 }
@@ -131,7 +131,8 @@ def prepare(
     They are drawn over all episodes, so that no episode is lost.
 
     Args:
-      dataset: on the host; flat observations, continuous actions.
+      dataset: on the host; flat observations. Models need continuous actions, the other estimators
+        take discrete ones too.
       spec: of it.
       gamma: discount factor; None: the spec's.
       horizon: steps of an episode; None: the spec's, or the longest logged one.

@@ -17,9 +17,9 @@ from offline_mbrl.models.autoregressive import MaskedConfig
 from offline_mbrl.models.densities.conditionals import ConditionalConfig
 from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.ope import batches, critics, model_based, support, visits
-from offline_mbrl.ope.ratios import dice, vpm
-from offline_mbrl.ope.values import fqe, fqe_distributional
+from offline_mbrl.ope.values import fqe
 from offline_mbrl.ope.weights import doubly_robust, importance, magic
+from offline_mbrl.selection import configs
 from offline_mbrl.selection.records import (
     Data,
     EstimateFn,
@@ -185,7 +185,7 @@ def fqe_and_robust(
     """
     del learned
     key_fit, key_values = jax.random.split(key)
-    config = fqe.Config(**_values(settings, settings.fqe_updates, data.gamma))
+    config = configs.fqe_config(settings, data.gamma)
     params, direct = _fitted(fqe.make, config, data, policies, key_fit)
     trajectories = episodes.trajectories(data.dataset, data.horizon)
     logged = behavior_log_prob(trajectories)
@@ -283,47 +283,3 @@ def _fitted(
     estimates = over_policies(result.state, context)
     estimates = support.with_signs(estimates, visited(data, policies), data.limits)
     return fit.policy_params(learner, result.state, context), estimates
-
-
-# --- configurations ---
-
-
-def distributional_config(settings: Settings, gamma: float) -> fqe_distributional.Config:
-    """Settings of distributional fitted values."""
-    return fqe_distributional.Config(**_values(settings, settings.distributional_updates, gamma))
-
-
-def best_dice_config(settings: Settings, gamma: float) -> dice.Config:
-    """Settings of BestDICE."""
-    return dice.Config(**{**dice.PRESETS["best_dice"], **_ratios(settings, gamma)})
-
-
-def dual_dice_config(settings: Settings, gamma: float) -> dice.Config:
-    """Settings of DualDICE."""
-    return dice.Config(**{**dice.PRESETS["dual_dice"], **_ratios(settings, gamma)})
-
-
-def vpm_config(settings: Settings, gamma: float) -> vpm.Config:
-    """Settings of the power method."""
-    return vpm.Config(**_ratios(settings, gamma))
-
-
-def _values(settings: Settings, num_updates: int, gamma: float) -> dict[str, Any]:
-    """Settings that fits of values have in common."""
-    return {
-        "num_updates": num_updates,
-        "hidden_layers": settings.fqe_layers,
-        "gamma": gamma,
-        "bootstrap": settings.bootstrap,
-    }
-
-
-def _ratios(settings: Settings, gamma: float) -> dict[str, Any]:
-    """Settings that fits of density ratios have in common."""
-    return {
-        "num_updates": settings.ratio_updates,
-        "batch_size": settings.ratio_batch,
-        "gamma": gamma,
-        "hidden_layers": settings.ratio_layers,
-        "bootstrap": settings.bootstrap,
-    }

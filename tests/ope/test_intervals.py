@@ -36,6 +36,15 @@ def test_the_spread_over_resamples_stays_and_that_over_seeds_averages_out():
     np.testing.assert_allclose(seeds.diagnostics["between_fits"], 1.0)
 
 
+def test_values_whose_squares_overflow_have_a_finite_error():
+    huge = FITS._replace(value=1e20 * FITS.value, stderr=1e20 * FITS.stderr)
+    found = intervals.combine(huge, resampled=True)
+    plain = intervals.combine(FITS, resampled=True)
+    np.testing.assert_allclose(found.stderr, 1e20 * plain.stderr, rtol=1e-5)
+    infinite = FITS._replace(stderr=jnp.array([0.3, jnp.inf, 0.5]))
+    assert intervals.combine(infinite, resampled=True).stderr == jnp.inf
+
+
 def test_a_single_fit_is_refused():
     for rows in (slice(0, 1), 0):
         single = jax.tree.map(lambda leaf, rows=rows: leaf[rows], FITS)

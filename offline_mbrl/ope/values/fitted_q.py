@@ -40,7 +40,7 @@ class Method(NamedTuple):
     name: str
     spec: EnvironmentSpec
     gamma: float
-    init: Callable[[Key], Params]
+    init: Callable[[Key, Scales], Params]
     q_value: critics.Critic  # (params, scales, observation, action) -> []
     # (lagging params, scales, transition, next action) -> target
     target: Callable[[Params, Scales, Transition, Action], PyTree]
@@ -50,7 +50,7 @@ class Method(NamedTuple):
     optimizer: optax.GradientTransformation
     # (params, lagging params, updates []) -> lagging params
     copy: Callable[[Params, Params, Array], Params]
-    needed_updates: float  # that values take to travel back over the effective horizon
+    needed_updates: float  # that values take to travel back over `convergence.HORIZONS`
 
 
 class State(NamedTuple):
@@ -107,9 +107,9 @@ def make(
     def init(key: Key, example: batches.Batch, context: Context) -> State:
         del example
         critics.evaluated_policy_params(context, method.name, policy, method.spec)
-        critics.scales(context.statistics, method.name)
+        scales = critics.scales(context.statistics, method.name)
         key_network, bootstrap_key = jax.random.split(key)
-        params = method.init(key_network)
+        params = method.init(key_network, scales)
         return State(
             params=params,
             lagging_params=params,
@@ -205,7 +205,8 @@ def _update(
     params = optax.apply_updates(state.params, updates)
     target_means = jax.vmap(method.mean, (None, 0))(scales, targets)
     value = raw(batches.weighted_mean(target_means, weights), scales, method.gamma)
-    track = convergence.follow(state.convergence, value, over=method.needed_updates)
+    horizon = method.needed_updates / convergence.HORIZONS
+    track = convergence.follow(state.convergence, value, over=horizon)
     state = state._replace(
         params=params,
         lagging_params=method.copy(params, state.lagging_params, track.updates),

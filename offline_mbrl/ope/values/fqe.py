@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.networks import torsos
-from offline_mbrl.ope import critics
+from offline_mbrl.ope import convergence, critics
 from offline_mbrl.ope.critics import Scales
 from offline_mbrl.ope.values import fitted_q
 from offline_mbrl.types import (
@@ -185,12 +185,12 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
         name="fqe",
         spec=spec,
         gamma=gamma,
-        init=init,
+        init=lambda key, scales: init(key),
         q_value=q_value,
         target=functools.partial(target, q_value, gamma=gamma),
         mean=mean,
         loss=loss,
         optimizer=critics.adam(config.learning_rate, config.weight_decay),
         copy=copy,
-        needed_updates=1.0 / (config.tau * (1.0 - gamma)),
+        needed_updates=convergence.HORIZONS / (config.tau * (1.0 - gamma)),
     )

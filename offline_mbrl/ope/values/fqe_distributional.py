@@ -8,6 +8,8 @@ Departures and our choices:
 * the support is the data's rewards over `1 - gamma`, 0 included where there are true terminals,
   where D4PG's defaults are a fixed range; atoms are kept in standardized units of `(1 - gamma) Q`,
   which changes no target;
+* a fit begins at the data's mean reward, as that of `fqe` does, not in the middle of the support
+  (`initial_logits`);
 * the trunk is `fqe`'s unless `torso="d4pg"`.
 """
 
@@ -21,7 +23,7 @@ import jax.numpy as jnp
 import optax
 
 from offline_mbrl.networks import torsos
-from offline_mbrl.ope import critics
+from offline_mbrl.ope import convergence, critics
 from offline_mbrl.ope.critics import Scales
 from offline_mbrl.ope.values import fitted_q, fqe
 from offline_mbrl.targets import categorical
@@ -29,6 +31,7 @@ from offline_mbrl.types import (
     Action,
     Array,
     EnvironmentSpec,
+    Key,
     Learner,
     Observation,
     Params,
@@ -36,6 +39,9 @@ from offline_mbrl.types import (
     Transition,
     UsageError,
 )
+
+LARGEST_TILT = 20.0  # nats between the first and the last atom before the first update
+NUM_HALVINGS = 30  # of the interval that the tilt is in
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,24 @@ def atoms(scales: Scales, num_atoms: int) -> Array:
     """The support `[num_atoms]`, standardized `(1 - gamma) Q`, evenly over the possible values."""
     high = jnp.where(scales.high > scales.low, scales.high, scales.low + 1.0)  # equal rewards
     return critics.standardized_reward(scales, jnp.linspace(scales.low, high, num_atoms))
+
+
+def initial_logits(support: Array) -> Array:
+    """Logits of the distribution on the support `[A]` closest to the uniform one with mean 0.
+
+    0 is the data's mean reward, or no reward where the data have true terminals. They are `tilt`
+    times the support, and at most `LARGEST_TILT` apart, which leaves means near an end out.
+    """
+    scale = LARGEST_TILT / (support[-1] - support[0])
+
+    def halved(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        is_above = jax.nn.softmax(middle * support) @ support > 0
+        return jnp.where(is_above, low, middle), jnp.where(is_above, middle, high)
+
+    low, high = jax.lax.fori_loop(0, NUM_HALVINGS, halved, (-scale, scale))
+    return 0.5 * (low + high) * support
 
 
 def target(
@@ -141,6 +165,12 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
     gamma = critics.discount_factor(config.gamma, spec, "fqe_distributional")
     init, apply = critics.critic(_network(config), spec)
 
+    def init_at_mean(key: Key, scales: Scales) -> Params:
+        params = dict(init(key))
+        last = f"layer_{len(config.hidden_layers)}" if config.torso == "mlp" else "logits"
+        params[last] = {**params[last], "bias": initial_logits(atoms(scales, config.num_atoms))}
+        return params
+
     def mean(scales: Scales, probabilities: Array) -> Array:
         return probabilities @ atoms(scales, config.num_atoms)
 
@@ -164,14 +194,14 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
         name="fqe_distributional",
         spec=spec,
         gamma=gamma,
-        init=init,
+        init=init_at_mean,
         q_value=q_value,
         target=target_probabilities,
         mean=mean,
         loss=loss,
         optimizer=optax.adam(config.learning_rate),
         copy=copy,
-        needed_updates=config.target_period / (1.0 - gamma),
+        needed_updates=convergence.HORIZONS * config.target_period / (1.0 - gamma),
     )
 
 

@@ -183,7 +183,9 @@ def importance_sampling(
 
     Pure; vmap `log_ratios` for many policies. An episode cut by a time limit before step T adds
     nothing from there on, like one that truly ended: weights cannot replace what was never logged.
-    `cut_fraction` is the share of such episodes, and many of them are `low_support`.
+    `cut_fraction` is the share of such episodes, and many of them are `low_support`. So is a mean
+    weight far from 1 (`weight_error`), with which values of weights that are not normalized depend
+    on what rewards are counted from.
 
     Args:
       trajectories: `[N, T]` whole episodes of the behavior policy, N at least 2.
@@ -191,7 +193,7 @@ def importance_sampling(
       gamma: discount factor; 1 for undiscounted returns (which rank policies differently).
       weighting: one episode's log ratios to the log weights of its steps.
       normalizer: all episodes' log weights to weights.
-      limits: of `cut_fraction`.
+      limits: of `cut_fraction` and `weight_error`.
 
     Returns:
       The estimate; `per_episode` `[N]` are the weighted returns, whose mean is the value.
@@ -208,7 +210,40 @@ def importance_sampling(
         weighting=weighting,
         normalizer=normalizer,
     )
-    return support.with_signs(estimate, {"cut_fraction": cut_fraction(trajectories)}, limits)
+    signs = {
+        "cut_fraction": cut_fraction(trajectories),
+        "weight_error": weight_error(
+            trajectories, log_ratios, gamma=gamma, weighting=weighting, normalizer=normalizer
+        ),
+    }
+    return support.with_signs(estimate, signs, limits)
+
+
+def weight_error(
+    trajectories: Trajectory,
+    log_ratios: Array,
+    *,
+    gamma: float,
+    weighting: Weighting,
+    normalizer: Normalizer,
+) -> Array:
+    """How far the mean weight over episodes, and over steps by `gamma^t`, is from 1, `[]`.
+
+    A constant c added to all rewards of episodes that do not end adds `c sum_t gamma^t` to a value,
+    and `1 + error` (or `1 - error`) times that to its estimate. Normalized weights have no error.
+
+    Args:
+      trajectories: `[N, T]`.
+      log_ratios: `[N, T]`.
+      gamma: discount factor.
+      weighting: see `importance_sampling`.
+      normalizer: see `importance_sampling`.
+    """
+    log_weights = jax.vmap(weighting)(checks.checked_log_ratios(log_ratios, trajectories))
+    ones = jnp.ones_like(log_weights)  # an ended episode keeps its weight
+    means = jnp.mean(normalizer(log_weights, ones, ones[:, 0]), axis=0)
+    powers = gamma ** jnp.arange(means.shape[0])
+    return jnp.abs(jnp.sum(powers * means) / jnp.sum(powers) - 1.0)
 
 
 def cut_fraction(trajectories: Trajectory) -> Array:

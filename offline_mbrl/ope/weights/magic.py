@@ -3,7 +3,10 @@
 Thomas and Brunskill, arXiv:1604.00923: the blend with the least estimated mean squared error,
 between the direct method (j = 0) and the weighted doubly robust estimate (j = T). Departures:
 
-* covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights;
+* covariances are those of the infinitesimal jackknife instead of fixed self-normalized weights, to
+  which the estimates with more weighted steps add what effective episodes leave of uncertainty: at
+  an effective sample of one episode the jackknife alone would call the last estimate certain, and
+  give it everything;
 * the bias of an estimate is its distance from the last one's 90 % interval by that same normal
   theory, which effective episodes bound from below, where the paper bootstraps it;
 * the paper gives no standard error. Ours is the root of the mean squared error that was minimized,
@@ -36,6 +39,7 @@ class Partial(NamedTuple):
     influence: Array  # [J, N]
     per_episode: Array  # [J, N]
     last_stderr: Array  # [] of the last of them, the weighted doubly robust estimate
+    covariance: Array  # [J, J]
 
 
 def magic(
@@ -82,15 +86,13 @@ def magic(
         weighting=weighting,
         normalizer=normalizer,
     )
-    size = parts.influence.shape[1]
-    covariance = parts.influence @ parts.influence.T / size / (size - 1)
     distance = parts.value - parts.value[-1]
     tolerance = INTERVAL * parts.last_stderr
     bias = jnp.sign(distance) * jnp.maximum(jnp.abs(distance) - tolerance, 0.0)
     shares = jax.pure_callback(
         blend,
         jax.ShapeDtypeStruct(distance.shape, distance.dtype),
-        covariance + bias[:, None] * bias[None],
+        parts.covariance + bias[:, None] * bias[None],
         vmap_method="sequential",
     )
     ratios = checks.checked_log_ratios(log_ratios, trajectories)
@@ -102,7 +104,7 @@ def magic(
         gamma=gamma,
     )
     direct_share = jnp.sum(shares * np.equal(lengths, 0))
-    mean_squared_error = shares @ covariance @ shares + jnp.square(shares @ bias)
+    mean_squared_error = shares @ parts.covariance @ shares + jnp.square(shares @ bias)
     return Estimate(
         value=shares @ parts.value,
         stderr=jnp.maximum(jnp.sqrt(mean_squared_error), parts.last_stderr),
@@ -150,18 +152,42 @@ def partial_estimates(
     # One length at a time: each gradient is [N, T] wide.
     gradients = jax.lax.map(lambda unit: pullback(unit)[0], jnp.eye(len(lengths)))
     influence = mask.shape[0] * gradients
-    floor = diagnostics.least_standard_error(
-        jnp.asarray(v)[:, 0],
-        jnp.sum(powers[None] * mask * differences, axis=1),
-        log_weights,
-        gamma=gamma,
-    )
+    stderrs = [
+        diagnostics.least_standard_error(
+            jnp.asarray(v)[:, 0],
+            jnp.sum((powers[None] * mask * differences)[:, :length], axis=1),
+            log_weights[:, :length],
+            gamma=gamma,
+        )
+        for length in lengths
+        if length > 0  # the direct method has no weights
+    ]
+    without_weights = [jnp.zeros(())] * (len(lengths) - len(stderrs))
     return Partial(
         value=values,
         influence=influence,
         per_episode=per_episode,
-        last_stderr=jnp.maximum(diagnostics.standard_error(influence[-1]), floor),
+        last_stderr=jnp.maximum(diagnostics.standard_error(influence[-1]), stderrs[-1]),
+        covariance=covariance(influence, jnp.stack(without_weights + stderrs)),
     )
+
+
+def covariance(influence: Array, least_stderr: Array) -> Array:
+    """Covariances `[J, J]` of estimates that weight more and more steps.
+
+    What the jackknife's variance lacks of the least one, `lost_j`, is of the steps that are
+    weighted, and later estimates weight those as well: covariances are short of `lost_min(j, k)`,
+    which is semidefinite where `lost` does not decrease.
+
+    Args:
+      influence: `[J, N]`, by increasing numbers of weighted steps.
+      least_stderr: `[J]`; 0 where there are no weights.
+    """
+    size = influence.shape[1]
+    by_jackknife = influence @ influence.T / size / (size - 1)
+    lost = jnp.maximum(jnp.square(least_stderr) - jnp.diagonal(by_jackknife), 0.0)
+    lost = jax.lax.cummax(lost)
+    return by_jackknife + jnp.minimum(lost[:, None], lost[None])
 
 
 def blend(squared_error: Any) -> np.ndarray:

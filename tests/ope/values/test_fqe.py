@@ -119,7 +119,7 @@ def test_scaled_and_shifted_rewards_give_scaled_and_shifted_values():
     np.testing.assert_allclose(other.stderr, 3.0 * plain.stderr, rtol=1e-3)
     assert (
         plain.diagnostics["updates_too_few"] == 1
-    )  # values need 1 / (0.005 * 0.2) updates to travel back
+    )  # values need 3 / (0.005 * 0.2) updates to travel back
 
 
 # --- known values ---
@@ -224,6 +224,26 @@ def test_the_lagging_network_is_copied_once_a_period():
         copied.append(are_equal(state.params, state.lagging_params))
         assert copied[-1] or are_equal(before.lagging_params, state.lagging_params)
     assert copied == [False, False, True, False, False, True]
+
+
+def test_distributional_fits_begin_at_the_mean_reward_whatever_the_rewards_range():
+    for mean in (-0.9, 0.0, 0.3, 0.9):
+        support = jnp.linspace(-1.0, 1.0, 51) - mean
+        logits = fqe_distributional.initial_logits(support)
+        np.testing.assert_allclose(jax.nn.softmax(logits) @ support, 0.0, atol=1e-4)
+    at_end = fqe_distributional.initial_logits(jnp.linspace(0.0, 1.0, 51))
+    np.testing.assert_allclose(np.ptp(at_end), fqe_distributional.LARGEST_TILT, rtol=1e-4)
+    np.testing.assert_allclose(
+        fqe_distributional.initial_logits(jnp.linspace(-2.0, 2.0, 5)), 0.0, atol=1e-4
+    )
+    problem = chain(num_episodes=20)
+    config = fqe_distributional.Config(hidden_layers=(8,))
+    learner, _ = fqe_distributional.make(config, problem.spec, problem.policy)
+    run_context = context(problem.dataset, problem.behavior_params)
+    params = learner.policy_params(learner.init(jax.random.key(0), None, run_context), run_context)
+    bias = params.network["layer_1"]["bias"]
+    support = fqe_distributional.atoms(params.scales, 51)
+    np.testing.assert_allclose(jax.nn.softmax(bias) @ support, 0.0, atol=1e-3)
 
 
 # --- many policies, resamples, bad input ---

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from logged_examples import blended, exact, logged, ratios_of, robust, split, wrong
+from logged_examples import batch_of, blended, exact, logged, ratios_of, robust, split, wrong
 
 from offline_mbrl.ope.weights import diagnostics, doubly_robust, magic
 from offline_mbrl.problems import known
@@ -86,6 +86,52 @@ def test_where_weights_say_nothing_the_blend_stays_with_the_values_and_says_so()
     assert estimate.diagnostics["low_support"] == 1
     assert abs(estimate.value - problem.value(params)) < 0.1
     assert abs(robust(batch, log_ratios, q, v)["plain"].value - problem.value(params)) > 0.1
+
+
+def single_episode_counts(error, *, size=60, steps=20):
+    """(batch, log ratios, q, v): of rewards that are noise, and values that are wrong by `error`.
+
+    Values are `error` more than the 0 that is right, starts differ, and one episode has all the
+    weight.
+    """
+    rng = np.random.default_rng(1)
+    batch = batch_of(rng.normal(size=(size, steps)))
+    log_ratios = np.zeros((size, steps), np.float32)
+    log_ratios[0] = 20.0
+    v = np.full((size, steps + 1), error, np.float32)
+    v[:, 0] += rng.normal(size=size)
+    v[:, -1] = 0.0
+    return batch, log_ratios, v[:, :-1], v
+
+
+def test_where_a_single_episode_counts_the_direct_method_keeps_its_share():
+    """The jackknife calls the weighted estimate certain, however far it is off."""
+    batch, log_ratios, q, v = single_episode_counts(0.1)
+    estimate = blended(batch, log_ratios, q, v, (0, 1, 5))
+    weighted = robust(batch, log_ratios, q, v)["weighted"]
+    assert estimate.diagnostics["effective_sample_size"] < 1.01
+    assert abs(weighted.value) > 1.0
+    assert estimate.diagnostics["direct_share"] > 0.9
+    assert abs(estimate.value) < 0.4
+    assert estimate.stderr >= 0.999 * weighted.stderr
+
+
+def test_values_that_are_off_by_more_than_an_episode_can_be_lose_their_share():
+    estimate = blended(*single_episode_counts(60.0), (0, 1, 5))
+    assert estimate.diagnostics["direct_share"] < 0.1
+
+
+def test_what_few_episodes_leave_open_is_shared_by_all_estimates_with_those_weights():
+    rng = np.random.default_rng(0)
+    influence = rng.normal(size=(4, 30)).astype(np.float32)
+    least = np.array([0.0, 1.0, 0.5, 2.0], np.float32)
+    covariance = np.asarray(magic.covariance(influence, least))
+    by_jackknife = influence @ influence.T / (30 * 29)
+    added = np.array([0, 1, 1, 4]) - np.array([0, *by_jackknife.diagonal()[[1, 1, 3]]])
+    np.testing.assert_allclose(
+        covariance - by_jackknife, np.minimum(added[:, None], added[None]), atol=1e-5
+    )
+    assert np.linalg.eigvalsh(covariance).min() > -1e-6
 
 
 def test_the_blend_s_intervals_cover_the_truth_or_support_is_flagged_and_many_are_one_call():
