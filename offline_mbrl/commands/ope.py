@@ -37,7 +37,7 @@ class Options:
     dataset: str = ""  # the data to judge by; default: the first run's
     # Least and largest action in the simulator's units, or "measured"; default: what the data state
     action_bounds: tuple[str, ...] = ()
-    # groups: model_ff, model_ar, fqe, fqe_distributional, importance, ...
+    # groups: model_ff, model_ar, model_coupled, fqe, fqe_distributional, importance, ...
     estimators: str = ",".join(judging.DEFAULT_ESTIMATORS)
     # fits of each estimator; what they differ by joins the interval, the wider the fewer they are
     seeds: int = 4
