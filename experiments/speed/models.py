@@ -31,6 +31,7 @@ ENSEMBLE = "ensemble, 7 x 4 x 200"
 FIT = fitting.Config(bootstrap=False)
 DENSITIES: dict[str, kinds.ModelConfig] = {  # the single densities of the likelihood study
     "feedforward, 3 x 256": kinds.FeedforwardConfig(num_members=1, fit=FIT),
+    "coupled, 3 x 256": kinds.CoupledConfig(num_members=1, fit=FIT),
     "masked autoregressive, 3 x 512": kinds.MaskedConfig(num_members=1, fit=FIT),
     "shared autoregressive, 3 x 256, K = 2": kinds.SharedConfig(num_members=1, fit=FIT),
 }
@@ -131,7 +132,7 @@ def sampling(options: Options, peak: float) -> Iterator[Table]:
         for way, sampler in ways.items():
             model = explicit.make(sampler, measured.spec)
             run, flops = rolled(model, shares.jointly, measured, options.sampled, options.horizon)
-            has_loop = way != name or name.startswith("shared")
+            has_loop = way != name or name.startswith(("shared", "coupled"))
             work = options.sampled * options.horizon
             cases.append(Case(way, run, work=work, flops=None if has_loop else flops))
     yield table(f"rollouts from {options.sampled} starts", "steps / s", cases, options, peak)

@@ -38,7 +38,7 @@ class Options:
     """Says when and where an explicit model can be trusted."""
 
     # run folder with a stage `model`; or a kind of model, which is fitted to the dataset first:
-    # feedforward, autoregressive, autoregressive_shared, gaussian_ensemble
+    # feedforward, autoregressive, autoregressive_shared, coupled, gaussian_ensemble
     model: tyro.conf.Positional[str]
     dataset: str = ""  # the data to judge by; default: the run's, its held-out episodes
     # Least and largest action in the simulator's units, or "measured"; default: what the data state

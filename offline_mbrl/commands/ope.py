@@ -37,7 +37,7 @@ class Options:
     dataset: str = ""  # the data to judge by; default: the first run's
     # Least and largest action in the simulator's units, or "measured"; default: what the data state
     action_bounds: tuple[str, ...] = ()
-    # groups: model_ff, model_ar, fqe, fqe_distributional, importance, ...
+    # groups: model_ff, model_ar, model_coupled, fqe, fqe_distributional, importance, ...
     estimators: str = ",".join(judging.DEFAULT_ESTIMATORS)
     # how much is fitted: a first answer, or one with larger fits and more of them; --seeds and
     # --settings.* change either

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from offline_mbrl.models import (
     autoregressive,
+    coupled,
     explicit,
     feedforward,
     fitting,
@@ -16,6 +17,7 @@ from offline_mbrl.models import (
     scores,
 )
 from offline_mbrl.models.autoregressive import MaskedConfig, SharedConfig
+from offline_mbrl.models.coupled import CoupledConfig
 from offline_mbrl.models.densities import coordinates
 from offline_mbrl.models.densities.density import Density
 from offline_mbrl.models.feedforward import FeedforwardConfig
@@ -29,7 +31,9 @@ from offline_mbrl.types import (
     UsageError,
 )
 
-ModelConfig = FeedforwardConfig | MaskedConfig | SharedConfig | GaussianEnsembleConfig
+ModelConfig = (
+    FeedforwardConfig | MaskedConfig | SharedConfig | CoupledConfig | GaussianEnsembleConfig
+)
 
 
 class Kind(NamedTuple):
@@ -67,6 +71,12 @@ KINDS: Mapping[str, Kind] = {
     "autoregressive_shared": Kind(
         config=SharedConfig,
         density=autoregressive.shared,
+        units=_unit_variance,
+        score=_median_nll,
+    ),
+    "coupled": Kind(
+        config=CoupledConfig,
+        density=coupled.make,
         units=_unit_variance,
         score=_median_nll,
     ),

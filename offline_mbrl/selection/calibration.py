@@ -15,8 +15,9 @@ import numpy as np
 
 from offline_mbrl.data import episodes
 from offline_mbrl.ope import intervals
-from offline_mbrl.selection import judging, metrics, voting, weighting
-from offline_mbrl.selection.behavior import Logged, logged
+from offline_mbrl.selection import judging, metrics, weighting
+from offline_mbrl.selection.comparison import voting
+from offline_mbrl.selection.comparison.behavior import Logged, logged
 from offline_mbrl.selection.judging import Judgement
 from offline_mbrl.selection.records import Data, Settings
 from offline_mbrl.types import Estimate, Key, UsageError

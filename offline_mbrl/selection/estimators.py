@@ -70,6 +70,12 @@ GROUPS: Mapping[str, Group] = {
         learn=fits.learn_masked,
         takes_actors=True,
     ),
+    "model_coupled": Group(
+        names=("model_coupled",),
+        estimate=fits.rolled_out("model_coupled"),
+        learn=fits.learn_coupled,
+        takes_actors=True,
+    ),
     "fqe": Group(
         names=("fqe", "doubly_robust", "weighted_doubly_robust", "magic"),
         estimate=fits.fqe_and_robust,

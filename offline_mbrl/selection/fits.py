@@ -14,6 +14,7 @@ from offline_mbrl import policies as policy_functions
 from offline_mbrl.data import episodes, memory
 from offline_mbrl.models import explicit, fitting, kinds
 from offline_mbrl.models.autoregressive import MaskedConfig
+from offline_mbrl.models.coupled import CoupledConfig
 from offline_mbrl.models.densities.conditionals import ConditionalConfig
 from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.ope import batches, critics, model_based, support, visits
@@ -73,23 +74,19 @@ def learn_feedforward(
     data: Data, settings: Settings, key: Key
 ) -> tuple[DynamicsModel, ModelParams]:
     """An ensemble of feedforward models."""
-    config = FeedforwardConfig(
-        hidden_layers=settings.model_layers,
-        conditional=_conditional(settings),
-        num_members=settings.model_members,
-        fit=_model_fit(settings),
-    )
+    config = FeedforwardConfig(hidden_layers=settings.model_layers, **_ensemble(settings))
     return fit_model(config, data, key)
 
 
 def learn_masked(data: Data, settings: Settings, key: Key) -> tuple[DynamicsModel, ModelParams]:
     """An ensemble of masked autoregressive models."""
-    config = MaskedConfig(
-        hidden_size=settings.masked_units,
-        conditional=_conditional(settings),
-        num_members=settings.model_members,
-        fit=_model_fit(settings),
-    )
+    config = MaskedConfig(hidden_size=settings.masked_units, **_ensemble(settings))
+    return fit_model(config, data, key)
+
+
+def learn_coupled(data: Data, settings: Settings, key: Key) -> tuple[DynamicsModel, ModelParams]:
+    """An ensemble of models with coupled entries."""
+    config = CoupledConfig(hidden_layers=settings.model_layers, **_ensemble(settings))
     return fit_model(config, data, key)
 
 
@@ -136,14 +133,17 @@ def rolled_out(name: str) -> EstimateFn:
     return estimate
 
 
-def _conditional(settings: Settings) -> ConditionalConfig:
-    """Rare jumps must not count as noise, because rollouts go through them."""
-    return ConditionalConfig(beta=settings.model_beta)
+def _ensemble(settings: Settings) -> dict[str, Any]:
+    """Settings that models have in common.
 
-
-def _model_fit(settings: Settings) -> fitting.Config:
-    """All updates are done; members keep their best evaluation."""
-    return fitting.Config(num_updates=settings.model_updates, patience=0)
+    Rare jumps must not count as noise, because rollouts go through them. All updates are done;
+    members keep their best evaluation.
+    """
+    return {
+        "conditional": ConditionalConfig(beta=settings.model_beta),
+        "num_members": settings.model_members,
+        "fit": fitting.Config(num_updates=settings.model_updates, patience=0),
+    }
 
 
 # --- fitted values and density ratios ---

@@ -19,11 +19,11 @@ import jax
 
 from offline_mbrl.ope import intervals, support
 from offline_mbrl.selection import candidates as candidate_policies
-from offline_mbrl.selection import joint, voting
-from offline_mbrl.selection.behavior import Logged, logged
 from offline_mbrl.selection.candidates import Candidates
+from offline_mbrl.selection.comparison import joint, voting
+from offline_mbrl.selection.comparison.behavior import Logged, logged
+from offline_mbrl.selection.comparison.joint import Standing
 from offline_mbrl.selection.estimators import Group, lookup
-from offline_mbrl.selection.joint import Standing
 from offline_mbrl.selection.records import Data, Settings, stack, unstack
 from offline_mbrl.types import Estimate, Key
 

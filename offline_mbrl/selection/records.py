@@ -57,7 +57,7 @@ class Settings:
     # Of all members; judged on held-out transitions every 500, not after the last.
     model_updates: int = 8_001
     model_members: int = 4
-    model_layers: tuple[int, ...] = (256, 256, 256)  # of a feedforward model
+    model_layers: tuple[int, ...] = (256, 256, 256)  # of a feedforward or coupled model
     masked_units: int = 256  # of an autoregressive one
     # How much transitions that are hard to predict count; 0: as in the likelihood.
     model_beta: float = 0.5

@@ -14,7 +14,7 @@ from offline_mbrl import cli, export
 from offline_mbrl.commands import evaluate, ope, ope_page
 from offline_mbrl.selection import candidates as candidate_policies
 from offline_mbrl.selection import estimators, judging
-from offline_mbrl.selection.behavior import Logged
+from offline_mbrl.selection.comparison.behavior import Logged
 from offline_mbrl.selection.records import EFFORTS
 from offline_mbrl.types import UsageError
 

@@ -22,7 +22,7 @@ from explicit_examples import (
     with_part,
 )
 
-from offline_mbrl.models import autoregressive, explicit
+from offline_mbrl.models import autoregressive, coupled, explicit
 from offline_mbrl.models.densities import coordinates
 from offline_mbrl.types import BoundedActions, DiscreteActions, EnvironmentSpec, UsageError
 
@@ -247,10 +247,14 @@ def unknown_outcomes(row, where):
     return row._replace(discount=jnp.where(where, 0.0, row.discount), next_observation=copies)
 
 
-MASKED = autoregressive.masked(autoregressive.MaskedConfig(16, 1), STATE, ACTION)
+CONDITIONAL = {  # densities whose reward is conditional on the change, or not
+    "feedforward": density(),
+    "masked": autoregressive.masked(autoregressive.MaskedConfig(16, 1), STATE, ACTION),
+    "coupled": coupled.make(coupled.CoupledConfig((8,), (8,)), STATE, ACTION),
+}
 
 
-@pytest.mark.parametrize("chosen", [density(), MASKED], ids=["feedforward", "masked"])
+@pytest.mark.parametrize("chosen", CONDITIONAL.values(), ids=CONDITIONAL)
 def test_an_unknown_outcome_teaches_its_reward_and_no_change(chosen):
     model = jitted(explicit.make(chosen, spec(), num_members=2))
     params = scattered(model.init(jax.random.key(0), statistics()))

@@ -18,6 +18,7 @@ CONFIGS = {
     "feedforward": kinds.FeedforwardConfig(hidden_layers=(8,), num_members=2, fit=FIT),
     "autoregressive": kinds.MaskedConfig(hidden_size=16, num_blocks=1, num_members=2, fit=FIT),
     "autoregressive_shared": kinds.SharedConfig(hidden_layers=(8,), num_members=2, fit=FIT),
+    "coupled": kinds.CoupledConfig(hidden_layers=(8,), reward_layers=(8,), num_members=2, fit=FIT),
     "gaussian_ensemble": kinds.GaussianEnsembleConfig(
         hidden_layers=(8,), decay=(), num_members=2, fit=FIT
     ),

@@ -11,7 +11,7 @@ from offline_mbrl import selection
 from offline_mbrl.data import episodes
 from offline_mbrl.problems import known
 from offline_mbrl.selection import calibration, judging
-from offline_mbrl.selection.behavior import Logged
+from offline_mbrl.selection.comparison.behavior import Logged
 from offline_mbrl.types import UsageError
 
 

@@ -14,8 +14,9 @@ from offline_mbrl import selection
 from offline_mbrl.ope import intervals, support
 from offline_mbrl.problems import known
 from offline_mbrl.selection import candidates as candidate_policies
-from offline_mbrl.selection import estimators, judging, voting, wording
-from offline_mbrl.selection.behavior import Logged
+from offline_mbrl.selection import estimators, judging, wording
+from offline_mbrl.selection.comparison import voting
+from offline_mbrl.selection.comparison.behavior import Logged
 from offline_mbrl.selection.records import Policies
 from offline_mbrl.types import UsageError
 

@@ -178,7 +178,7 @@ def of_sizes(runs: Runs, preset: Preset, task: str) -> list[Claim]:
     curves = settings.curves(preset, task)
     feedforward = curves["feedforward"]
     middle = preset.widths["feedforward"]
-    others = {family: own[middle] for family, own in curves.items() if family != "feedforward"}
+    others = {family: own[middle] for family, own in curves.items() if family in AUTOREGRESSIVE}
     if "shared" in preset.widths:  # of the same width, which makes about as many parameters
         others["shared"] = settings.equal_time(preset, task)["shared"]
     judged = []

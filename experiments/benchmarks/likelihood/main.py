@@ -1,7 +1,8 @@
-"""Held-out likelihood of dynamics models: feedforward against autoregressive, on control tasks.
+"""Held-out likelihood of dynamics models: feedforward against others, on control tasks.
 
     python experiments/benchmarks/likelihood/main.py --preset quick
     python experiments/benchmarks/likelihood/main.py --studies time --tasks cheetah_run
+    python experiments/benchmarks/likelihood/main.py --families coupled --folder results/coupled
     python experiments/benchmarks/likelihood/main.py --preset quick --report-only
 
 Three studies: models at equal training time; likelihood against the number of parameters; the best
@@ -39,6 +40,8 @@ class Options:
     preset: Literal["quick", "full"] = "quick"
     studies: str = ""  # comma-separated: time, parameters, grid; default: all
     tasks: str = ""  # comma-separated: of the preset's; default: all
+    # Comma-separated: masked, shared, coupled, beside feedforward; default: the preset's.
+    families: str | None = None
     max_minutes: float = 0.0  # start nothing new after this long; 0 without limit
     fresh: bool = False  # forget the runs that are there of these studies and tasks
     report_only: bool = False  # from the table alone
@@ -53,8 +56,12 @@ def main(options: Options) -> int:
     console = command.screen()
     load = functools.partial(datasets.load, console=console)
     names = ("seeds", "seconds", "grid_seconds")
-    changes = command.changes(options, names, folder=options.folder)
+    changes = command.changes(options, (*names, "families"), folder=options.folder)
+    families = changes.pop("families", None)
     preset = settings.PRESETS[options.preset]._replace(**changes)
+    if families is not None:
+        chosen = command.chosen("family", families, settings.FAMILIES)
+        preset = settings.only(preset, chosen)
     folder = options.folder or command.RESULTS / "dynamics_nll" / options.preset
     return command.carry_out(make(options, preset, folder, load), folder, options, console)
 

@@ -9,7 +9,14 @@ from experiments.benchmarks.likelihood import claims as likelihood_claims
 from experiments.benchmarks.likelihood import figures, runs, settings
 from experiments.benchmarks.likelihood.claims import BEST, SOURCES, Runs, values
 from experiments.benchmarks.likelihood.figures import Line
-from experiments.benchmarks.likelihood.settings import FAMILIES, TASKS, TITLES, Preset, Setting
+from experiments.benchmarks.likelihood.settings import (
+    AUTOREGRESSIVE,
+    FAMILIES,
+    TASKS,
+    TITLES,
+    Preset,
+    Setting,
+)
 
 HEADER = [
     "parameters",
@@ -153,7 +160,6 @@ def gap_lines(finished: Runs, task: str, models: dict[str, Setting]) -> list[lis
     """
     if "feedforward" not in models:
         return []
-    source = TASKS[task].top_1[0] - TASKS[task].top_1[1]
     lines = []
     for family, setting in models.items():
         if family != "feedforward":
@@ -161,8 +167,16 @@ def gap_lines(finished: Runs, task: str, models: dict[str, Setting]) -> list[lis
             for figure in ("nll_z", "median_z"):
                 base = values(finished, models["feedforward"], figure)
                 cells += shown(likelihood_claims.gap(base, values(finished, setting, figure)))
-            lines.append([task, name(setting), *cells, f"{source:.2f}"])
+            lines.append([task, name(setting), *cells, source_gap(task, family)])
     return lines
+
+
+def source_gap(task: str, family: str) -> str:
+    """The source's gap of top-1; "-" of what it does not have."""
+    if family not in AUTOREGRESSIVE:
+        return "-"
+    feedforward, autoregressive = TASKS[task].top_1
+    return f"{feedforward - autoregressive:.2f}"
 
 
 # --- study: parameters ---
@@ -210,10 +224,9 @@ def grid_page(figure: Path, finished: Runs, preset: Preset) -> list[str]:
             if not ranked:
                 continue
             best = ranked[0]
-            pairs = (TASKS[task].top_1, TASKS[task].top_5)
-            source = [pair[family != "feedforward"] for pair in pairs]
+            source = source_best(task, family)
             ours = [float(likelihood_claims.top(ranked, count).mean()) for count in (1, BEST)]
-            cells = [f"{value:.2f}" for value in (*ours, *source)]
+            cells = [f"{value:.2f}" if value == value else "-" for value in (*ours, *source)]
             size = f"{best.depth} x {best.hidden}, {best.learning_rate:g}"
             lines.append([task, FAMILIES[family].label, *cells, size])
             points = [Interval(value) for value in (*ours, *source)]
@@ -246,6 +259,16 @@ def grid_page(figure: Path, finished: Runs, preset: Preset) -> list[str]:
         "Every configuration, the best of each model first:",
         pages.markdown(every_header, every),
     ]
+
+
+def source_best(task: str, family: str) -> list[float]:
+    """The source's top-1 and top-5; NaN of what it does not have."""
+    pairs = (TASKS[task].top_1, TASKS[task].top_5)
+    if family == "feedforward":
+        return [feedforward for feedforward, _ in pairs]
+    if family in AUTOREGRESSIVE:
+        return [autoregressive for _, autoregressive in pairs]
+    return [float("nan")] * len(pairs)
 
 
 def configuration(row: runs.Row) -> list[str]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from offline_mbrl.models import fitting, kinds
 from offline_mbrl.models.autoregressive import MaskedConfig, SharedConfig
+from offline_mbrl.models.coupled import CoupledConfig
 from offline_mbrl.models.feedforward import FeedforwardConfig
 from offline_mbrl.types import BoundedActions, EnvironmentSpec, UsageError
 
@@ -30,6 +31,7 @@ FAMILIES = {
     "feedforward": Family(label="feedforward", color="C0"),
     "masked": Family(label="masked autoregressive", color="C3"),
     "shared": Family(label="shared autoregressive", color="C2"),
+    "coupled": Family(label="coupled", color="C1"),
 }
 AUTOREGRESSIVE = ("masked", "shared")
 
@@ -103,7 +105,8 @@ class Preset(NamedTuple):
     rate_rounds: int = 3
 
 
-WIDTHS = {"feedforward": 256, "masked": 512, "shared": 256}
+WIDTHS = {"feedforward": 256, "masked": 512, "shared": 256, "coupled": 256}
+QUICK_FAMILIES = ("feedforward", "masked", "shared")
 PRESETS = {
     "quick": Preset(
         tasks=("cheetah_run", "walker_walk", "cartpole_swingup"),
@@ -111,7 +114,7 @@ PRESETS = {
         seconds=80.0,
         short_tasks={"cartpole_swingup": 0.5},
         grid_seconds=20.0,
-        widths=WIDTHS,
+        widths={family: WIDTHS[family] for family in QUICK_FAMILIES},
         curve=(128, 512),
         curve_families=("feedforward", "masked"),
         curve_seeds=1,
@@ -140,6 +143,18 @@ PRESETS = {
         most_judged=50_000,
     ),
 }
+
+
+def only(preset: Preset, families: Iterable[str]) -> Preset:
+    """The preset with feedforward and these families alone, in every study."""
+    compared = tuple(dict.fromkeys(("feedforward", *families)))
+    return preset._replace(
+        widths={family: WIDTHS[family] for family in compared},
+        curve_families=compared,
+        grid_families=compared,
+    )
+
+
 TITLES = {
     "time": "Equal training time",
     "parameters": "Negative log-likelihood and the number of parameters, equal training time",
@@ -173,6 +188,8 @@ def model_config(
         )
     if model.family == "shared":
         return SharedConfig(hidden_layers=layers, num_members=1, fit=fit)
+    if model.family == "coupled":
+        return CoupledConfig(hidden_layers=layers, num_members=1, fit=fit)
     raise UsageError(f"unknown family {model.family!r}: choose from {', '.join(FAMILIES)}")
 
 

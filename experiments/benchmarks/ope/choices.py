@@ -15,7 +15,7 @@ from experiments.benchmarks import pages
 from experiments.benchmarks.ope.runs import Preset, Truth
 from offline_mbrl.ope import intervals
 from offline_mbrl.selection import estimators, judging, metrics
-from offline_mbrl.selection.behavior import Logged
+from offline_mbrl.selection.comparison.behavior import Logged
 from offline_mbrl.types import Estimate
 
 NUM_SETS = 500  # random sets of policies, each judged

@@ -37,7 +37,8 @@ class Options:
 
     preset: Literal["quick", "full"] = "quick"
     tasks: str = ""  # comma-separated: to work at; default: all. The report is of all with rows
-    groups: str = ""  # comma-separated: estimators that share a fit; default: all
+    # Comma-separated: estimators that share a fit; default: all but model_coupled.
+    groups: str = ""
     max_minutes: float = 0.0  # start nothing new after this long; 0 without limit
     fresh: bool = False  # forget the rows that are there of these tasks and groups
     report_only: bool = False  # from the tables alone
@@ -74,7 +75,7 @@ def make(
       UsageError: a task or a group is unknown.
     """
     tasks = command.chosen("task", options.tasks, preset.tasks)
-    groups = command.chosen("group", options.groups, estimators.GROUPS)
+    groups = command.chosen("group", options.groups or ",".join(runs.GROUPS), estimators.GROUPS)
     ahead = dataclasses.replace(preset, tasks=tuple(tasks))
     prepared = functools.lru_cache(maxsize=1)(prepare)
     origin = command.origin(SCRIPT)

@@ -4,7 +4,7 @@ import functools
 import os
 import platform
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from experiments.benchmarks import figures, pages, rows
 from experiments.benchmarks.ope import choices, claims
 from experiments.benchmarks.ope.choices import Columns as Estimates
-from experiments.benchmarks.ope.runs import Preset, Row, Truth, settings_key, truths
+from experiments.benchmarks.ope.runs import GROUPS, Preset, Row, Truth, settings_key, truths
 from offline_mbrl.selection import estimators, metrics
 
 METRICS = ("rank_correlation", "absolute_error", "regret_at_1", "regret_at_5")
@@ -50,7 +50,7 @@ def read(folder: Path, preset: Preset) -> tuple[TrueValues, Table]:
         if row.settings == key and row.seed < preset.seeds and row.task in truth:
             seeds = cells.setdefault(row.task, {}).setdefault(row.estimator, {})
             seeds.setdefault(row.seed, {})[row.policy] = row
-    order = all_estimators()
+    order = names_of(estimators.GROUPS)
     table = {
         task: {name: stacked(names[name]) for name in sorted(names, key=order.index)}
         for task, names in cells.items()
@@ -62,8 +62,13 @@ def read(folder: Path, preset: Preset) -> tuple[TrueValues, Table]:
 
 
 def all_estimators() -> list[str]:
-    """Their names, in the order of tables."""
-    return [name for group in estimators.GROUPS.values() for name in group.names]
+    """Names of those that run by default, in the order of tables."""
+    return names_of(GROUPS)
+
+
+def names_of(groups: Iterable[str]) -> list[str]:
+    """Names of these groups' estimators, in the order of tables."""
+    return [name for group in groups for name in estimators.GROUPS[group].names]
 
 
 def stacked(seeds: Mapping[int, Mapping[int, Row]]) -> Estimates:
@@ -245,7 +250,7 @@ def summary(
     """
     over = {
         name: metrics.aggregate({task: own[name].over_seeds for task, own in scores.items()})
-        for name in all_estimators()
+        for name in names_of(estimators.GROUPS)
         if scores and all(name in own for own in scores.values())
     }
 

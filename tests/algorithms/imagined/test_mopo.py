@@ -145,9 +145,10 @@ def test_a_run_takes_the_memory_that_is_announced():
     assert peaks[0] - before == pytest.approx(memory.temporary, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", ["feedforward", "autoregressive"])
+@pytest.mark.parametrize("kind", ["feedforward", "autoregressive", "coupled"])
 def test_another_model_is_one_setting(kind):
-    sizes = {"feedforward": {"hidden_layers": (8,)}, "autoregressive": {"hidden_size": 8}}
+    layers = {"hidden_layers": (8,)}
+    sizes = {"feedforward": layers, "autoregressive": {"hidden_size": 8}, "coupled": layers}
     dynamics = kinds.KINDS[kind].config(num_members=2, **sizes[kind])
     config = mopo.Config(**{**SMALL, "dynamics": dynamics})
     assert mopo.pretrain(config, SPEC).keys() == {"model"}

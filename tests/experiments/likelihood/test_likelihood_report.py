@@ -41,6 +41,24 @@ def test_a_sweep_is_shown_beside_the_sources_figures(tmp_path):
     assert (tmp_path / "grid.png").exists()
 
 
+def test_what_the_source_does_not_have_is_compared_with_none_of_its_figures(tmp_path):
+    preset = settings.only(QUICK, ["coupled"])
+    families = ["feedforward", "coupled"]
+    levels = dict(zip(families, (-2.0, -2.5), strict=True))
+    table = [
+        row(settings.equal_time(preset, TASK)[family], seed, level + 0.01 * seed)
+        for family, level in levels.items()
+        for seed in range(3)
+    ]
+    rows.append(tmp_path, runs.Row, [*table, *rows_of_sweep([TASK], families)])
+    main.make(main.Options(folder=tmp_path), preset, tmp_path, None).report()
+    gap = r"\| cartpole_swingup \| coupled, 3 x 256 \| 0.50 \| 0.4\d to 0.5\d \|.*\| - \|"
+    assert re.search(gap, (tmp_path / "time.md").read_text())
+    best = f"| {TASK} | coupled | -3.70 | -3.50 | - | - |"
+    assert best in (tmp_path / "grid.md").read_text()
+    assert (tmp_path / "grid.png").exists()
+
+
 def test_failures_are_named_and_count_nowhere(tmp_path):
     setting = settings.equal_time(QUICK, TASK)["masked"]
     failure = "loss/total became non-finite at update 3"

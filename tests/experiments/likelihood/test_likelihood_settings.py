@@ -24,6 +24,19 @@ def test_models_that_are_compared_at_equal_size_have_as_many_parameters(task):
     assert settings.equal_width(QUICK, task, "masked", 256) not in (256, 512)
 
 
+def test_named_families_are_compared_with_feedforward_in_every_study():
+    preset = settings.only(QUICK, ["coupled"])
+    pieces = settings.pieces(preset, settings.TITLES)
+    assert {piece.setting.family for piece in pieces} == {"feedforward", "coupled"}
+    assert {piece.study for piece in pieces} == set(settings.TITLES)
+    own = settings.equal_time(preset, "walker_walk")
+    assert own["feedforward"] == settings.equal_time(QUICK, "walker_walk")["feedforward"]
+    wide = settings.curves(preset, "walker_walk")["coupled"][256]
+    count = settings.num_parameters(settings.architecture(wide))
+    like = settings.num_parameters(Architecture("walker_walk", "feedforward", 256, 3))
+    assert 0.9 < count / like < 1.1
+
+
 @pytest.mark.parametrize(("preset", "count"), [("quick", 8), ("full", 36)])
 def test_all_configurations_of_a_sweep_have_equal_time(preset, count):
     preset = settings.PRESETS[preset]

@@ -14,7 +14,7 @@ from offline_mbrl.types import Estimate
 # Families, and their estimators from the first choice to the last. Those whose weights are
 # normalized come before those that add up rewards with weights of any sum.
 FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "models": ("model_ff", "model_ar"),
+    "models": ("model_ff", "model_ar", "model_coupled"),
     "values": ("fqe", "fqe_distributional"),
     "weights": (
         "weighted_doubly_robust",

@@ -5,7 +5,7 @@ import numpy as np
 from selection_examples import estimate
 
 from offline_mbrl.ope import errors
-from offline_mbrl.selection import joint
+from offline_mbrl.selection.comparison import joint
 
 LOGGED = {"models": estimate(0.0, stderr=0.0), "values": estimate(0.0, stderr=0.0)}
 

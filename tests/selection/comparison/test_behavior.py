@@ -4,7 +4,7 @@ import numpy as np
 
 from offline_mbrl import selection
 from offline_mbrl.data import memory, specs
-from offline_mbrl.selection import behavior
+from offline_mbrl.selection.comparison import behavior
 
 GAMMA = 0.9
 

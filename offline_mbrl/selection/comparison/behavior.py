@@ -7,8 +7,8 @@ import numpy as np
 
 from offline_mbrl.data import episodes
 from offline_mbrl.ope import errors
+from offline_mbrl.selection.comparison.voting import CONTINUING, FAMILIES
 from offline_mbrl.selection.records import Data
-from offline_mbrl.selection.voting import CONTINUING, FAMILIES
 from offline_mbrl.types import Array, Estimate
 
 LATE_SHARE = 0.1  # of an episode, whose mean reward stands for what comes after a time limit
