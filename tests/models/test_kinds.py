@@ -1,6 +1,7 @@
 """A config chooses its model."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from explicit_examples import ACTION, STATE, D, linear, spec, transition
 
+from offline_mbrl import config_json
 from offline_mbrl.models import fitting, kinds, scores
 from offline_mbrl.training import stages
 from offline_mbrl.types import ModelParams, UsageError
@@ -67,6 +69,20 @@ def test_every_kind_is_a_stage_that_hands_on_its_parameters(name):
     row = transition()
     _, prediction = model.step(params, row.observation, row.action, KEY)
     assert np.all(np.isfinite(prediction.observation))
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """Of a model, as an algorithm's config is."""
+
+    dynamics: kinds.ModelConfig
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_written_and_read_as_exports_and_runs_do(name):
+    holder = Holder(dynamics=CONFIGS[name])
+    text = json.dumps(config_json.to_json(holder))
+    assert config_json.from_json(Holder, json.loads(text)) == holder
 
 
 def test_an_ensemble_is_judged_by_errors_and_a_density_by_its_likelihood():
