@@ -55,6 +55,20 @@ def test_all_turns_of_a_scan_count_and_of_a_condition_the_larger_branch():
     assert flops.count(twice, array(A, A)) == 2 * D * 2 * A**3
 
 
+def test_what_is_computed_twice_counts_once_and_what_nothing_needs_does_not():
+    def twice(x, y):
+        return jnp.sin(x @ y) + jax.jit(product)(x, y)
+
+    def useless(x, y):
+        _ = x @ y
+        return jax.jit(lambda x, y: (x @ y, x @ x))(x, y)[1]
+
+    square = array(A, A)
+    assert flops.count(twice, square, square) == 2 * A**3
+    assert flops.count(useless, square, square) == 2 * A**3
+    assert flops.count(lambda x, y: x @ y + y @ x, square, square) == 2 * 2 * A**3
+
+
 def test_products_in_a_loop_of_unknown_length_are_refused_and_other_loops_are_not():
     def until(body, x):
         return jax.lax.while_loop(lambda x: jnp.sum(x) < 1, body, x)
