@@ -243,6 +243,11 @@ def calls(function: Callable, arguments: Sequence[Any], *, work: float) -> Progr
     return Program(run=run, flops=flops.count(function, *arguments), work=work)
 
 
+def in_precision(function: Callable, level: Precision) -> Callable:
+    """The function, its networks in this precision; float32 leaves it as it is."""
+    return function if level == "float32" else precision.computing(function, level)
+
+
 def acting() -> Policy:
     """Two hidden layers of 64."""
 
@@ -267,9 +272,7 @@ def rollouts(sizes: Sizes, level: Precision, seeds: int, *, spread: shares.Sprea
     policy_params = (jnp.ones((STATE, 64)) / STATE, jnp.ones((64, ACTION)) / 64)
     starts = jnp.asarray(dataset.observation[: sizes.starts])
     keys = jax.random.split(jax.random.key(1), sizes.starts)
-    program = precision.computing(spread.apply(model, returns), level)
-    plain = level == "float32"
-    function = spread.apply(model, returns) if plain else program
+    function = in_precision(spread.apply(model, returns), level)
     return calls(function, (params, policy_params, starts, keys), work=5 * sizes.starts)
 
 
@@ -279,7 +282,7 @@ def lookahead(sizes: Sizes, level: Precision, seeds: int) -> Program:
     spec = EnvironmentSpec(jax.ShapeDtypeStruct(CATCH, jnp.float32), DiscreteActions(3))
     model = muzero.make(muzero.ModelConfig(), spec)
     planner = operators.make(operators.SearchConfig(), model, num_actions=3, gamma=GAMMA)
-    function = planner if level == "float32" else precision.computing(planner, level)
+    function = in_precision(planner, level)
     roots = jax.random.normal(jax.random.key(1), (sizes.roots, 32))
     params = model.init(jax.random.key(0))
     return calls(function, (params, roots, jax.random.key(2)), work=sizes.roots)
