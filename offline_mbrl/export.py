@@ -3,7 +3,8 @@
 policy.json   algorithm, config, spec, seeds, the sha256 of the arrays, and whatever the run adds
 params.npz    the arrays, named by their place in the tree; no pickle
 
-Reading it loads the module of its algorithm, and none of training.
+Reading it loads the module of its algorithm, and none of training. The parameters are float32 and
+the policy acts in float32, also after updates in bfloat16.
 """
 
 import hashlib

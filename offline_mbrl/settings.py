@@ -23,6 +23,7 @@ import numpy as np
 
 from offline_mbrl.types import EnvironmentSpec, UsageError
 
+Precision = Literal["float32", "bfloat16"]  # of a run's updates; see `networks.precision`
 Path = tuple[str, ...]  # names of fields, from the outermost config inwards
 
 

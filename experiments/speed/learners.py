@@ -8,7 +8,7 @@ Random transitions of the sizes of cheetah run, or the same with as many discret
 networks have the same hidden layers, whatever their methods' papers have; other settings are the
 defaults. Updates are those of `fit`: many in one dispatch, compiled before. A learner, a matrix
 product and d3rlpy's learner take turns; of many short measurements the fastest counts, because
-whoever shares the machine can only slow one down. FLOPs are the compiler's.
+whoever shares the machine can only slow one down. FLOPs are those of products.
 
 d3rlpy runs in a process of its own, on the same core and with one thread, under an interpreter that
 has it (`d3rlpy_peer.py`).

@@ -5,8 +5,7 @@
 
 Data of the sizes of cheetah run (17 state and 6 action entries), random numbers; parameters as they
 are first. What is compared takes turns, so that a machine whose speed drifts slows both; figures
-are medians over CPU seconds of this process. FLOPs are the compiler's; it counts one turn of a
-loop, so that a model that samples in a loop has none.
+are medians over CPU seconds of this process. FLOPs are those of products.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from offline_mbrl.models import explicit, fitting, kinds
 from offline_mbrl.models.densities.density import Density
 from offline_mbrl.ope import model_based
 from offline_mbrl.rollouts import shares, unroll
+from offline_mbrl.training import flops
 from offline_mbrl.types import Array, DynamicsModel, Key, Params
 
 ENSEMBLE = "ensemble, 7 x 4 x 200"
@@ -81,9 +81,9 @@ def rollouts(options: Options, peak: float) -> Iterator[Table]:
     }
     cases = []
     for name, spread in spreads.items():
-        run, flops = rolled(model, spread, measured, options.starts, options.horizon)
+        run, operations = rolled(model, spread, measured, options.starts, options.horizon)
         work = options.starts * options.horizon
-        cases.append(Case(f"{name}, {options.starts} starts", run, work=work, flops=flops))
+        cases.append(Case(f"{name}, {options.starts} starts", run, work=work, flops=operations))
     yield table(f"rollouts of the {ENSEMBLE}", "steps / s", cases, options, peak)
 
 
@@ -107,13 +107,14 @@ def rolled(
         measured.dataset.observation[:starts],
         jax.random.split(jax.random.key(1), starts),
     )
-    compiled = jax.jit(spread.apply(model, returns)).lower(*arguments).compile()
+    program = spread.apply(model, returns)
+    compiled = jax.jit(program).lower(*arguments).compile()
 
     def run(turns: int) -> None:
         for _ in range(turns):
             jax.block_until_ready(compiled(*arguments))
 
-    return run, compiled.cost_analysis()["flops"] * horizon  # counted is one turn of the loop
+    return run, flops.count(program, *arguments)
 
 
 def sampling(options: Options, peak: float) -> Iterator[Table]:
@@ -131,10 +132,16 @@ def sampling(options: Options, peak: float) -> Iterator[Table]:
             ways = {f"{name}, a whole pass an entry": by_passes, **ways}
         for way, sampler in ways.items():
             model = explicit.make(sampler, measured.spec)
+<<<<<<< HEAD
             run, flops = rolled(model, shares.jointly, measured, options.sampled, options.horizon)
             has_loop = way != name or name.startswith(("shared", "coupled"))
+=======
+            run, operations = rolled(
+                model, shares.jointly, measured, options.sampled, options.horizon
+            )
+>>>>>>> 5965cf563c4e9828a8989d31cfb81c4e6eea5f3b
             work = options.sampled * options.horizon
-            cases.append(Case(way, run, work=work, flops=None if has_loop else flops))
+            cases.append(Case(way, run, work=work, flops=operations))
     yield table(f"rollouts from {options.sampled} starts", "steps / s", cases, options, peak)
 
 

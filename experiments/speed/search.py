@@ -4,16 +4,15 @@
 
 The first table searches from one batch of roots of a BSuite-size latent model with random
 parameters. Tree searches are timed in turn with mctx called directly on the same model, so that the
-planner's own share shows; FLOPs are the compiler's, but for trees, where they are those of one
-model step for the root and for each simulation. The second table trains: updates per CPU second of
-ROSMO and of each MuZero variant, on catch.
+planner's own share shows; FLOPs are those of products. The second table trains: updates per CPU
+second of ROSMO and of each MuZero variant, on catch.
 """
 
 import dataclasses
 import functools
 import statistics
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from offline_mbrl.algorithms.operators import SearchConfig
 from offline_mbrl.commands import datasets
 from offline_mbrl.models import muzero
 from offline_mbrl.planning import mcts
+from offline_mbrl.training import flops
 from offline_mbrl.types import (
     Array,
     DiscreteActions,
@@ -37,11 +37,10 @@ from offline_mbrl.types import (
     LatentModel,
     Params,
     PyTree,
-    num_actions,
 )
 
 GAMMA = 0.997**4
-TREES = ("gumbel", "muzero", "muzero_q")  # the compiler counts one turn of their loops
+TREES = ("gumbel", "muzero", "muzero_q")
 UPDATES = (  # name in the registry, settings of the search
     ("rosmo", {}),
     ("rosmo", {"operator": "one_step_sampled", "num_simulations": 4}),
@@ -118,10 +117,8 @@ def searches(options: Options, peak: float) -> Table:
     for name, search in cases(options):
         planner = operators.make(search, model, num_actions=options.num_actions, gamma=GAMMA)
         measured = measure(planner, mctx_alone(search, model), arguments, options)
-        seconds, flops, theirs, ratio = measured
+        seconds, operations, theirs, ratio = measured
         one_step = one_step or seconds
-        if search.operator in TREES:
-            flops = (1 + search.num_simulations) * step_flops(model, params, embeddings)
         table.add_row(
             name,
             f"{options.roots / seconds:,.0f}",
@@ -129,8 +126,8 @@ def searches(options: Options, peak: float) -> Table:
             f"{seconds / theirs:.2f}" if theirs else "",
             f"{ratio:.3f}" if ratio else "",
             f"{seconds / one_step:.1f}",
-            f"{flops / 1e6:.1f}",
-            f"{flops / seconds / peak:.0%}",
+            f"{operations / 1e6:.1f}",
+            f"{operations / seconds / peak:.0%}",
         )
     return table
 
@@ -208,23 +205,15 @@ def measure(
 
     runs = [functools.partial(repeat, program) for program in programs]
     seconds = stopwatch.in_turn(runs, options.seconds, options.rounds)
-    flops = [program.cost_analysis()["flops"] for program in programs]
+    operations = [flops.count(function, *arguments) for function in functions]
     if alone is None:
-        return Measured(seconds=seconds[0], flops=flops[0])
+        return Measured(seconds=seconds[0], flops=operations[0])
     return Measured(
         seconds=seconds[0],
-        flops=flops[0],
+        flops=operations[0],
         mctx_seconds=seconds[1],
-        flops_ratio=flops[0] / flops[1],
+        flops_ratio=operations[0] / operations[1],
     )
-
-
-def step_flops(model: LatentModel, params: Params, embeddings: Array) -> float:
-    """FLOPs of one model step from every root, heads included."""
-    recurrent = jax.jit(mcts.recurrent_fn(model, GAMMA))
-    actions = jnp.zeros(embeddings.shape[0], jnp.int32)
-    lowered = recurrent.lower(params, jax.random.key(0), actions, embeddings)
-    return lowered.compile().cost_analysis()["flops"]
 
 
 # --- whole updates ---
@@ -244,7 +233,7 @@ def updates(options: Options, peak: float, console: Console) -> Table:
         "share of peak",
     ):
         table.add_column(column, justify="right")
-    base: tuple[float, float] | None = None
+    base = 0.0
     for name, changes in UPDATES:
         algorithm = registry.lookup(name)
         config = algorithm.config(batch_size=options.batch_size)
@@ -254,32 +243,18 @@ def updates(options: Options, peak: float, console: Console) -> Table:
         seconds = statistics.median(
             stopwatch.cpu_seconds(timed.run, count) / count for _ in range(options.rounds)
         )
-        base = base or (seconds, timed.flops)
-        flops = timed.flops
-        if config.search.operator in TREES:
-            flops = base[1] + tree_flops(config, data.spec)
+        base = base or seconds
         settings = {key: value for key, value in changes.items() if key != "operator"}
         words = [config.search.operator, *(f"{key} = {value}" for key, value in settings.items())]
         table.add_row(
             name,
             ", ".join(words),
             f"{1 / seconds:.0f}",
-            f"{seconds / base[0]:.1f}",
-            f"{flops / 1e6:.1f}",
-            f"{flops / seconds / peak:.0%}",
+            f"{seconds / base:.1f}",
+            f"{timed.flops / 1e6:.1f}",
+            f"{timed.flops / seconds / peak:.0%}",
         )
     return table
-
-
-def tree_flops(config: Any, spec: EnvironmentSpec) -> float:
-    """FLOPs of an update's searches by a tree, less those of its one-step lookaheads."""
-    model, params = random_model(spec)
-    roots = jnp.zeros((config.batch_size * (config.unroll_steps + 1), 32))
-    count = num_actions(spec, "search")
-    one_step = operators.make(SearchConfig(), model, num_actions=count, gamma=GAMMA)
-    lowered = jax.jit(one_step).lower(params, roots, jax.random.key(0))
-    lookahead = lowered.compile().cost_analysis()["flops"]
-    return (1 + config.search.num_simulations) * step_flops(model, params, roots) - lookahead
 
 
 if __name__ == "__main__":

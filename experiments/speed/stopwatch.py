@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from offline_mbrl.training import feeding, fit, programs
+from offline_mbrl.training import feeding, fit, flops, programs
 from offline_mbrl.training.blocks import run_block, update
 from offline_mbrl.types import Array, Context, Learner, PyTree
 
@@ -26,7 +26,7 @@ class Timed(NamedTuple):
     """A program, compiled."""
 
     run: Callable[[int], None]  # runs it n times; a learner's updates in one dispatch
-    flops: float  # of one time, as the compiler counts them
+    flops: float  # of one time, in products and convolutions
 
 
 def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> Timed:
@@ -51,13 +51,13 @@ def scanned(learner: Learner, dataset: PyTree, context: Context = Context()) -> 
 
     inputs = (states[0], context, dataset)
     compiled = jax.jit(block, donate_argnums=0).lower(*inputs, np.int32(1)).compile()
-    analysis = jax.jit(single).lower(*inputs).compile().cost_analysis()
+    operations = flops.count(single, *inputs)
 
     def run(num_updates: int) -> None:
         state = compiled(states[0], context, dataset, np.int32(num_updates))
         states[0] = jax.block_until_ready(state)
 
-    return Timed(run=run, flops=analysis["flops"])
+    return Timed(run=run, flops=operations)
 
 
 def fitted(
@@ -89,10 +89,10 @@ def fitted(
 
 
 def update_flops(learner: Learner, dataset: PyTree, context: Context = Context()) -> float:
-    """FLOPs of an update, as the compiler counts them: the mean over two consecutive ones.
+    """FLOPs of an update in products and convolutions: the mean over two consecutive ones.
 
-    Counters are constants and loops are unrolled, so that of two branches the one that is taken
-    counts, and all turns of a loop. Random bits are those of a generator without loops.
+    Counters are constants, so that of two branches the one that is taken counts. Random bits are
+    those of a generator without loops, since loops are unrolled then.
 
     Args:
       learner: whose updates.
@@ -112,8 +112,7 @@ def update_flops(learner: Learner, dataset: PyTree, context: Context = Context()
             return update(learner, tree.unflatten(merged), context, dataset, (), key)
 
         with jax.disable_jit():
-            lowered = jax.jit(constant).lower(leaves)
-        return lowered.compile().cost_analysis().get("flops", 0.0)
+            return flops.count(constant, leaves)
 
     following = jax.jit(lambda state: update(learner, state, context, dataset, (), key)[0])(state)
     return statistics.mean(count(each) for each in (state, following))
@@ -134,7 +133,7 @@ def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[
       *arguments: of the program.
       seconds: of one measurement, about.
     """
-    flops = jax.jit(program).lower(*arguments).compile().cost_analysis()["flops"]
+    operations = flops.count(program, *arguments)
 
     def is_floating(leaf: Array) -> bool:
         return jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -155,7 +154,7 @@ def repeated(program: Callable, *arguments: Any, seconds: float = 0.3) -> tuple[
         jax.block_until_ready(compiled(arguments, np.int32(turns)))
 
     turns = calibrate(run, seconds)
-    return min(cpu_seconds(run, turns) for _ in range(3)) / turns, flops
+    return min(cpu_seconds(run, turns) for _ in range(3)) / turns, operations
 
 
 def matrix_product(size: int = 1024) -> Timed:

@@ -13,6 +13,7 @@ orthogonal, and the decay is times the learning rate.
 Cloning reproduces the behavior: of a noisy controller it reaches the return, not the optimum.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
@@ -108,12 +109,14 @@ class PolicyNetwork(nn.Module):
 
     config: Config
     num_actions: int
+    dtype: Any = None  # of hidden layers; see `networks.precision`
 
     @nn.compact
     def __call__(self, observation: Array) -> Array:
         """A flat observation `[D]` to logits `[A]`."""
-        embedding = torsos.MLP(self.config.encoder_layers, name="representation")(observation)
-        trunk = torsos.MLP(self.config.prediction_layers, activate_final=True, name="trunk")
+        mlp = functools.partial(torsos.MLP, dtype=self.dtype)
+        embedding = mlp(self.config.encoder_layers, name="representation")(observation)
+        trunk = mlp(self.config.prediction_layers, activate_final=True, name="trunk")
         return heads.ZeroHead(self.num_actions, name="policy")(trunk(embedding))
 
 
@@ -122,14 +125,16 @@ class ResidualPolicyNetwork(nn.Module):
 
     config: Config
     num_actions: int
+    dtype: Any = None  # of hidden layers; see `networks.precision`
 
     @nn.compact
     def __call__(self, observation: Observation) -> Array:
         """One image `[H, W, C]` to logits `[A]`."""
         resnet = self.config.resnet
-        embedding = residual.Representation(resnet, name="representation")(observation)
-        trunk = residual.Tower(resnet.blocks_prediction, resnet.channels, name="trunk")
-        return residual.Head(resnet, self.num_actions, name="policy")(trunk(embedding))
+        dtype = self.dtype
+        embedding = residual.Representation(resnet, dtype, name="representation")(observation)
+        trunk = residual.Tower(resnet.blocks_prediction, resnet.channels, dtype, name="trunk")
+        return residual.Head(resnet, self.num_actions, dtype, name="policy")(trunk(embedding))
 
 
 def negative_log_likelihood(logits: Array, action: Action) -> Array:

@@ -8,7 +8,7 @@ link; images through its residual network (`networks.residual`), whose embedding
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -57,10 +57,13 @@ class PredictionNetwork(nn.Module):
 
     config: ModelConfig
     num_actions: int
+    dtype: Any = None  # of hidden layers; see `networks.precision`
 
     def setup(self) -> None:
         """Names the parts, so that other algorithms can find them."""
-        self.trunk = torsos.MLP(self.config.prediction_layers, activate_final=True)
+        self.trunk = torsos.MLP(
+            self.config.prediction_layers, activate_final=True, dtype=self.dtype
+        )
         self.policy = heads.ZeroHead(self.num_actions)
         self.reward = heads.ZeroHead(self.config.num_bins)
         self.value = heads.ZeroHead(self.config.num_bins)
@@ -78,14 +81,15 @@ class ResidualPredictionNetwork(nn.Module):
 
     config: ModelConfig
     num_actions: int
+    dtype: Any = None  # of hidden layers; see `networks.precision`
 
     def setup(self) -> None:
         """Names the parts as `PredictionNetwork` does."""
         resnet = self.config.resnet
-        self.trunk = residual.Tower(resnet.blocks_prediction, resnet.channels)
-        self.policy = residual.Head(resnet, self.num_actions)
-        self.reward = residual.Head(resnet, self.config.num_bins)
-        self.value = residual.Head(resnet, self.config.num_bins)
+        self.trunk = residual.Tower(resnet.blocks_prediction, resnet.channels, self.dtype)
+        self.policy = residual.Head(resnet, self.num_actions, self.dtype)
+        self.reward = residual.Head(resnet, self.config.num_bins, self.dtype)
+        self.value = residual.Head(resnet, self.config.num_bins, self.dtype)
 
     def __call__(self, embedding: Array) -> LatentPrediction:
         """One embedding `[H, W, C]` to logits."""

@@ -1,6 +1,6 @@
 """The convolutions of DQN's Atari network (Mnih et al., Nature 2015)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,7 @@ class Convolutions(nn.Module):
     """An image to a vector; `[84, 84, 4]` becomes 7744 numbers with SAME, 3136 with VALID."""
 
     padding: Padding = "SAME"
+    dtype: Any = None  # of the computation; see `precision`
 
     @nn.compact
     def __call__(self, observation: Observation) -> Array:
@@ -30,6 +31,7 @@ class Convolutions(nn.Module):
                 (width, width),
                 stride,
                 self.padding,
+                dtype=self.dtype,
                 kernel_init=torsos.fan_in_normal(width * width * x.shape[-1]),
                 conv_general_dilated=residual.convolve_patches if on_cpu else None,
                 name=f"conv_{i}",

@@ -5,6 +5,7 @@ have no bias and padding SAME. Layer normalization takes its statistics over hei
 channels jointly and has one scale and offset per channel, as the released code has it.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from typing import Annotated, Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from offline_mbrl.networks import heads, torsos
 from offline_mbrl.settings import Scope, at_least, read_if, sizes
@@ -74,14 +76,16 @@ class ResBlock(nn.Module):
     channels: int
     stride: int = 1
     project: bool = False
+    dtype: Any = None  # of all but a head's last layer; see `precision`
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[H, W, C]` to `[H / stride, W / stride, channels]`, rounded up."""
-        y = activate(x, "norm_0")
-        shortcut = convolve(y, self.channels, "shortcut", stride=self.stride) if self.project else x
-        z = convolve(y, self.channels, "conv_0", stride=self.stride)
-        return shortcut + convolve(activate(z, "norm_1"), self.channels, "conv_1")
+        conv = functools.partial(convolve, channels=self.channels, dtype=self.dtype)
+        y = activate(x, "norm_0", self.dtype)
+        shortcut = conv(y, name="shortcut", stride=self.stride) if self.project else x
+        z = conv(y, name="conv_0", stride=self.stride)
+        return shortcut + conv(activate(z, "norm_1", self.dtype), name="conv_1")
 
 
 class Tower(nn.Module):
@@ -89,12 +93,14 @@ class Tower(nn.Module):
 
     num_blocks: int
     channels: int
+    dtype: Any = None  # of all but a head's last layer; see `precision`
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[H, W, channels]` to the same shape."""
+        (x,) = promote_dtype(x, dtype=self.dtype)
         for i in range(self.num_blocks):
-            x = ResBlock(self.channels, name=f"block_{i}")(x)
+            x = ResBlock(self.channels, dtype=self.dtype, name=f"block_{i}")(x)
         return x
 
 
@@ -105,18 +111,20 @@ class Representation(nn.Module):
     """
 
     config: ResNetConfig
+    dtype: Any = None  # of all but a head's last layer; see `precision`
 
     @nn.compact
     def __call__(self, observation: Observation) -> Array:
         """One image `[H, W, C]`, bytes or floats, to `[H / 16, W / 16, channels]`, rounded up."""
         size = self.config.channels
         # The next block activates it.
-        x = convolve(pixels(observation), size // 2, "conv", stride=2)
-        x = ResBlock(size // 2, name="half")(x)
-        x = ResBlock(size, stride=2, project=True, name="quarter_0")(x)
-        x = average_pool(ResBlock(size, name="quarter_1")(x))
-        x = average_pool(ResBlock(size, name="eighth")(x))
-        return Tower(self.config.blocks_representation, size, name="tower")(x)
+        x = convolve(pixels(observation), size // 2, "conv", stride=2, dtype=self.dtype)
+        block = functools.partial(ResBlock, dtype=self.dtype)
+        x = block(size // 2, name="half")(x)
+        x = block(size, stride=2, project=True, name="quarter_0")(x)
+        x = average_pool(block(size, name="quarter_1")(x))
+        x = average_pool(block(size, name="eighth")(x))
+        return Tower(self.config.blocks_representation, size, self.dtype, name="tower")(x)
 
 
 class Dynamics(nn.Module):
@@ -129,29 +137,36 @@ class Dynamics(nn.Module):
 
     config: ResNetConfig
     num_actions: int
+    dtype: Any = None  # of all but a head's last layer; see `precision`
 
     @nn.compact
     def __call__(self, embedding: Array, action: Array) -> Array:
         """Embedding `[H, W, channels]` and action `[]` to the embedding that it leads to."""
         size = self.config.channels
         init = torsos.fan_in_normal(9 * (size + self.num_actions))
-        y = convolve(activate(embedding, "norm"), size, "conv", init=init)
-        action_planes = _ActionPlanes(self.num_actions, size, init, name="action")
+        (embedding,) = promote_dtype(embedding, dtype=self.dtype)
+        activated = activate(embedding, "norm", self.dtype)
+        y = convolve(activated, size, "conv", init=init, dtype=self.dtype)
+        action_planes = _ActionPlanes(self.num_actions, size, init, self.dtype, name="action")
         planes = action_planes(action, embedding.shape[:2])
-        return Tower(self.config.blocks_transition, size, name="tower")(embedding + y + planes)
+        tower = Tower(self.config.blocks_transition, size, self.dtype, name="tower")
+        return tower(embedding + y + planes)
 
 
 class _ActionPlanes(nn.Module):
     num_actions: int
     channels: int
     init: nn.initializers.Initializer
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, action: Array, size: tuple[int, ...]) -> Array:
         kernel = self.param("kernel", self.init, (3, 3, self.num_actions, self.channels))
         one_hot = jax.nn.one_hot(action, self.num_actions)
+        one_hot, kernel = promote_dtype(one_hot, kernel, dtype=self.dtype)
         taps = jnp.tensordot(one_hot, kernel, axes=(0, 2))  # [3, 3, C]
-        return jnp.einsum("hi,wj,ijc->hwc", *(_inside(length) for length in size), taps)
+        rows, columns = (_inside(length).astype(taps.dtype) for length in size)
+        return jnp.einsum("hi,wj,ijc->hwc", rows, columns, taps)
 
 
 def _inside(length: int) -> Array:
@@ -165,30 +180,48 @@ class Head(nn.Module):
 
     config: ResNetConfig
     size: int
+    dtype: Any = None  # of all but a head's last layer; see `precision`
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """`[H, W, C]` to `[size]`."""
-        x = convolve(activate(x, "norm_0"), self.config.head_channels, "conv", width=1)
-        x = jnp.ravel(activate(x, "norm_1"))
+        channels = self.config.head_channels
+        x = activate(x, "norm_0", self.dtype)
+        x = convolve(x, channels, "conv", width=1, dtype=self.dtype)
+        x = jnp.ravel(activate(x, "norm_1", self.dtype))
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
         for i, size in enumerate(self.config.head_layers):
-            init = torsos.fan_in_normal(x.shape[0])
-            x = nn.Dense(size, use_bias=False, kernel_init=init, name=f"layer_{i}")(x)
-            x = nn.relu(nn.LayerNorm(epsilon=1e-5, name=f"layer_norm_{i}")(x))
+            x = dense(size, kernel_init=torsos.fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            x = nn.relu(norm(name=f"layer_norm_{i}")(x))
         return heads.ZeroHead(self.size, name="output")(x)
 
 
 # --- layers, called inside the modules above ---
 
 
-def activate(x: Array, name: str) -> Array:
-    """`relu(norm(x))` of `[H, W, C]`."""
-    norm = nn.LayerNorm(epsilon=1e-5, reduction_axes=(-3, -2, -1), feature_axes=-1, name=name)
+def activate(x: Array, name: str, dtype: Any = None) -> Array:
+    """`relu(norm(x))` of `[H, W, C]`.
+
+    Args:
+      x: `[H, W, C]`.
+      name: the normalization's among its module's parameters.
+      dtype: of the result; None: that of x.
+    """
+    axes = (-3, -2, -1)
+    norm = nn.LayerNorm(1e-5, dtype, reduction_axes=axes, feature_axes=-1, name=name)
     return nn.relu(norm(x))
 
 
 def convolve(
-    x: Array, channels: int, name: str, *, width: int = 3, stride: int = 1, init: Any = None
+    x: Array,
+    channels: int,
+    name: str,
+    *,
+    width: int = 3,
+    stride: int = 1,
+    init: Any = None,
+    dtype: Any = None,
 ) -> Array:
     """A convolution with a square kernel.
 
@@ -199,6 +232,7 @@ def convolve(
       width: of the kernel.
       stride: in both directions.
       init: initializer of the kernel; None: `torsos.fan_in_normal`.
+      dtype: of the computation; None: that of x.
 
     Returns:
       `[H / stride, W / stride, channels]`, rounded up.
@@ -208,6 +242,7 @@ def convolve(
         kernel_size=(width, width),
         strides=stride,
         use_bias=False,
+        dtype=dtype,
         kernel_init=init or torsos.fan_in_normal(width * width * x.shape[-1]),
         # None: the library's
         conv_general_dilated=convolve_patches if jax.default_backend() == "cpu" else None,

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from offline_mbrl.types import Array, Key, Observation, Params
 
@@ -45,18 +46,26 @@ class MLP(nn.Module):
     kernel_init: Callable[[int], nn.initializers.Initializer] = fan_in_normal
     bias_init: nn.initializers.Initializer = nn.initializers.zeros_init()
     normalize_layers: bool = False
+    dtype: Any = None  # of hidden layers; see `precision`
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """One input of any shape to `[sizes[-1]]`."""
         x = jnp.ravel(x)
         for i, size in enumerate(self.sizes):
-            init = self.kernel_init(x.shape[0])
-            x = nn.Dense(size, kernel_init=init, bias_init=self.bias_init, name=f"layer_{i}")(x)
-            if self.activate_final or i + 1 < len(self.sizes):
+            is_hidden = self.activate_final or i + 1 < len(self.sizes)
+            dense = nn.Dense(
+                size,
+                kernel_init=self.kernel_init(x.shape[0]),
+                bias_init=self.bias_init,
+                dtype=self.dtype if is_hidden else None,
+                name=f"layer_{i}",
+            )
+            x = dense(x)
+            if is_hidden:
                 x = self.activation(x)
                 if self.normalize_layers:
-                    x = nn.LayerNorm(name=f"normalization_{i}")(x)
+                    x = nn.LayerNorm(dtype=self.dtype, name=f"normalization_{i}")(x)
         return x
 
 
@@ -70,16 +79,19 @@ class ActionConditioned(nn.Module):
 
     sizes: Sequence[int]
     num_actions: int
+    dtype: Any = None  # of hidden layers; see `precision`
 
     @nn.compact
     def __call__(self, x: Array, action: Array) -> Array:
         """State `[D]` and action `[]` to `[sizes[-1]]`."""
         init = fan_in_normal(x.shape[0] + self.num_actions)
-        rows = _ActionRows(self.num_actions, self.sizes[0], init, name="action")(action)
-        x = nn.Dense(self.sizes[0], kernel_init=init, name="layer_0")(x) + rows
+        dtypes = [*[self.dtype] * (len(self.sizes) - 1), None]
+        rows = _ActionRows(self.num_actions, self.sizes[0], init, dtypes[0], name="action")(action)
+        x = nn.Dense(self.sizes[0], kernel_init=init, dtype=dtypes[0], name="layer_0")(x) + rows
         for i, size in enumerate(self.sizes[1:], 1):
             x = nn.relu(x)
-            x = nn.Dense(size, kernel_init=fan_in_normal(x.shape[0]), name=f"layer_{i}")(x)
+            init = fan_in_normal(x.shape[0])
+            x = nn.Dense(size, kernel_init=init, dtype=dtypes[i], name=f"layer_{i}")(x)
         return x
 
 
@@ -87,11 +99,14 @@ class _ActionRows(nn.Module):
     num_actions: int
     size: int
     init: nn.initializers.Initializer
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, action: Array) -> Array:
         kernel = self.param("kernel", self.init, (self.num_actions, self.size))
-        return jax.nn.one_hot(action, self.num_actions) @ kernel
+        one_hot = jax.nn.one_hot(action, self.num_actions)
+        one_hot, kernel = promote_dtype(one_hot, kernel, dtype=self.dtype)
+        return one_hot @ kernel
 
 
 def init(module: nn.Module, key: Key, *inputs: Any) -> Params:

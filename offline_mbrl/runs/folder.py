@@ -28,7 +28,8 @@ METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 BLOCKS = "blocks.json"
 # What may not change when a run is resumed.
-IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config")
+IDENTITY = ("algorithm", "dataset", "fingerprint", "seeds", "config", "precision")
+ONCE = {"precision": "float32"}  # of folders that were made before there was such an entry
 
 
 def check_writable(folder: Path) -> None:
@@ -88,7 +89,7 @@ def opened(folder: Path, run: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check_same(folder: Path, run: Mapping[str, Any]) -> None:
-    saved = read_json(folder / RUN)
+    saved = ONCE | read_json(folder / RUN)
     difference = manifest.config_difference(
         {name: saved.get(name) for name in IDENTITY}, {name: run[name] for name in IDENTITY}
     )

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -12,7 +12,9 @@ from offline_mbrl import export, registry
 from offline_mbrl.data import normalize, specs
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.evaluation import episodes
+from offline_mbrl.networks.precision import stages_in
 from offline_mbrl.runs import display, playing
+from offline_mbrl.settings import Precision
 from offline_mbrl.training import fit as fitting
 from offline_mbrl.training.stages import MAIN, RunStage, of_algorithm, plain, train_stages
 from offline_mbrl.types import (
@@ -43,6 +45,7 @@ class Run:
     history: list[Row]  # one row a stage, block and seed
     failures: dict[int, str]  # seed -> what became non-finite
     upstream: Mapping[str, Any]  # what each stage handed on, leading axis [S]
+    precision: Precision = "float32"  # of its updates
 
     def evaluate(
         self, simulator: str, *, num_episodes: int = 20, greedy: bool = True, seed: int = 0
@@ -132,6 +135,7 @@ def train(
     hooks: Sequence[fitting.Hook] = (),
     seconds_a_row: float = 1.0,
     progress: bool = True,
+    precision: Precision = "float32",
 ) -> Run:
     """Trains an algorithm on a dataset, all its stages one after the other.
 
@@ -147,6 +151,7 @@ def train(
       hooks: of the main stage; see `fit`.
       seconds_a_row: about how long a block, and so the time between two rows, lasts.
       progress: whether to show a bar.
+      precision: in which hidden layers compute while training; see `networks.precision`.
 
     Raises:
       UsageError: bad input; or a stage failed or was stopped by a hook before its end. The message
@@ -161,7 +166,7 @@ def train(
     config = _config(entry, name, config, preset, num_updates)
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     spec = spec or specs.spec_of(dataset)
-    stages = of_algorithm(entry, config, spec)
+    stages = stages_in(of_algorithm(entry, config, spec), _precision(precision))
     history: list[Row] = []
     trained = train_stages(
         stages,
@@ -185,6 +190,7 @@ def train(
         history=history,
         failures=trained.failures,
         upstream=trained.upstream,
+        precision=precision,
     )
 
 
@@ -216,6 +222,13 @@ def _config(entry: Algorithm, name: str, config: Any, preset: str, num_updates: 
     if num_updates is not None:
         config = dataclasses.replace(config, num_updates=num_updates)
     return config
+
+
+def _precision(name: Any) -> Precision:
+    choices = get_args(Precision)
+    if name not in choices:
+        raise UsageError(f"train: precision must be one of {', '.join(choices)}, got {name}")
+    return name
 
 
 def _statistics(dataset: Dataset) -> normalize.Statistics:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from offline_mbrl.settings import at_least, between
+from offline_mbrl.settings import Precision, at_least, between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,4 +41,6 @@ class Options:
     stream: Literal["auto", "always", "never"] = "auto"
     # Of batches that are read for one dispatch while streaming
     stream_mib: Annotated[int, at_least(1)] = 256
+    # In which hidden layers compute while training; parameters, losses and what acts are float32
+    precision: Precision = "float32"
     plain: bool = False  # lines instead of a progress bar

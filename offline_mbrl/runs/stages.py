@@ -15,6 +15,7 @@ from offline_mbrl import config_json, registry, settings
 from offline_mbrl.data import stream
 from offline_mbrl.data.catalog import names
 from offline_mbrl.data.catalog.load import Loaded
+from offline_mbrl.networks import precision
 from offline_mbrl.runs import display, folder, playing, recording, results, stopping
 from offline_mbrl.runs import memory as process_memory
 from offline_mbrl.runs.options import Options
@@ -82,7 +83,9 @@ def train(
                 stream_above=STREAM_ABOVE[options.stream],
             )
             # Learners refuse what does not fit before there is a folder.
-            stages = of_algorithm(algorithm, config, data.spec)
+            stages = precision.stages_in(
+                of_algorithm(algorithm, config, data.spec), options.precision
+            )
             seeds = tuple(range(options.first_seed, options.first_seed + options.seeds))
             identity = {
                 "algorithm": registry.absolute(name),
@@ -90,6 +93,7 @@ def train(
                 "fingerprint": data.fingerprint,
                 "seeds": seeds,
                 "config": config_json.to_json(config),
+                "precision": options.precision,
             }
             description = {
                 "preset": preset,

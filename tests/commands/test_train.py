@@ -87,6 +87,8 @@ def test_another_setting_is_refused_by_name(finished, capsys):
     assert "seeds = [0, 1], and this one has [0, 1, 2]" in capsys.readouterr().err
     assert running.train(finished, algorithm="rosmo") == 2
     assert 'algorithm = "bc", and this one has "rosmo"' in capsys.readouterr().err
+    assert running.train(finished, "--precision", "bfloat16") == 2
+    assert 'precision = "float32", and this one has "bfloat16"' in capsys.readouterr().err
 
 
 def test_plain_output_is_ten_lines_and_a_table(tmp_path, capsys):

@@ -97,3 +97,25 @@ def test_a_run_that_fails_says_which_figure_became_non_finite():
     spoiled = DATASET._replace(reward=DATASET.reward * np.nan)
     with pytest.raises(UsageError, match=r"stage train: all seeds became non-finite: .*loss"):
         offline_mbrl.train("sac", spoiled, num_updates=5, progress=False)
+
+
+def test_updates_in_bfloat16_leave_float32_parameters_that_act_in_float32(run, tmp_path):
+    config = bc.Config(batch_size=16, num_updates=NUM_UPDATES)
+    rounded = offline_mbrl.train(
+        "bc", DATASET, config=config, seeds=2, progress=False, precision="bfloat16"
+    )
+    pairs = zip(*(jax.tree.leaves(each.policy_params) for each in (run, rounded)), strict=True)
+    for exact, other in pairs:
+        assert other.dtype == "float32"
+        assert np.any(exact != other)
+    observation = np.array([0.1, -0.2, 0.3], np.float32)
+    params = jax.tree.map(lambda leaf: leaf[0], rounded.policy_params)
+    acts = offline_mbrl.load_policy(rounded.export(tmp_path / "policy"), seed=0)
+    exact = run.policy.mode(params, observation)
+    np.testing.assert_allclose(acts(observation), exact, rtol=1e-5)
+    assert rounded.precision == "bfloat16"
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(UsageError, match="precision must be one of float32, bfloat16, got half"):
+        offline_mbrl.train("bc", DATASET, precision="half")  # type: ignore[arg-type]

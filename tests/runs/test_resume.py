@@ -15,6 +15,7 @@ from offline_mbrl.runs import folder as folders
 from offline_mbrl.runs import playing, recording, results, stopping
 from offline_mbrl.runs.report import page
 from offline_mbrl.training import checkpoint
+from offline_mbrl.types import UsageError
 
 
 def terminate_at(monkeypatch, module, name, number):
@@ -214,3 +215,17 @@ def test_a_second_process_is_kept_out(tmp_path, capsys):
         assert running.train(tmp_path / "run") == 2
     assert "another process is training in" in capsys.readouterr().err
     assert Path(tmp_path / "run/run.json").exists()
+
+
+def test_a_folder_from_before_precisions_is_float32(tmp_path):
+    now = dict.fromkeys(folders.IDENTITY, "x") | {"precision": "float32"}
+    before = {name: value for name, value in now.items() if name != "precision"}
+    with folders.opened(tmp_path, before):
+        pass
+    with folders.opened(tmp_path, now):
+        pass
+    with (
+        pytest.raises(UsageError, match='precision = "float32"'),
+        folders.opened(tmp_path, now | {"precision": "bfloat16"}),
+    ):
+        pass

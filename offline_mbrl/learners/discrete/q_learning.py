@@ -16,8 +16,9 @@ Departures:
 * Weights start as everywhere here.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -63,6 +64,7 @@ class QNetwork(nn.Module):
     num_actions: int
     has_clone: bool
     padding: nature.Padding | None  # None: the observation is a vector
+    dtype: Any = None  # of hidden layers; see `networks.precision`
 
     @nn.compact
     def __call__(self, observation: Observation) -> Outputs:
@@ -70,11 +72,10 @@ class QNetwork(nn.Module):
         if self.padding is None:
             x = torsos.flat(observation)
         else:
-            x = nature.Convolutions(self.padding, name="torso")(observation)
-        heads = torsos.MLP((*self.layers, self.num_heads * self.num_actions), name="q")(x)
-        logits = None
-        if self.has_clone:
-            logits = torsos.MLP((*self.layers, self.num_actions), name="clone")(x)
+            x = nature.Convolutions(self.padding, self.dtype, name="torso")(observation)
+        mlp = functools.partial(torsos.MLP, dtype=self.dtype)
+        heads = mlp((*self.layers, self.num_heads * self.num_actions), name="q")(x)
+        logits = mlp((*self.layers, self.num_actions), name="clone")(x) if self.has_clone else None
         return Outputs(heads=heads.reshape(self.num_heads, self.num_actions), logits=logits)
 
 

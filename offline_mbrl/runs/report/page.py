@@ -47,6 +47,7 @@ def _provenance(run: Mapping[str, Any]) -> list[str]:
         f"- code: {run['revision'] or 'not under version control'}",
         f"- dataset: {run['dataset']}, fingerprint {run['fingerprint']}",
         f"- device: {run['device']['count']} x {run['device']['kind']}",
+        f"- precision of updates: {run.get('precision', 'float32')}",
         "- versions: "
         f"{', '.join(f'{name} {version}' for name, version in run['versions'].items())}",
     ]
