@@ -132,14 +132,9 @@ def sampling(options: Options, peak: float) -> Iterator[Table]:
             ways = {f"{name}, a whole pass an entry": by_passes, **ways}
         for way, sampler in ways.items():
             model = explicit.make(sampler, measured.spec)
-<<<<<<< HEAD
-            run, flops = rolled(model, shares.jointly, measured, options.sampled, options.horizon)
-            has_loop = way != name or name.startswith(("shared", "coupled"))
-=======
             run, operations = rolled(
                 model, shares.jointly, measured, options.sampled, options.horizon
             )
->>>>>>> 5965cf563c4e9828a8989d31cfb81c4e6eea5f3b
             work = options.sampled * options.horizon
             cases.append(Case(way, run, work=work, flops=operations))
     yield table(f"rollouts from {options.sampled} starts", "steps / s", cases, options, peak)
