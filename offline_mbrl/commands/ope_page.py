@@ -104,8 +104,8 @@ def calibration_table(calibrated: Calibration) -> Table:
     shown = Table(
         title=f"estimators on clones of {len(calibrated.names)} parts of the log",
         caption="hold: 95 % intervals that hold the part's logged return; bias: mean of estimate "
-        "minus it;\nmay vote: share of the parts on which it may. A clone may be worse than what it "
-        "imitates.",
+        "minus it;\nmay vote: share of the parts on which it may. A clone can be worse than what "
+        "it imitates.",
     )
     for index, head in enumerate(("estimator", "hold", "rank correlation", "bias", "may vote")):
         shown.add_column(head, justify="right" if index else "left")
