@@ -34,33 +34,40 @@ def table(judgement: Judgement, dataset: str, data: Data) -> Table:
         caption="95 % intervals; > behavior, best: probabilities; regret: what the best has more, "
         "on average;\nundiscounted: the mean return, of policies in the models",
     )
-    heads = ("policy", "value", "> behavior", "best", "regret", "votes", "undiscounted")
+    heads, *lines = rows(judgement)
     for index, head in enumerate(heads):
         shown.add_column(head, justify="right" if index not in (0, 5) else "left")
-    for row in rows(judgement):
+    for row in lines:
         shown.add_row(*row)
     return shown
 
 
 def rows(judgement: Judgement) -> list[list[str]]:
-    """The cells of `table`."""
+    """The cells of `table`, its heads first.
+
+    With distributional values there is a column of the mean of the worst tenth of the returns.
+    """
+    heads = ["policy", "value", "> behavior", "best", "regret", "votes", "undiscounted"]
     behavior = judgement.behavior
-    lines = [
-        [
-            "logged behavior",
-            _interval(behavior.within_horizon),
-            "",
-            "",
-            "",
-            "",
-            wording.number(behavior.undiscounted),
-        ]
-    ]
-    return lines + [_row(policy) for policy in judgement.policies]
+    value = _interval(behavior.within_horizon)
+    logged = ["logged behavior", value, "", "", "", "", wording.number(behavior.undiscounted)]
+    lines = [_row(policy) for policy in judgement.policies]
+    worst = [_diagnostic(policy, "cvar_10") for policy in judgement.policies]
+    if any(cell != "-" for cell in worst):
+        heads.append("worst 10 %")
+        logged.append(wording.number(_worst_logged(behavior.continuing)))
+        lines = [[*line, cell] for line, cell in zip(lines, worst, strict=True)]
+    return [heads, logged, *lines]
+
+
+def _worst_logged(behavior: Estimate) -> float:
+    """The mean of the worst tenth of the logged returns."""
+    returns = np.sort(np.asarray(behavior.per_episode))
+    return float(np.mean(returns[: max(1, round(0.1 * len(returns)))]))
 
 
 def _row(policy: Judged) -> list[str]:
-    undiscounted = _undiscounted(policy)
+    undiscounted = _diagnostic(policy, "undiscounted")
     if policy.standing is None:
         return [policy.name, "-", "-", "-", "-", "none may vote", undiscounted]
     standing = policy.standing
@@ -76,10 +83,11 @@ def _row(policy: Judged) -> list[str]:
     ]
 
 
-def _undiscounted(policy: Judged) -> str:
+def _diagnostic(policy: Judged, name: str) -> str:
+    """Of the first estimator that has it."""
     for estimate in policy.estimates.values():
-        if "undiscounted" in estimate.diagnostics:
-            return wording.number(float(estimate.diagnostics["undiscounted"]))
+        if name in estimate.diagnostics:
+            return wording.number(float(estimate.diagnostics[name]))
     return "-"
 
 
@@ -187,8 +195,8 @@ def write(
 
 
 def _page(judgement: Judgement, dataset: str, data: Data, drawn: Sequence[str]) -> str:
-    heads = [str(column.header) for column in table(judgement, dataset, data).columns]
-    lines = [heads, ["---"] * len(heads), *rows(judgement)]
+    heads, *others = rows(judgement)
+    lines = [heads, ["---"] * len(heads), *others]
     return "\n".join(
         [
             f"# Which policy to deploy, by {dataset}",

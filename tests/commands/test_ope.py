@@ -134,7 +134,8 @@ def test_the_table_begins_with_the_behavior_and_is_no_wider_than_a_hundred_colum
     supported = {"model_ff": estimate(3.0, undiscounted=5.0), "fqe": estimate(3.1)}
     lonely = {"fqe": estimate(-2.5e9, low_support=1.0)}
     judgement = judging.judgement({"b": supported, "a": lonely}, logged)
-    behavior, first, second = ope_page.rows(judgement)
+    heads, behavior, first, second = ope_page.rows(judgement)
+    assert heads[-1] == "undiscounted"
     assert behavior == ["logged behavior", "1.00 ± 0.20", "", "", "", "", "2.00"]
     assert first[0] == "b"
     assert first[2:4] == ["100%", "100%"]
@@ -147,3 +148,14 @@ def test_the_table_begins_with_the_behavior_and_is_no_wider_than_a_hundred_colum
     text = console.file.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     assert "-2.50e+09 ± 0.20 │ low" in text
+
+
+def test_distributional_values_add_the_worst_tenth_of_the_returns():
+    returns = np.linspace(0.0, 19.0, 20)
+    logged = estimate(9.5)._replace(per_episode=returns)
+    judgement = judging.judgement(
+        {"a": {"fqe_distributional": estimate(3.0, cvar_10=-2.0)}, "b": {"fqe": estimate(2.0)}},
+        Logged(logged, logged, undiscounted=9.5),
+    )
+    columns = [line[-1] for line in ope_page.rows(judgement)]
+    assert columns == ["worst 10 %", "0.50", "-2.00", "-"]

@@ -30,6 +30,7 @@ class Columns(NamedTuple):
     stderr: np.ndarray  # [S, P]
     low_support: np.ndarray  # [S, P]   NaN where no sign tells
     unsettled: np.ndarray  # [S, P]     the same
+    seconds: np.ndarray  # [S, P] of CPU, a group's shared out over policies
 
 
 class Choice(NamedTuple):

@@ -11,6 +11,7 @@ from offline_mbrl.selection import metrics
 
 AUTOREGRESSIVE = "arXiv:2104.13877"
 DOPE = "arXiv:2103.16596"
+MOST_UNSETTLED = 0.5  # share of an estimator's fits that may say they have not settled
 METRICS = ("rank_correlation", "absolute_error")
 LARGER_IS_BETTER = ("rank_correlation",)
 
@@ -60,7 +61,7 @@ COMPARISONS = (
 
 
 def judge(over: Mapping[str, metrics.Scores], unsettled: Mapping[str, float]) -> list[Claim]:
-    """Every comparison under every metric.
+    """Every comparison under every metric; open where a fit of either side has not settled.
 
     Args:
       over: scores over tasks, by estimator.
@@ -76,7 +77,7 @@ def judge(over: Mapping[str, metrics.Scores], unsettled: Mapping[str, float]) ->
             notes = [
                 f"`{name}` says of {unsettled[name]:.0%} of its estimates that it has not settled"
                 for name in pair
-                if complete and unsettled[name] > 0.5
+                if complete and unsettled[name] > MOST_UNSETTLED
             ]
             judged.append(
                 Claim(
@@ -84,7 +85,7 @@ def judge(over: Mapping[str, metrics.Scores], unsettled: Mapping[str, float]) ->
                     study="ope",
                     statement=f"{comparison.text}, {metric.replace('_', ' ')}",
                     measured=measured,
-                    verdict=claims.verdict(measured),
+                    verdict=claims.UNSETTLED if notes else claims.verdict(measured),
                     reason="; ".join(notes),
                 )
             )

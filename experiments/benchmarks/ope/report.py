@@ -87,6 +87,7 @@ def stacked(seeds: Mapping[int, Mapping[int, Row]]) -> Estimates:
         stderr=column("stderr"),
         low_support=column("low_support"),
         unsettled=column("unsettled"),
+        seconds=column("cpu_seconds"),
     )
 
 
@@ -175,6 +176,8 @@ def task_table(
 ) -> str:
     """Metrics by estimator, with intervals, seeds, and how often support is low.
 
+    Those whose fits mostly say themselves that they have not settled stand in a table of their own.
+
     Args:
       scores: by estimator.
       table: the rows, by estimator.
@@ -189,32 +192,47 @@ def task_table(
         "low support",
         "unsettled",
         "missing",
+        "CPU seconds",
     ]
-    lines = []
-    for name, (over_seeds, seeds) in scores.items():
-        shares = [share(flags) for flags in (table[name].low_support, table[name].unsettled)]
-        ranks = ", ".join(f"{own.metrics['rank_correlation'].value:.2f}" for own in seeds)
-        plain = [over_seeds.metrics[metric].value for metric in ("bias", "raw_absolute_error")]
-        lines.append(
-            [
-                f"`{name}`",
-                *interval_cells(over_seeds),
-                # Products of ratios know no bounds.
-                *(f"{value:.2f}" if abs(value) < 1e5 else f"{value:.1e}" for value in plain),
-                f"{coverage[name]:.0%}",
-                ranks,
-                *("-" if np.isnan(value) else f"{value:.0%}" for value in shares),
-                str(over_seeds.num_missing),
-            ]
-        )
+    lines = {
+        name: _task_line(name, own, table[name], coverage[name]) for name, own in scores.items()
+    }
+    unsettled = [name for name in scores if share(table[name].unsettled) > claims.MOST_UNSETTLED]
+    settled = [line for name, line in lines.items() if name not in unsettled]
     note = (
         "In brackets: 95 % of 1000 resamples of the policies. Normalized by the smallest and "
         "largest true value, estimates capped at 2. Coverage: share of the policies whose 95 % "
         "interval over all seeds holds the true value. Low support, unsettled: share of the "
         "estimates for which the estimator itself warns that the data do not support the policy, "
-        "or that its fit had too few updates; -: no row says."
+        "or that its fit had too few updates; -: no row says. CPU seconds: of a seed's fit and "
+        "estimates of all policies, shared by the estimators of one fit."
     )
-    return f"{pages.markdown(header, lines)}\n\n{note}"
+    parts = [pages.markdown(header, settled), note]
+    if unsettled:
+        parts += [
+            "Not settled, so that nothing follows from these figures but that more updates are "
+            "needed:",
+            pages.markdown(header, [lines[name] for name in unsettled]),
+        ]
+    return "\n\n".join(parts)
+
+
+def _task_line(name: str, scored: Scored, own: Estimates, coverage: float) -> list[str]:
+    shares = [share(flags) for flags in (own.low_support, own.unsettled)]
+    ranks = ", ".join(f"{seed.metrics['rank_correlation'].value:.2f}" for seed in scored.seeds)
+    over_seeds = scored.over_seeds
+    plain = [over_seeds.metrics[metric].value for metric in ("bias", "raw_absolute_error")]
+    return [
+        f"`{name}`",
+        *interval_cells(over_seeds),
+        # Products of ratios know no bounds.
+        *(f"{value:.2f}" if abs(value) < 1e5 else f"{value:.1e}" for value in plain),
+        f"{coverage:.0%}",
+        ranks,
+        *("-" if np.isnan(value) else f"{value:.0%}" for value in shares),
+        str(over_seeds.num_missing),
+        f"{own.seconds.sum(axis=1).mean():.0f}",
+    ]
 
 
 def resampled(scores: Mapping[str, metrics.Scores]) -> str:

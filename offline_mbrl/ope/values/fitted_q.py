@@ -32,6 +32,15 @@ from offline_mbrl.types import (
 )
 
 NUM_SAMPLES = 10  # actions that a state's value is the mean over
+WORST_SHARE = 0.1  # of the returns, whose mean is `cvar_10`
+
+
+class Distribution(NamedTuple):
+    """Of the return of one state and action, where a critic has it; in the units of `Method`."""
+
+    support: Callable[[Scales], Array]  # -> [A], ascending
+    # (params, scales, observation, action) -> [A] probabilities on the support
+    probabilities: critics.Critic
 
 
 class Method(NamedTuple):
@@ -51,6 +60,8 @@ class Method(NamedTuple):
     # (params, lagging params, updates []) -> lagging params
     copy: Callable[[Params, Params, Array], Params]
     needed_updates: float  # that values take to travel back over `convergence.HORIZONS`
+
+    distribution: Distribution | None = None
 
 
 class State(NamedTuple):
@@ -237,14 +248,49 @@ def _read_out(
     keys = jax.random.split(key, size)
     state_value = values(method, policy).state_value
     start_values = jax.vmap(state_value, (None, 0, 0))(params, initial_observations, keys)
+    settling = convergence.diagnostics(
+        state.convergence,
+        needed_updates=method.needed_updates,
+        width=critics.return_range(params.scales, method.gamma),
+    )
     return Estimate(
         value=jnp.mean(start_values),
         stderr=jnp.std(start_values) / jnp.sqrt(max(size - 1, 1)),
         per_episode=start_values,
-        diagnostics=convergence.diagnostics(
-            state.convergence,
-            needed_updates=method.needed_updates,
-            width=critics.return_range(params.scales, method.gamma),
-        ),
+        diagnostics=settling | _risk(method, policy, params, initial_observations, keys),
         errors={errors.EPISODES: errors.of_influence(start_values - jnp.mean(start_values))},
     )
+
+
+def _risk(
+    method: Method, policy: Policy, params: FittedParams, observations: Observation, keys: Key
+) -> Metrics:
+    """`cvar_10`, the mean of the worst tenth of the returns from the initial observations.
+
+    Of the mixture over observations and an action each, in raw units; nothing without a
+    distribution. Projection on the support widens distributions, so that it is rather too low.
+    """
+    if method.distribution is None:
+        return {}
+    distribution = method.distribution
+
+    def probabilities(observation: Observation, key: Key) -> Array:
+        action = policy.sample(params.policy, observation, key)
+        return distribution.probabilities(params.network, params.scales, observation, action)
+
+    mixture = jnp.mean(jax.vmap(probabilities)(observations, keys), axis=0)
+    worst = lower_mean(distribution.support(params.scales), mixture, WORST_SHARE)
+    return {"cvar_10": raw(worst, params.scales, method.gamma)}
+
+
+def lower_mean(support: Array, probabilities: Array, share: float) -> Array:
+    """The mean `[]` of the lowest share of a distribution: its conditional value at risk.
+
+    Args:
+      support: `[A]`, ascending.
+      probabilities: `[A]`.
+      share: of the probability, in (0, 1].
+    """
+    below = jnp.cumsum(probabilities) - probabilities
+    counted = jnp.clip(share - below, 0.0, probabilities)
+    return counted @ support / share

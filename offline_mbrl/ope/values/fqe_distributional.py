@@ -175,13 +175,18 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
         return probabilities @ atoms(scales, config.num_atoms)
 
     def q_value(params: Params, scales: Scales, observation: Observation, action: Action) -> Array:
-        return mean(scales, jax.nn.softmax(apply(params, scales, observation, action)))
+        return mean(scales, probabilities(params, scales, observation, action))
 
     def target_probabilities(
         params: Params, scales: Scales, transition: Transition, next_action: Action
     ) -> Array:
         support = atoms(scales, config.num_atoms)
         return target(apply, params, scales, support, transition, next_action, gamma=gamma)
+
+    def probabilities(
+        params: Params, scales: Scales, observation: Observation, action: Action
+    ) -> Array:
+        return jax.nn.softmax(apply(params, scales, observation, action))
 
     def loss(params: Params, scales: Scales, transition: Transition, target: Array) -> Array:
         logits = apply(params, scales, transition.observation, transition.action)
@@ -202,6 +207,10 @@ def _method(config: Config, spec: EnvironmentSpec) -> fitted_q.Method:
         optimizer=optax.adam(config.learning_rate),
         copy=copy,
         needed_updates=convergence.HORIZONS * config.target_period / (1.0 - gamma),
+        distribution=fitted_q.Distribution(
+            support=functools.partial(atoms, num_atoms=config.num_atoms),
+            probabilities=probabilities,
+        ),
     )
 
 

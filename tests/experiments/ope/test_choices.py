@@ -11,7 +11,13 @@ PLAIN = np.zeros((3, 4))
 
 def columns(values, stderr=0.01, low=PLAIN, unsettled=PLAIN):
     values = np.asarray(values, float)
-    return choices.Columns(values, np.full(values.shape, stderr), low, unsettled)
+    return choices.Columns(
+        values=values,
+        stderr=np.full(values.shape, stderr),
+        low_support=low,
+        unsettled=unsettled,
+        seconds=np.ones(values.shape),
+    )
 
 
 def rows(*seeds):

@@ -15,7 +15,7 @@ from learned_examples import (
 )
 
 from offline_mbrl.data import normalize
-from offline_mbrl.ope.values import fqe, fqe_distributional
+from offline_mbrl.ope.values import fitted_q, fqe, fqe_distributional
 from offline_mbrl.problems import known
 from offline_mbrl.targets import categorical
 from offline_mbrl.training.fit import fit
@@ -186,6 +186,32 @@ def test_projection_keeps_mass_and_inside_the_support_the_mean():
     np.testing.assert_allclose(projected @ support, probabilities @ positions, rtol=1e-5)
     again = categorical.project(projected, support, support)
     np.testing.assert_allclose(again, projected, atol=1e-6)
+
+
+def test_the_mean_of_the_worst_share_counts_part_of_an_atom():
+    support = jnp.array([-10.0, 0.0, 5.0])
+    probabilities = jnp.array([0.05, 0.15, 0.8])
+    worst = [fitted_q.lower_mean(support, probabilities, share) for share in (0.05, 0.1, 0.4, 1.0)]
+    by_hand = [-10.0, (-0.5 + 0.0) / 0.1, (-0.5 + 0.0 + 0.2 * 5) / 0.4, -0.5 + 4.0]
+    np.testing.assert_allclose(worst, by_hand, rtol=1e-5)
+
+
+def test_the_worst_tenth_is_read_off_the_mixture_over_starts():
+    """Untrained critics have one distribution for all: its worst tenth, in the data's units."""
+    problem = chain(num_episodes=20)
+    config = fqe_distributional.Config(hidden_layers=(8,), num_atoms=11)
+    learner, read_out = fqe_distributional.make(config, problem.spec, problem.policy)
+    run_context = context(problem.dataset, problem.behavior_params)
+    state = learner.init(jax.random.key(0), None, run_context)
+    last = {"kernel": jnp.zeros((8, 11)), "bias": jnp.zeros(11)}
+    state = state._replace(lagging_params={**state.lagging_params, "layer_1": last})
+    starts = jnp.eye(5)[:2]
+    found = read_out(state, run_context, starts, jax.random.key(1)).diagnostics["cvar_10"]
+    scales = learner.policy_params(state, run_context).scales
+    low, high = float(scales.low) / (1 - GAMMA), float(scales.high) / (1 - GAMMA)
+    # The lowest of eleven equal atoms has 1/11 of the probability, the second the rest of a tenth.
+    step = (high - low) / 10
+    np.testing.assert_allclose(found, low + step * (0.1 - 1 / 11) / 0.1, rtol=1e-4, atol=1e-4)
 
 
 def test_d4pgs_trunk_takes_two_layers_and_an_unknown_one_is_refused():
