@@ -20,6 +20,7 @@ from offline_mbrl import settings
 from offline_mbrl.algorithms import latent_targets, operators
 from offline_mbrl.algorithms.latent_targets import Clone, Method, clone_nothing
 from offline_mbrl.data import memory
+from offline_mbrl.learners.parts import averaging
 from offline_mbrl.models import muzero, unrolled
 from offline_mbrl.networks import optimizers
 from offline_mbrl.settings import at_least, between, one_of
@@ -57,6 +58,8 @@ class Config:
     value_target: Annotated[str, one_of(latent_targets.VALUE_TARGETS)] = "target_value"
     # By the operator that learning uses, or by another one of OPERATORS, by name.
     acting: Annotated[str, one_of(("search", *operators.OPERATORS))] = "search"
+    # Of the moving average of parameters that acts, an update; 0: the last parameters act.
+    acting_decay: Annotated[float, between(0, 0.999999)] = 0.0
     bootstrap_on_truncation: bool = True
     start_on_final: bool = False
     search: operators.SearchConfig = field(default_factory=operators.SearchConfig)
@@ -243,13 +246,18 @@ def make(
         del context
         return state.params
 
-    return Learner(
+    learner = Learner(
         sample=_sampler(config, spec),
         init=init,
         step=step,
         validate=validate,
         policy=make_policy(model, planners, size),
         policy_params=policy_params,
+    )
+    return (
+        averaging.acting_by_average(learner, config.acting_decay)
+        if config.acting_decay
+        else learner
     )
 
 
