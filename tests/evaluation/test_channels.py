@@ -97,7 +97,7 @@ PARENT = """if True:
 
     def end():
         time.sleep(1)  # until the second episode hangs
-        os.write(1, b"%d" % test_channels.children()[0].pid)  # at once, or not at all
+        os.write(1, b"%d\\n" % test_channels.children()[0].pid)  # a line at once, or none
         os.kill(os.getpid(), signal.SIGKILL)
 
     def ended(count):
