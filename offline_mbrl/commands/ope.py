@@ -1,7 +1,8 @@
 """`offline-mbrl ope RUN ...`: which of these policies to deploy, by logged data alone."""
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -78,20 +79,13 @@ def main(argv: list[str]) -> int:
     fitted = {"estimators": names, "seeds": options.seeds, "settings": options.settings}
     with display.bar(console, "estimates", len(names) * options.seeds) as show:
         judgement = judging.judge(
-            policies,
-            data,
-            key=jax.random.key(0),
-            progress=lambda done, total: show(done, "fits"),
-            **fitted,
+            policies, data, key=jax.random.key(0), progress=_with_time_left(show), **fitted
         )
     calibrated = None
     if options.calibrate:
         with display.bar(console, "calibration", len(names) * options.seeds) as show:
             calibrated = calibration.calibrate(
-                data,
-                key=jax.random.key(1),
-                progress=lambda done, total: show(done, "fits"),
-                **fitted,
+                data, key=jax.random.key(1), progress=_with_time_left(show), **fitted
             )
     place = options.out or options.runs[0] / PAGE
     ope_page.write(place, judgement, dataset, data, calibrated)
@@ -116,6 +110,17 @@ def _defaults(argv: Sequence[str]) -> Options:
     if effort is None:
         return Options()  # the parser refuses an unknown name
     return Options(seeds=effort.seeds, settings=effort.settings)
+
+
+def _with_time_left(show: display.Show) -> Callable[[int, int], None]:
+    """Shows fits that are done, and how long the others take if they take as long."""
+    began = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        seconds = (time.monotonic() - began) / done * (total - done)
+        show(done, f"fits, about {seconds:.0f} s left")
+
+    return progress
 
 
 def _data(
