@@ -35,7 +35,7 @@ SCRIPT = "experiments/benchmarks/ope/main.py"
 class Options:
     """Runs every estimator on every task and says how well each ranks the policies."""
 
-    preset: Literal["quick", "full"] = "quick"
+    preset: Literal["quick", "equal_time", "full"] = "quick"
     tasks: str = ""  # comma-separated: to work at; default: all. The report is of all with rows
     # Comma-separated: estimators that share a fit; default: all but model_coupled.
     groups: str = ""

@@ -57,7 +57,7 @@ def test_means_and_deviations_over_resamples_are_shown_for_each_task_and_over_ta
 
 def test_estimators_of_a_task_share_draws_of_policies_and_tasks_do_not():
     def draws(task, shift):
-        estimates = report.Estimates(*np.broadcast_to(VALUES[::-1] + shift, (4, 2, 4)))
+        estimates = report.Estimates(*np.broadcast_to(VALUES[::-1] + shift, (5, 2, 4)))
         return report.score(truth(task), estimates).over_seeds.metrics["bias"].replicates
 
     first = draws(TASKS[0], 0.0)
