@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from offline_mbrl import files
 from offline_mbrl.ope import intervals
+from offline_mbrl.selection import figure_files
 from offline_mbrl.selection.judging import Judged, Judgement
 from offline_mbrl.types import Estimate
 
@@ -20,17 +20,8 @@ MOST_PAIRS = 6  # of voting estimators in the scatter
 
 def draw(judgement: Judgement, directory: Path) -> list[Path]:
     """Writes `forest.png`, and `scatter.png` where two estimators vote on two policies."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    written = []
-    for name, figure in (("forest", forest(judgement)), ("scatter", scatter(judgement))):
-        if figure is None:
-            continue
-        FigureCanvasAgg(figure)
-        path = directory / f"{name}.png"
-        files.write_whole(path, lambda place, f=figure: f.savefig(place, dpi=150, format="png"))
-        written.append(path)
-    return written
+    figures = {"forest": forest(judgement), "scatter": scatter(judgement)}
+    return figure_files.write(figures, directory)
 
 
 def forest(judgement: Judgement) -> "Figure":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from offline_mbrl import files
+from offline_mbrl.selection import figure_files
 from offline_mbrl.selection.diagnose.maps import TrustMap
 from offline_mbrl.selection.diagnose.ranks import CONFIDENCE
 from offline_mbrl.selection.diagnose.report import ERROR, Diagnosis
@@ -18,18 +18,7 @@ if TYPE_CHECKING:
 
 def draw(diagnosis: Diagnosis, directory: Path) -> list[Path]:
     """Writes `FIGURES` as PNG files; those that the diagnosis has nothing for are left out."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    written = []
-    for name, make in FIGURES.items():
-        figure = make(diagnosis)
-        if figure is None:
-            continue
-        FigureCanvasAgg(figure)
-        path = directory / f"{name}.png"
-        files.write_whole(path, lambda place, f=figure: f.savefig(place, dpi=150, format="png"))
-        written.append(path)
-    return written
+    return figure_files.write({name: make(diagnosis) for name, make in FIGURES.items()}, directory)
 
 
 def horizons(diagnosis: Diagnosis) -> "Figure":
