@@ -169,14 +169,14 @@ def _imagined_once(policy: Any, **settings: Any) -> Case:
     """The linear-quadratic problem with rows that are imagined before the policy is learned."""
     from offline_mbrl.algorithms.imagined import proposals
 
-    fitted = {"num_updates": 500, "batch_size": 32, "layers": (16,)}
+    fitted = {"num_updates": 200, "batch_size": 32, "layers": (16,)}
     shared = {
         "termination": "never",
         "dynamics": small_model(),
         "proposal": proposals.ProposalConfig(**fitted),
         "horizon": 2,
         "num_starts": 32,
-        "num_rows": 8_192,
+        "num_rows": 4_096,
         "imagined_fraction": 0.5,
         "policy": policy,
     }
@@ -184,7 +184,7 @@ def _imagined_once(policy: Any, **settings: Any) -> Case:
         problem=problems.linear_quadratic,
         config={**shared, **settings},
         score=0.9,
-        num_updates=3_000,
+        num_updates=1_500,
     )
 
 
