@@ -10,7 +10,17 @@ import offline_mbrl
 PACKAGE = Path(offline_mbrl.__file__).parent
 SEEN = {  # what learners see of `data`
     f"data.{name}"
-    for name in ("memory", "monte_carlo", "steps", "splits", "normalize", "trees", "ring", "specs")
+    for name in (
+        "memory",
+        "monte_carlo",
+        "steps",
+        "splits",
+        "normalize",
+        "trees",
+        "ring",
+        "specs",
+        "reverse",
+    )
 }
 GROUND = {"types", "streams", "files", "provenance"}
 MODELS = {"types", "settings", "networks", "targets"} | SEEN

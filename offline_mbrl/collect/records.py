@@ -14,7 +14,8 @@ def steps(transitions: Transition) -> dict[str, np.ndarray]:
     episode ends in a true terminal where the last discount is 0, else it is truncated.
 
     Args:
-      transitions: in order; `extras` are the log densities of the actions, `[T]`.
+      transitions: in order; `extras` are the log densities of the actions, `[T]`, or `()` where
+        they have none.
     """
     length = len(transitions.reward)
     is_last = np.arange(length + 1) == length
@@ -22,6 +23,8 @@ def steps(transitions: Transition) -> dict[str, np.ndarray]:
     def padded(column: Any, last: float) -> np.ndarray:
         return np.concatenate([column, np.full_like(column[:1], last)])
 
+    has_log_probs = not isinstance(transitions.extras, tuple)
+    log_probs = {"behavior_log_prob": transitions.extras} if has_log_probs else {}
     return {
         "observation": np.concatenate([transitions.observation, transitions.next_observation[-1:]]),
         "action": padded(transitions.action, 0.0),
@@ -30,7 +33,7 @@ def steps(transitions: Transition) -> dict[str, np.ndarray]:
         "is_first": np.arange(length + 1) == 0,
         "is_last": is_last,
         "is_terminal": is_last & bool(transitions.discount[-1] == 0),
-        "behavior_log_prob": padded(transitions.extras, 0.0),
+        **{name: padded(column, 0.0) for name, column in log_probs.items()},
     }
 
 

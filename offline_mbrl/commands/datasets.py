@@ -22,11 +22,12 @@ def collector(console: Console) -> catalog.Collect:
     def collect(environment: str, **settings: Any) -> Iterator[dict[str, Any]]:
         # Simulators are loaded only where they are needed.
         from offline_mbrl.collect import atari, bsuite, control
+        from offline_mbrl.collect.maze2d import episodes as maze2d
         from offline_mbrl.collect.mujoco import episodes as mujoco
         from offline_mbrl.collect.ogbench import episodes as ogbench
 
         family, _, name = environment.rpartition("/")
-        counted = "steps" if family in ("atari", "mujoco", "ogbench") else "episodes"
+        counted = "steps" if "num_steps" in settings else "episodes"
         say = functools.partial(console.print, highlight=False)
         collectors = {
             "": bsuite.collect,
@@ -39,6 +40,8 @@ def collector(console: Console) -> catalog.Collect:
         if environment in official.LOCAL_RANDOM:
             collect_named = bsuite.collect_random
             name = environment.removesuffix(official.RANDOM)
+        if environment in official.LOCAL_MAZE2D:
+            collect_named = maze2d.collect
         with display.bar(console, f"Generating {environment}", settings[f"num_{counted}"]) as show:
             yield from collect_named(
                 name, progress=lambda done, *_: show(done, counted), **settings

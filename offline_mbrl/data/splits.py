@@ -1,7 +1,8 @@
-"""Splits of a dataset; the parts share its columns."""
+"""Splits of a dataset, and a choice of its transitions by their returns; columns are shared."""
 
 import numpy as np
 
+from offline_mbrl.data import monte_carlo
 from offline_mbrl.data.memory import Dataset
 from offline_mbrl.types import UsageError
 
@@ -50,3 +51,30 @@ def hold_out(
         )
     is_held_out = np.isin(unit, rng.choice(units, count, replace=False))
     return dataset._replace(starts=starts[~is_held_out], held_out=starts[is_held_out])
+
+
+def weighted_by_return(dataset: Dataset, *, seed: int = 0, copies: int = 4) -> Dataset:
+    """The dataset with transitions of better episodes more often in `starts`, columns shared.
+
+    The weight of a transition is its episode's return between the lowest and the highest, which
+    weigh 0 and 1. Rows of weight w stand `copies w / mean w` times in `starts` on average, never a
+    whole time off, so that samplers that are uniform over `starts` are weighted by return. Where
+    all returns are equal the dataset is returned as it is.
+
+    Args:
+      dataset: on the host.
+      seed: of the remainders, which are drawn by one offset for all (systematic resampling).
+      copies: of a transition on average; more of them make smaller steps between weights.
+
+    Source: ROMI's released code, with replacement.
+    """
+    returns, episode = monte_carlo.episode_returns(dataset)
+    low = returns.min()
+    width = returns.max() - low
+    if width == 0:
+        return dataset
+    weights = ((returns - low) / width)[episode]
+    expected = copies * len(weights) * np.cumsum(weights) / np.sum(weights)
+    offset = np.random.default_rng([seed, 6]).random()
+    counts = np.diff(np.floor(expected + offset), prepend=np.floor(offset)).astype(np.int64)
+    return dataset._replace(starts=np.repeat(np.asarray(dataset.starts[:]), counts))

@@ -31,6 +31,7 @@ FAMILIES = {
     "gym": ("gymnasium", "gymnasium"),
     "atari": ("atari", "atari"),
     "ogbench": ("ogbench", "ogbench"),
+    "maze2d": ("maze2d", ""),  # nothing beyond this package
 }
 OPTIONS = {
     "bsuite": ("noise",),
@@ -38,13 +39,14 @@ OPTIONS = {
     "gym": ("noise", "max_steps", "contact_forces"),
     "atari": ("noise", "max_steps", "sticky", "skip"),
     "ogbench": ("noise",),
+    "maze2d": ("noise",),
 }
 SOLVED_AT_TERMINALS = ("ogbench",)  # families whose terminals all say that the task is solved
 STARTS_LISTED = ("bsuite",)  # families whose modules have `starts(name) -> tuple[int, ...]`
 NEED_DM_CONTROL = ("control", "ogbench")
 # Modules with `reseed(environment, seed) -> bool`. Atari's games and OGBench's tasks are gymnasium
 # environments; those of bsuite are built again in a millisecond.
-RESEEDED = ("control_suite", "gymnasium")
+RESEEDED = ("control_suite", "gymnasium", "maze2d")
 WHOLE = ("max_steps", "skip")
 SWITCHES = ("contact_forces",)  # the other options are probabilities
 
@@ -63,8 +65,9 @@ def make(simulator: str, *, seed: int) -> dm_env.Environment:
 
     Args:
       simulator: `bsuite/catch`, `control/cartpole_swingup`, `gym/Hopper-v4`, `atari/Pong`,
-        `ogbench/cube-single-singletask-task1`. Options follow a `?`: `noise=0.1` replaces the
-        action with that probability by a uniform one; `max_steps=500` (gym, atari) cuts episodes;
+        `ogbench/cube-single-singletask-task1`, `maze2d/umaze-sparse`. Options follow a `?`:
+        `noise=0.1` replaces the action with that probability by a uniform one; `max_steps=500`
+        (gym, atari) cuts episodes;
         `contact_forces=0` (gym) leaves them out of Ant's observations, as D4RL's data have it;
         `sticky=0` and `skip=2` (atari) are the probability that a frame repeats the previous
         action and the number of frames for which an action is held.

@@ -13,6 +13,7 @@ import difflib
 
 import jax.numpy as jnp
 
+from offline_mbrl.environments import maze2d
 from offline_mbrl.types import Array, Termination, UsageError
 
 
@@ -146,6 +147,7 @@ TERMINATIONS: dict[str, Termination] = {
     },
     **{f"control/{name}": never for name in _CONTROL},
     **{f"rlu_control_suite/{name}": never for name in _CONTROL},
+    **{f"maze2d/{name}": never for name in maze2d.names()},
     "d4rl_mujoco_hopper": hopper,
     "d4rl_mujoco_walker2d": walker2d,
     "d4rl_mujoco_halfcheetah": never,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from offline_mbrl.networks import torsos
-from offline_mbrl.types import Action, Array, Key, Params
+from offline_mbrl.types import Action, Array, Key, Observation, Params, Policy
 
 LOG_STD_BOUNDS = (-4.0, 15.0)  # of the encoder; BCQ's released code
 LATENT_BOUND = 0.5  # of latents that actions are generated from; the same
@@ -129,3 +129,19 @@ def generate(vae: ConditionalVAE, params: Params, condition: Array, key: Key) ->
     """
     latent = jax.random.normal(key, (vae.latent_size,))
     return vae.decode(params, condition, jnp.clip(latent, -LATENT_BOUND, LATENT_BOUND))
+
+
+def as_policy(vae: ConditionalVAE) -> Policy:
+    """The policy whose actions are `tanh` of `generate`; it has no density.
+
+    The greedy action is that of the latent 0, the likeliest one. Its parameters are the
+    autoencoder's.
+    """
+
+    def sample(params: Params, observation: Observation, key: Key) -> Action:
+        return jnp.tanh(generate(vae, params, torsos.flat(observation), key))
+
+    def mode(params: Params, observation: Observation) -> Action:
+        return jnp.tanh(vae.decode(params, torsos.flat(observation), jnp.zeros(vae.latent_size)))
+
+    return Policy(sample=sample, mode=mode)

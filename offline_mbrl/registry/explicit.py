@@ -61,6 +61,25 @@ def imagined_control(**settings: Any) -> Case:
     )
 
 
+def _small_cql() -> Any:
+    """CQL for that problem."""
+    from offline_mbrl.learners import cql
+    from offline_mbrl.learners.parts import conservative
+    from offline_mbrl.problems import linear_quadratic
+
+    return cql.Config(
+        batch_size=64,
+        gamma=linear_quadratic.GAMMA,
+        target_entropy=-3.0,
+        actor_layers=(16,),
+        critic_layers=(32,),
+        actor_learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+        temperature_learning_rate=3e-3,
+        gap=conservative.Config(coef=0.01, num_actions=3),
+    )
+
+
 @entry
 def mbpo() -> Algorithm:
     """MBPO offline: soft actor-critic on short rollouts of a model."""
@@ -107,27 +126,13 @@ def morel() -> Algorithm:
 def combo() -> Algorithm:
     """COMBO: conservative Q-learning that is pushed down on a model's rollouts."""
     from offline_mbrl.algorithms.imagined import combo
-    from offline_mbrl.learners import cql
-    from offline_mbrl.learners.parts import conservative
-    from offline_mbrl.problems import linear_quadratic
 
-    policy = cql.Config(
-        batch_size=64,
-        gamma=linear_quadratic.GAMMA,
-        target_entropy=-3.0,
-        actor_layers=(16,),
-        critic_layers=(32,),
-        actor_learning_rate=3e-3,
-        critic_learning_rate=3e-3,
-        temperature_learning_rate=3e-3,
-        gap=conservative.Config(coef=0.01, num_actions=3),
-    )
     return Algorithm(
         config=combo.Config,
         make=combo.make,
         pretrain=combo.pretrain,
         presets=combo.PRESETS,
-        cases=(imagined_control(policy=policy),),
+        cases=(imagined_control(policy=_small_cql()),),
     )
 
 
@@ -157,4 +162,91 @@ def rambo() -> Algorithm:
         pretrain=rambo.pretrain,
         presets=rambo.PRESETS,
         cases=(imagined_control(**opposed),),
+    )
+
+
+def _imagined_once(policy: Any, **settings: Any) -> Case:
+    """The linear-quadratic problem with rows that are imagined before the policy is learned."""
+    from offline_mbrl.algorithms.imagined import proposals
+
+    fitted = {"num_updates": 200, "batch_size": 32, "layers": (16,)}
+    shared = {
+        "termination": "never",
+        "dynamics": small_model(),
+        "proposal": proposals.ProposalConfig(**fitted),
+        "horizon": 2,
+        "num_starts": 32,
+        "num_rows": 4_096,
+        "imagined_fraction": 0.5,
+        "policy": policy,
+    }
+    return Case(
+        problem=problems.linear_quadratic,
+        config={**shared, **settings},
+        score=0.9,
+        num_updates=1_500,
+    )
+
+
+def _small_bcq() -> Any:
+    """BCQ for that problem, whose data act well already: it moves far from their actions."""
+    from offline_mbrl.learners import bcq
+    from offline_mbrl.problems import linear_quadratic
+
+    return bcq.Config(
+        batch_size=64,
+        gamma=linear_quadratic.GAMMA,
+        num_next_actions=3,
+        num_candidates=10,
+        perturbation=0.5,
+        vae_layers=(16,),
+        actor_layers=(16,),
+        critic_layers=(32,),
+        actor_learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+    )
+
+
+@entry
+def romi_bcq() -> Algorithm:
+    """ROMI with BCQ: imagined paths that lead to states of the data, by a reverse model."""
+    from offline_mbrl.algorithms.imagined import romi
+
+    return Algorithm(
+        config=romi.Config,
+        make=romi.make,
+        pretrain=romi.pretrain,
+        prepare=romi.prepare,
+        presets=romi.PRESETS,
+        cases=(_imagined_once(_small_bcq()),),
+    )
+
+
+@entry
+def romi_cql() -> Algorithm:
+    """ROMI with CQL."""
+    from offline_mbrl.algorithms.imagined import romi
+
+    return Algorithm(
+        config=romi.CqlConfig,
+        make=romi.make,
+        pretrain=romi.pretrain,
+        prepare=romi.prepare,
+        presets=romi.PRESETS,
+        cases=(_imagined_once(_small_cql(), terminals="extend"),),
+    )
+
+
+@entry
+def fomi() -> Algorithm:
+    """FOMI: as ROMI with BCQ, with time running forwards, its ablation."""
+    from offline_mbrl.algorithms.imagined import romi
+
+    return Algorithm(
+        config=romi.ForwardConfig,
+        make=romi.make,
+        pretrain=romi.pretrain,
+        prepare=romi.prepare,
+        presets=romi.FORWARD_PRESETS,
+        cases=(_imagined_once(_small_bcq()),),
     )

@@ -276,10 +276,11 @@ def with_imagination(
     imagine_all = in_parts(imagine, config.starts_at_once)
 
     def sample(dataset: PyTree, cache: PyTree, key: Key) -> Transition:
-        real = _marked(learner.sample(dataset, None, key))
+        real = marked(learner.sample(dataset, None, key))
         if cache is None:
             return real
-        return _mixed(real, cache, config.real_fraction, jax.random.fold_in(key, 1))
+        num_real = int(real.reward.shape[0] * config.real_fraction)
+        return mixed(real, cache, num_real, jax.random.fold_in(key, 1))
 
     def refresh(
         state: PyTree, context: Context, dataset: PyTree, cache: PyTree, update: Array, key: Key
@@ -289,7 +290,7 @@ def with_imagination(
         policy_params = learner.policy_params(state, context)
         trajectory = imagine_all(context, policy_params, observation, update, key_rollouts)
         cache = ring.store(cache, *transitions(trajectory))
-        return state, cache, _metrics(trajectory, cache)
+        return state, cache, figures(trajectory, cache)
 
     def init_cache(example: Transition) -> ring.Ring:
         row = jax.tree.map(lambda leaf: leaf[0], example._replace(extras=()))
@@ -306,17 +307,23 @@ def _policy_of(learner: Learner) -> Policy | Actor:
     return learner.policy
 
 
-def _marked(real: Transition) -> Transition:
-    """Real rows with the extras of a mixed batch."""
+def marked(real: Transition) -> Transition:
+    """Real rows `[B, ...]` with the extras of a mixed batch."""
     extras = real.extras if isinstance(real.extras, Mapping) else {}
     kept = {name: extras[name] for name in ("next_action", "has_next_action") if name in extras}
     return real._replace(extras={**kept, "is_imagined": jnp.zeros_like(real.reward)})
 
 
-def _mixed(real: Transition, cache: ring.Ring, real_fraction: float, key: Key) -> Transition:
-    """The first `int(B real_fraction)` real rows, then imagined ones."""
+def mixed(real: Transition, cache: ring.Ring, num_real: int, key: Key) -> Transition:
+    """The first real rows, then imagined ones, or real ones where none are stored.
+
+    Args:
+      real: `[B, ...]`, from `marked`.
+      cache: imagined rows.
+      num_real: how many stay.
+      key: consumed.
+    """
     batch_size = real.reward.shape[0]
-    num_real = int(batch_size * real_fraction)
     first, rest = (
         jax.tree.map(lambda leaf, part=part: leaf[part], real)
         for part in (slice(num_real), slice(num_real, None))
@@ -330,8 +337,13 @@ def _mixed(real: Transition, cache: ring.Ring, real_fraction: float, key: Key) -
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), first, rest)
 
 
-def _metrics(trajectory: Trajectory, cache: ring.Ring) -> Metrics:
-    """Means over the steps that happened, and over the rollouts."""
+def figures(trajectory: Trajectory, cache: ring.Ring) -> Metrics:
+    """Means over the steps that happened, and over the rollouts.
+
+    Args:
+      trajectory: `[B, T]`, as `Imagine` returns it.
+      cache: into which it was stored.
+    """
     mask = trajectory.mask
     num_steps = jnp.maximum(jnp.sum(mask), 1)
     measured = dict(trajectory.extras) if isinstance(trajectory.extras, Mapping) else {}
@@ -340,11 +352,11 @@ def _metrics(trajectory: Trajectory, cache: ring.Ring) -> Metrics:
         name: jnp.sum(mask * values) / num_steps
         for name, values in {"reward": trajectory.reward, **measured}.items()
     }
-    figures = {
+    values = {
         **means,
         "length": jnp.mean(jnp.sum(mask, axis=1)),
         "terminals": jnp.mean(jnp.sum(mask * (trajectory.discount == 0), axis=1)),
         "diverged": jnp.mean(jnp.max(diverged, axis=1)),
         "stored": ring.size(cache).astype(jnp.float32),
     }
-    return {f"imagination/{name}": figure for name, figure in figures.items()}
+    return {f"imagination/{name}": value for name, value in values.items()}

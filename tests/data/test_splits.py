@@ -70,3 +70,47 @@ def test_constant_entries_are_marked_and_never_divided_by():
     assert not normalize.transition_statistics(
         dataset()._replace(discount=np.ones(160, np.float32))
     ).terminates
+
+
+# --- by return ---
+
+
+def with_returns(returns, length=3):
+    """One episode of each return, which its first step brings."""
+    reward = np.zeros((len(returns), length))
+    reward[:, 0] = returns
+    is_last = np.tile(np.arange(length) == length - 1, len(returns))
+    return memory.Dataset.from_arrays(
+        {
+            "observation": np.arange(reward.size, dtype=float)[:, None],
+            "next_observation": np.arange(1.0, reward.size + 1)[:, None],
+            "action": np.zeros((reward.size, 1)),
+            "reward": reward.ravel(),
+            "is_terminal": np.zeros(reward.size, bool),
+            "is_truncated": is_last,
+        }
+    )
+
+
+def test_transitions_count_by_their_episodes_return_between_the_lowest_and_the_highest():
+    data = with_returns([0.0, 1.0, 2.0, 4.0])
+    weighted = splits.weighted_by_return(data, copies=7)
+    counts = np.bincount(weighted.starts // 4, minlength=4)  # three steps are four records
+    # 7 copies of 12 transitions: weights 0, 1/4, 1/2 and 1 of three steps each.
+    np.testing.assert_allclose(counts, 84 * np.array([0, 1, 2, 4]) / 7, atol=1)
+    assert weighted.observation is data.observation
+    assert set(weighted.starts) <= set(data.starts)
+
+
+def test_remainders_are_drawn_so_that_weights_hold_on_average():
+    data = with_returns([0.0, 1.0, 3.0])
+    counts = [
+        np.bincount(splits.weighted_by_return(data, seed=seed, copies=1).starts // 4, minlength=3)
+        for seed in range(200)
+    ]
+    np.testing.assert_allclose(np.mean(counts, axis=0), [0.0, 2.25, 6.75], atol=0.1)
+
+
+def test_equal_returns_leave_the_data_as_they_are():
+    data = with_returns([2.0, 2.0])
+    assert splits.weighted_by_return(data) is data

@@ -51,6 +51,7 @@ def names() -> list[str]:
         *(f"local/{name}" for name in official.LOCAL_CONTROL),
         *(f"local/{name}" for name in official.LOCAL_MUJOCO),
         *(f"local/{name}" for name in official.LOCAL_OGBENCH),
+        *(f"local/{name}" for name in official.LOCAL_MAZE2D),
         *(f"rlu_control_suite/{task}" for task in official.CONTROL),
         *d4rl.BY_TFDS,
         *ogbench.names(),
