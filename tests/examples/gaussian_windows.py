@@ -74,6 +74,28 @@ def law(policy, length):
     )
 
 
+def tilted(length, alpha, lambda_):
+    """The law of the behavior's windows times `prod pi^alpha beta^-lambda`."""
+    before = law(BEHAVIOR, length)
+    with jax.enable_x64(True):
+        zeros = jnp.zeros(2 * length - 1)
+        parts = []
+        for policy in (TARGET, BEHAVIOR):
+            jacobian = jax.jacfwd(residuals(policy, length, jnp.zeros(())))(zeros)
+            constants = [residuals(policy, length, jnp.asarray(s))(zeros) for s in (0.0, 1.0)]
+            parts.append(tuple(np.asarray(leaf) for leaf in (jacobian, *constants)))
+    inverse = np.linalg.inv(before.covariance)
+    precision = inverse.copy()
+    information = {start: inverse @ before.mean(start) for start in (0.0, 1.0)}
+    for weight, (jacobian, at_zero, at_one) in zip((alpha, -lambda_), parts, strict=True):
+        precision += weight * jacobian.T @ jacobian
+        information[0.0] -= weight * jacobian.T @ at_zero
+        information[1.0] -= weight * jacobian.T @ at_one
+    covariance = np.linalg.inv(precision)
+    offset = covariance @ information[0.0]
+    return Law(gain=covariance @ information[1.0] - offset, offset=offset, covariance=covariance)
+
+
 def denoiser(of, start):
     """The perfect denoiser of a Gaussian law given s_0, at any level."""
     values, vectors = np.linalg.eigh(of.covariance)
