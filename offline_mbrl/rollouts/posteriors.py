@@ -38,8 +38,7 @@ def covariance(denoiser: Denoiser, x: Array, level: Level) -> Array:
       x: `[n]` at a level with a signal above 0.
       level: its level.
     """
-    jacobian = jax.jacfwd(lambda point: denoiser(point, level))(x)
-    return _symmetric(jnp.square(level.noise) / level.signal * jacobian)
+    return _moments(denoiser, x, level)[1]
 
 
 def posterior(denoiser: Denoiser, x: Array, level: Level, *, largest: float = LARGEST) -> Posterior:
@@ -55,9 +54,10 @@ def posterior(denoiser: Denoiser, x: Array, level: Level, *, largest: float = LA
       largest: eigenvalue.
     """
     flat_prior = jnp.square(level.noise / level.signal)
-    values, vectors = jnp.linalg.eigh(covariance(denoiser, x, level))
+    mean, matrix = _moments(denoiser, x, level)
+    values, vectors = jnp.linalg.eigh(matrix)
     values = jnp.clip(values, SMALLEST, jnp.maximum(jnp.minimum(flat_prior, largest), SMALLEST))
-    return Posterior(mean=denoiser(x, level), root=vectors * jnp.sqrt(values)[None])
+    return Posterior(mean=mean, root=vectors * jnp.sqrt(values)[None])
 
 
 def tilted(
@@ -81,6 +81,17 @@ def tilted(
         mean=before.mean + turned @ ((turned.T @ gradient) / kept),
         root=turned / jnp.sqrt(kept)[None],
     )
+
+
+def _moments(denoiser: Denoiser, x: Array, level: Level) -> tuple[Array, Array]:
+    """Mean and covariance of clean points given x, by one pass for each column and no more."""
+
+    def denoised(point: Array) -> tuple[Array, Array]:
+        clean = denoiser(point, level)
+        return clean, clean
+
+    jacobian, mean = jax.jacfwd(denoised, has_aux=True)(x)
+    return mean, _symmetric(jnp.square(level.noise) / level.signal * jacobian)
 
 
 def _symmetric(matrix: Array) -> Array:

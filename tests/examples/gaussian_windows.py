@@ -42,6 +42,17 @@ class Law(NamedTuple):
         return self.gain * start + self.offset
 
 
+def simulate(policy, rng, num_episodes):
+    """States `[N, 65]` and actions `[N, 64]` of a policy, raw."""
+    states = [START_MEAN + START_STD * rng.normal(size=num_episodes)]
+    actions = []
+    for _ in range(HORIZON):
+        noise = rng.normal(size=(2, num_episodes))
+        actions.append(policy.gain * states[-1] + policy.offset + policy.std * noise[0])
+        states.append(A * states[-1] + B * actions[-1] + NOISE * noise[1])
+    return np.stack(states, axis=1), np.stack(actions, axis=1)
+
+
 def scale(length):
     """Means and deviations of the 2 w entries of a window."""
     return np.tile(MEAN, length), np.tile(STD, length)

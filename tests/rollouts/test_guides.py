@@ -154,6 +154,58 @@ def test_the_behavior_policy_as_target_changes_nothing(make, solver):
         np.testing.assert_allclose(leaf, other, atol=1e-12)
 
 
+# --- a system of matrices: a double integrator with correlated noise ---
+
+MOTION = np.array([[1.0, 0.1], [0.0, 0.95]])
+DRIVE = np.array([[0.005], [0.1]])
+FACTOR = np.array([[0.05, 0.0], [0.03, 0.08]])  # of the noise's covariance
+START = np.array([0.5, -0.3])
+ROWS = 5  # of (position, velocity, action)
+
+
+def integrator_law(gain, offset, std):
+    """The law of the 3 ROWS - 2 free entries after START, raw."""
+    size = 1 + 3 * ROWS  # 1, then noises of action and state in each row
+    rows = []
+    state = np.zeros((2, size))
+    state[:, 0] = START
+    for t in range(ROWS):
+        action = gain @ state
+        action[0, 0] += offset
+        action[0, 1 + 3 * t] += std
+        rows += [state, action]
+        state = MOTION @ state + DRIVE @ action
+        state[:, 2 + 3 * t : 4 + 3 * t] += FACTOR
+    free = np.concatenate(rows)[2:]
+    covariance = free[:, 1:] @ free[:, 1:].T
+    return examples.Law(gain=0.0 * free[:, 0], offset=free[:, 0], covariance=covariance)
+
+
+def test_second_order_steps_are_exact_for_matrices_too():
+    behavior = np.array([[-0.5, -0.5]]), 0.0, 0.6
+    target = np.array([[-1.0, -1.2]]), 0.1, 0.4
+    before, after = integrator_law(*behavior), integrator_law(*target)
+
+    def residuals(gain, offset, std):
+        def of_free(free):
+            window = jnp.concatenate([jnp.asarray(START, free.dtype), free]).reshape(ROWS, 3)
+            return (window[:, 2] - window[:, :2] @ jnp.asarray(gain[0]) - offset) / std
+
+        return of_free
+
+    guide = Guide(tilt=guides.log_ratio_tilt(residuals(*target), residuals(*behavior)))
+    solver = denoise.second_order(levels.thinned(COSINE, 3))
+    with jax.enable_x64(True):
+        law = examples.output_law(
+            solver,
+            lambda start: examples.denoiser(before, start),
+            lambda start: guide,
+            3 * ROWS - 2,
+        )
+    np.testing.assert_allclose(law.offset, after.offset, atol=1e-6)
+    np.testing.assert_allclose(law.covariance, after.covariance, atol=1e-6)
+
+
 # --- the Gaussian around a clean point ---
 
 
