@@ -55,7 +55,7 @@ ALLOWED = {
     "targets": {"types"},
     "networks": {"types", "settings"},
     "environments": {"types"},
-    "rollouts": {"types", "policies", "settings"} | SEEN,
+    "rollouts": {"types", "policies", "settings", "models.diffusion"} | SEEN,
     "data": GROUND,
     "planning": {"types", "settings", "targets", "rollouts"},
     "models": MODELS,
