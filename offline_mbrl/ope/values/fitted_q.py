@@ -257,7 +257,7 @@ def _read_out(
         value=jnp.mean(start_values),
         stderr=jnp.std(start_values) / jnp.sqrt(max(size - 1, 1)),
         per_episode=start_values,
-        diagnostics=settling | _risk(method, policy, params, initial_observations, keys),
+        diagnostics={**settling, **_risk(method, policy, params, initial_observations, keys)},
         errors={errors.EPISODES: errors.of_influence(start_values - jnp.mean(start_values))},
     )
 
