@@ -162,6 +162,19 @@ def denoiser(
     return denoise
 
 
+def clipped(denoise: Denoiser, low: Array | float, high: Array | float) -> Denoiser:
+    """A denoiser whose clean points stay within bounds: Diffuser's `clip_denoised`, for plans.
+
+    Not for second-order steps: where it clips, its Jacobian is 0, and so is the noise.
+
+    Args:
+      denoise: the denoiser.
+      low: `[]` or `[...]`; -1 in Diffuser's mazes, whose data are scaled to [-1, 1].
+      high: the same, 1.
+    """
+    return lambda x, level: jnp.clip(denoise(x, level), low, high)
+
+
 # --- the loss ---
 
 

@@ -151,6 +151,13 @@ def test_known_entries_are_read_clean_and_do_not_count():
     np.testing.assert_array_equal(clean[0], CLEAN[0])
 
 
+def test_a_clipped_denoiser_stays_within_its_bounds():
+    low = jnp.full((3, 2), -0.1)
+    clean = denoisers.clipped(lambda x, level: x, low, 0.2)(CLEAN, LEVELS["vp"])
+    np.testing.assert_allclose(clean, np.clip(CLEAN, -0.1, 0.2), rtol=1e-6)
+    assert float(jnp.max(jnp.abs(clean - CLEAN))) > 0.1
+
+
 def test_levels_are_drawn_from_their_laws():
     keys = jax.random.split(KEY, 4_000)
     schedule = levels.cosine(4)

@@ -104,7 +104,7 @@ def test_parameters_that_are_handed_on_are_the_average(fitted, context):
 def test_one_step_moves_the_average_by_its_decay(dataset, context):
     learner = fitting.make(model(), CONFIG)
     batch = learner.sample(dataset, None, KEY)
-    before = learner.init(KEY, batch, context)
+    before = jax.jit(learner.init)(KEY, batch, context)
     before = before._replace(average=jax.tree.map(lambda leaf: leaf + 1.0, before.average))
     after, metrics = jax.jit(learner.step)(before, context, batch, KEY)
     assert np.isfinite(metrics["loss/denoising"])
