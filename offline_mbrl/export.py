@@ -7,6 +7,7 @@ Reading it loads the module of its algorithm, and none of training. The paramete
 the policy acts in float32, also after updates in bfloat16.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -109,12 +110,17 @@ def save(
         ) from error
 
 
-def load(directory: str | Path) -> Exported:
+def load(directory: str | Path, *, overrides: Mapping[str, Any] | None = None) -> Exported:
     """Reads a folder that `save` wrote, all seeds of it.
+
+    Args:
+      directory: the folder.
+      overrides: settings that take the place of those it was trained with; how a planner acts, for
+        example. The parameters stay as they are.
 
     Raises:
       UsageError: a file is missing, damaged, or of an algorithm or settings that this version does
-        not know.
+        not know; the algorithm has no such setting, or refuses its value.
     """
     directory = Path(directory)
     about, content = _read(directory)
@@ -122,6 +128,7 @@ def load(directory: str | Path) -> Exported:
     try:
         spec = specs.from_json(about["spec"])
         config = config_json.from_json(algorithm.config, about["config"])
+        config = _overridden(config, overrides or {}, about["algorithm"])
         policy = algorithm.make(config, spec).policy
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             params = _unflatten(about.get("structure"), arrays)
@@ -132,6 +139,19 @@ def load(directory: str | Path) -> Exported:
     if policy is None:
         raise UsageError(f"{about['algorithm']} has no policy that could act")
     return Exported(policy=policy, params=params, spec=spec, description=about)
+
+
+def _overridden(config: Any, overrides: Mapping[str, Any], algorithm: str) -> Any:
+    """The settings with others in their places.
+
+    Raises:
+      UsageError: there is no such setting.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+    for name in overrides:
+        if name not in names:
+            raise UsageError(f"{algorithm} has no setting {name!r}")
+    return dataclasses.replace(config, **overrides)
 
 
 def _read(directory: Path) -> tuple[dict[str, Any], bytes]:

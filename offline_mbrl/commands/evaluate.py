@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from offline_mbrl import export
+from offline_mbrl import export, policies
 from offline_mbrl.commands import arguments
 from offline_mbrl.data.catalog import official
 from offline_mbrl.runs import display, folder, playing, recording, results
@@ -26,6 +26,10 @@ class Options:
     seed: int = 2  # of the simulator and of sampling; training and its own result use 0 and 1
     simulator_processes: int = 0  # that step the simulators; 0: a thread of this process
     simulator: str | None = None  # default: the dataset's; for example bsuite/catch?noise=0.1
+    # Of algorithms that plan: the policy without its planner, or the planner; default: as trained
+    acting: Literal["policy", "planner"] | None = None
+    # Model steps of the planner for each action; default: what all of its candidates take
+    budget: int | None = None
 
 
 def main(argv: list[str]) -> int:
@@ -35,7 +39,7 @@ def main(argv: list[str]) -> int:
         raise UsageError(f"--episodes must be at least 1, got {options.episodes}")
     if not 0 <= options.seed < 2**32:
         raise UsageError(f"--seed must be from 0 to 2^32 - 1, got {options.seed}")
-    exported = export.load(policy_folder(options.run))
+    exported = loaded(options)
     about = exported.description
     simulator = options.simulator or about.get("simulator")
     if simulator is None:
@@ -69,6 +73,40 @@ def main(argv: list[str]) -> int:
         if summary["message"]:
             console.print(f"{mode}: {summary['message']}")
     return 0 if results.is_complete(outcome) else 1
+
+
+def loaded(options: Options) -> export.Exported:
+    """The policy, or its planner, as the options say.
+
+    Raises:
+      UsageError: the folder holds none, or the options do not fit it.
+    """
+    path = policy_folder(options.run)
+    exported = export.load(path)
+    changes = overrides(options)
+    if not changes:
+        return exported
+    if not policies.is_actor(exported.policy):
+        algorithm = exported.description["algorithm"]
+        raise UsageError(f"{algorithm} acts without a planner: leave out --acting and --budget")
+    return export.load(path, overrides=changes)
+
+
+def overrides(options: Options) -> dict[str, int | None]:
+    """Settings in the place of those that the policy was trained with.
+
+    Raises:
+      UsageError: a budget of the policy alone, or a negative one.
+    """
+    if options.budget is not None and options.budget < 0:
+        raise UsageError(f"--budget must be at least 0, got {options.budget}")
+    if options.acting == "policy":
+        if options.budget:
+            raise UsageError("--acting policy takes no model steps: leave out --budget")
+        return {"budget": 0}
+    if options.acting == "planner" or options.budget is not None:
+        return {"budget": options.budget}
+    return {}
 
 
 def reference(simulator: str, about: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from offline_mbrl.registry import (  # they fill the table
     discrete,
     explicit,
     latent,
+    planned,
     policy_learners,
     value_expansion,
 )
@@ -25,7 +26,7 @@ from offline_mbrl.types import Algorithm, UsageError
 
 __all__ = ["ENTRIES", "absolute", "entry", "label", "lookup"]
 
-del discrete, explicit, latent, policy_learners, value_expansion
+del discrete, explicit, latent, planned, policy_learners, value_expansion
 
 _LOADED: dict[str, Algorithm] = {}
 

@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from contract_cases import CASES, KEY, config, problem, stage_names, stages
+from contract_cases import CASES, KEY, config, memoryless, problem, stage_names, stages
 
-from offline_mbrl import registry
+from offline_mbrl import export, registry
 from offline_mbrl.data import normalize, trees
 from offline_mbrl.training import checkpoint, fit, programs, sharding
 from offline_mbrl.training.stages import MAIN, plain, train_stages
 from offline_mbrl.types import (
+    Actor,
     BoundedActions,
     Context,
     DiscreteActions,
@@ -296,8 +297,9 @@ def test_9_the_policy_gives_actions_inside_the_spec(name):
     spec = problem(name).spec
     observations = jax.tree.map(lambda leaf: jnp.asarray(leaf[:4]), dataset.observation)
     single = jax.tree.map(lambda leaf: leaf[0], observations)
-    action = jax.jit(learner.policy.mode)(params, single)
-    sample = jax.jit(jax.vmap(learner.policy.sample, (None, 0, 0)))
+    policy = memoryless(learner.policy)
+    action = jax.jit(policy.mode)(params, single)
+    sample = jax.jit(jax.vmap(policy.sample, (None, 0, 0)))
     actions = sample(params, observations, jax.random.split(jax.random.key(0), 4))
     assert actions.shape == (4, *action.shape)
     if isinstance(spec.action, BoundedActions):
@@ -307,9 +309,9 @@ def test_9_the_policy_gives_actions_inside_the_spec(name):
         assert action.shape == ()
         assert jnp.issubdtype(actions.dtype, jnp.integer)
         assert set(np.asarray(actions).tolist()) <= set(range(spec.action.num_actions))
-    if learner.policy.log_prob is not None:
+    if policy.log_prob is not None:
         points, weights = quadrature(spec.action)
-        density = jax.jit(jax.vmap(learner.policy.log_prob, (None, None, 0)))
+        density = jax.jit(jax.vmap(policy.log_prob, (None, None, 0)))
         log_probs = density(params, single, points)
         assert log_probs.shape == weights.shape
         np.testing.assert_allclose(jnp.sum(weights * jnp.exp(log_probs)), 1.0, rtol=1e-3)
@@ -327,8 +329,21 @@ def quadrature(action: BoundedActions | DiscreteActions):
 
 @every_entry
 def test_9b_policy_params_are_nested_dicts_so_that_they_can_be_exported(name):
-    _, params = untrained_policy(name)
+    learner, params = untrained_policy(name)
+    if isinstance(learner.policy, Actor):  # of a planner: it has a model's record, see 9c
+        params = {part: params[part] for part in params if part != "model"}
     assert jax.tree.structure(trees.unflatten(trees.flatten(params))) == jax.tree.structure(params)
+
+
+@every_entry
+def test_9c_an_exported_policy_has_the_same_params(name, tmp_path):
+    _, params = untrained_policy(name)
+    stacked = jax.tree.map(lambda leaf: leaf[None], params)
+    about = {"algorithm": name.split("/")[0], "config": config(name), "spec": problem(name).spec}
+    export.save(tmp_path, **about, params=stacked, seeds=[0])
+    loaded = export.load(tmp_path).params
+    assert jax.tree.structure(loaded) == jax.tree.structure(stacked)
+    jax.tree.map(np.testing.assert_array_equal, loaded, stacked)
 
 
 FITTED_MODEL = {}  # the last one
@@ -363,13 +378,16 @@ def test_10_it_learns_the_toy_problem(name):
             statistics=normalize.statistics(data),
         )
     learner = entry[MAIN].learner
-    untrained = fresh(name, MAIN, key=jax.random.key(5), seeds=[0, 1], context=end.context)
+    policy = memoryless(learner.policy)
+    upstream = over_seeds(stages(name)[MAIN].context, 2).upstream  # nothing is trained there
+    start = end.context._replace(upstream=upstream)
+    untrained = fresh(name, MAIN, key=jax.random.key(5), seeds=[0, 1], context=start)
 
     @jax.jit
-    def score(state):
-        params = fit.policy_params(learner, state, end.context)
-        return jax.vmap(lambda params: problem(name).score(learner.policy, params))(params)
+    def score(state, context):
+        params = fit.policy_params(learner, state, context)
+        return jax.vmap(lambda params: problem(name).score(policy, params))(params)
 
-    after = score(end.end.state)
-    before = score(untrained)
+    after = score(end.end.state, end.context)
+    before = score(untrained, start)
     assert float(jnp.min(after)) > case.score > float(jnp.max(before))

@@ -5,13 +5,14 @@ import functools
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from offline_mbrl import registry
+from offline_mbrl import policies, registry
 from offline_mbrl.data import normalize
 from offline_mbrl.problems import toy
 from offline_mbrl.training import fit
 from offline_mbrl.training.stages import MAIN, of_algorithm
-from offline_mbrl.types import Context, Stage
+from offline_mbrl.types import Actor, Context, Policy, Stage
 
 KEY = jax.random.key(0)
 CASES = {
@@ -80,3 +81,30 @@ def start(name: str, stage: str):
 
     state, cache, example = initialize(case.dataset, case.context)
     return learner, case.dataset, case.context, state, cache, example
+
+
+def memoryless(policy: Policy | Actor) -> Policy:
+    """The policy; of an actor the actions that it takes as the first of an episode.
+
+    Its greedy action may need a key: each observation has its own, for with the same key everywhere
+    a planner's error would be the same everywhere, and add up.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    actor = policies.as_actor(policy)
+
+    def begin(params, observation, key, act):
+        return act(params, actor.init(params, observation, key), observation, key)[0]
+
+    return Policy(
+        sample=lambda params, observation, key: begin(params, observation, key, actor.act),
+        mode=lambda params, observation: begin(
+            params, observation, own_key(observation), actor.act_greedily
+        ),
+    )
+
+
+def own_key(observation):
+    """A key that is a function of one observation."""
+    total = sum(jnp.sum(leaf, dtype=jnp.float32) for leaf in jax.tree.leaves(observation))
+    return jax.random.fold_in(KEY, jax.lax.bitcast_convert_type(total, jnp.uint32))
