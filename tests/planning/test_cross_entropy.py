@@ -45,10 +45,10 @@ def test_known_runs_of_the_released_iterations():
 
 
 def test_moments_are_of_the_elites_with_inertia():
-    normal = Normal(mean=jnp.array([[1.0]]), variance=jnp.array([[4.0]]))
+    normal = Normal(mean=jnp.array([[3.0]]), variance=jnp.array([[4.0]]))
     actions = jnp.array([0.0, 2.0, 9.0])[:, None, None]
     after = cross_entropy.refitted(normal, actions, jnp.array([0.5, 0.5, 0.0]), 0.1)
-    np.testing.assert_allclose(after.mean, [[1.0]], rtol=1e-6)
+    np.testing.assert_allclose(after.mean, [[0.1 * 3.0 + 0.9 * 1.0]], rtol=1e-6)
     np.testing.assert_allclose(after.variance, [[0.1 * 4.0 + 0.9 * 1.0]], rtol=1e-6)
 
 
