@@ -92,11 +92,11 @@ def as_actor(policy: Policy | Actor) -> Actor:
     return Actor(init=init, act=act, act_greedily=act_greedily)
 
 
-def require_memoryless(policy: Policy | Actor, caller: str) -> Policy:
+def require_memoryless(policy: Policy | Actor | None, caller: str) -> Policy:
     """The policy, for callers that ask for single actions or probabilities.
 
     Raises:
-      UsageError: it is an `Actor`; the message names `caller`.
+      UsageError: it is an `Actor`, or there is none; the message names `caller`.
     """
     if isinstance(policy, Actor):
         raise UsageError(
@@ -105,6 +105,7 @@ def require_memoryless(policy: Policy | Actor, caller: str) -> Policy:
             "model"
         )
     _check_policy(policy)
+    assert policy is not None  # refused above
     return policy
 
 
