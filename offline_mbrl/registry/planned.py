@@ -29,7 +29,7 @@ def crr_planning() -> Algorithm:
     )
     case = Case(
         problem=problems.linear_quadratic,
-        config={"dynamics": small_model(), "policy": policy, "horizon": 3, "num_candidates": 16},
+        config={"dynamics": small_model(), "policy": policy, "horizon": 1, "num_candidates": 16},
         score=0.85,
         num_updates=3_000,
     )
@@ -92,7 +92,7 @@ def pets() -> Algorithm:
     from offline_mbrl.algorithms.planned import pets
     from offline_mbrl.problems import linear_quadratic
 
-    planner = {"horizon": 4, "num_candidates": 40, "num_particles": 1, "num_iterations": 3}
+    planner = {"horizon": 4, "num_candidates": 36, "num_particles": 1, "num_iterations": 2}
     case = Case(
         problem=problems.linear_quadratic,
         config={
