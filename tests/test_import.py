@@ -118,3 +118,9 @@ def test_training_from_an_ingested_dataset_never_imports_tensorflow(tmp_path, mo
     assert {"jax", "offline_mbrl"} <= loaded
     assert not loaded & set(HEAVY)
     assert (tmp_path / "run/evaluation.json").exists()
+
+
+def test_a_clone_beside_a_script_is_not_taken_for_the_package(tmp_path):
+    """A folder `offline_mbrl` without `__init__.py`, as a clone of the repository is one."""
+    (tmp_path / "offline_mbrl" / "docs").mkdir(parents=True)
+    assert "offline_mbrl" in modules("import offline_mbrl; offline_mbrl.Dataset", cwd=tmp_path)
