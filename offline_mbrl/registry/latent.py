@@ -27,7 +27,7 @@ def _latent_case(num_updates: int, **settings: Any) -> Case:
 def _search_case(operator: str, num_simulations: int = 4) -> Case:
     """Few simulations. Tree searches waver between 500 and 1,000 updates.
 
-    With four of them visits waver in some seeds for longer.
+    With four of them visits waver in some seeds for longer, with eight in few.
     """
     from offline_mbrl.algorithms import operators
 
@@ -72,7 +72,7 @@ def muzero_unplugged() -> Algorithm:
         config=muzero_unplugged.Config,
         make=muzero_unplugged.make,
         presets=muzero_unplugged.PRESETS,
-        cases=(_search_case("muzero", num_simulations=8),),
+        cases=(_search_case("muzero", num_simulations=16),),
     )
 
 
